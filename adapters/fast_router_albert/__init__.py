@@ -1,0 +1,1 @@
+"""Albert API / OpenGateLLM configuration files as LiteLLM model lists."""
