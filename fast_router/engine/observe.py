@@ -1,0 +1,68 @@
+"""What is learnt from one finished attempt: latency, time to first token, the peak EWMA."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fast_router.engine.strategies.peak_ewma import FAILURE_PENALTY, observe_peak
+
+if TYPE_CHECKING:
+    from fast_router.engine.deployment import Deployment
+
+__all__ = ["observe"]
+
+SAMPLES = 10
+"""Latency samples kept per deployment (LiteLLM's max_latency_list_size)."""
+TIMEOUT_LATENCY = 1000.0
+"""What a timeout counts for, in seconds (LiteLLM's value)."""
+FORGET_AFTER = 3600.0
+"""Seconds after which samples that nothing renewed are forgotten (LiteLLM's ttl)."""
+
+
+def observe(
+    deployment: Deployment,
+    now: float,
+    seconds: float,
+    error: BaseException | None,
+    completion_tokens: float,
+    first_token: float | None,
+) -> None:
+    """Take one attempt into the statistics of `deployment`.
+
+    Args:
+        deployment: Who was called.
+        now: Engine clock, seconds.
+        seconds: How long the attempt took.
+        error: What failed, None for a success.
+        completion_tokens: Tokens of the answer, 0 if unknown.
+        first_token: Seconds to the first token of a stream.
+    """
+    if deployment.latency is not None and now - deployment.latency_at > FORGET_AFTER:
+        deployment.latencies.clear()
+        deployment.first_tokens.clear()
+        deployment.first_token = None
+    if error is not None:
+        observe_peak(deployment, max(seconds, FAILURE_PENALTY), now)
+        # Only a timeout says something about speed; LiteLLM's latency routing ignores other failures too.
+        if not _is_timeout(error):
+            return
+        sample = TIMEOUT_LATENCY
+    else:
+        observe_peak(deployment, seconds, now)
+        sample = seconds / completion_tokens if completion_tokens > 0 else seconds
+        if first_token is not None:
+            deployment.first_token = _push(deployment.first_tokens, first_token)
+    deployment.latency = _push(deployment.latencies, sample)
+    deployment.latency_at = now
+
+
+def _push(samples: list[float], sample: float) -> float:
+    samples.append(sample)
+    if len(samples) > SAMPLES:
+        del samples[0]
+    return sum(samples) / len(samples)
+
+
+def _is_timeout(error: BaseException) -> bool:
+    # By name, too: LiteLLM's and httpx's timeouts share no base with the built-in one.
+    return isinstance(error, TimeoutError) or "Timeout" in type(error).__name__

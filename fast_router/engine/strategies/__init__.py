@@ -1,0 +1,98 @@
+"""The registry of strategies: one file a strategy, one name each, LiteLLM's spellings as aliases.
+
+Underscore and hyphen are the same. Add your own with `register_strategy`, or by an entry point in the group
+`fast_router.strategies` whose value is the class.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+
+from fast_router.engine.strategies.base import Strategy
+from fast_router.engine.strategies.cost_based import CostBased
+from fast_router.engine.strategies.latency_based import LatencyBased
+from fast_router.engine.strategies.least_busy import LeastBusy
+from fast_router.engine.strategies.peak_ewma import PeakEwma
+from fast_router.engine.strategies.power_of_two import PowerOfTwo
+from fast_router.engine.strategies.round_robin import RoundRobin
+from fast_router.engine.strategies.shuffle import SimpleShuffle
+from fast_router.engine.strategies.usage_based import UsageBased
+from fast_router.errors import UnknownStrategyError
+
+__all__ = ["canonical", "known_strategies", "register_strategy", "strategy_class"]
+
+ENTRY_POINT_GROUP = "fast_router.strategies"
+
+_classes: dict[str, type[Strategy]] = {}
+_names: dict[str, str] = {}
+_discovered = False
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace("-", "_")
+
+
+def register_strategy(cls: type[Strategy]) -> type[Strategy]:
+    """Add a strategy class to the registry (usable as a class decorator).
+
+    Raises:
+        ValueError: The class has no name, or a name of another strategy.
+    """
+    if not (isinstance(cls, type) and issubclass(cls, Strategy)) or not cls.name:
+        msg = f"register_strategy takes a Strategy subclass with a `name`, not {cls!r}"
+        raise ValueError(msg)
+    canonical_name = _plain(cls.name)
+    for spelling in (cls.name, *cls.aliases):
+        owner = _names.get(_plain(spelling))
+        if owner is not None and owner != canonical_name:
+            msg = f"the strategy name {spelling!r} belongs to {owner!r} already; choose another for {cls.__name__}"
+            raise ValueError(msg)
+    for spelling in (cls.name, *cls.aliases):
+        _names[_plain(spelling)] = canonical_name
+    _classes[canonical_name] = cls
+    return cls
+
+
+for _cls in (SimpleShuffle, RoundRobin, LeastBusy, LatencyBased, CostBased, UsageBased, PowerOfTwo, PeakEwma):
+    register_strategy(_cls)
+
+
+def _discover() -> None:
+    # Looked up at the first name that is not ours: reading entry points costs milliseconds.
+    global _discovered  # noqa: PLW0603
+    if not _discovered:
+        _discovered = True
+        for point in entry_points(group=ENTRY_POINT_GROUP):
+            register_strategy(point.load())
+
+
+def canonical(name: str) -> str:
+    """The one name of a strategy, whatever the spelling.
+
+    Raises:
+        UnknownStrategyError: Nobody registered it; the message lists the known ones.
+    """
+    if isinstance(name, str):
+        plain = _plain(name)
+        if plain not in _names:
+            _discover()
+        found = _names.get(plain)
+        if found is not None:
+            return found
+    msg = f"unknown strategy {name!r}; known strategies: {', '.join(known_strategies())}"
+    raise UnknownStrategyError(msg)
+
+
+def strategy_class(name: str) -> type[Strategy]:
+    """The class behind a name or alias.
+
+    Raises:
+        UnknownStrategyError: Nobody registered it.
+    """
+    return _classes[canonical(name)]
+
+
+def known_strategies() -> list[str]:
+    """All names, sorted."""
+    _discover()
+    return sorted(_classes)

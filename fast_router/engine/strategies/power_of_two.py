@@ -1,0 +1,69 @@
+"""power_of_two: draw two at random, take the less loaded (Mitzenmacher's power of two choices).
+
+Two draws with replacement, as in Envoy's least-request: the busiest is chosen only if drawn twice. Draws
+follow the weights where there are any; the load compared is in flight over weight.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+from fast_router.engine.strategies.base import Ask, Rng, Strategy
+
+if TYPE_CHECKING:
+    from fast_router.engine.deployment import Deployment
+
+__all__ = ["PowerOfTwo"]
+
+_DRAWS = 12
+
+
+class PowerOfTwo(Strategy):
+    """Two random choices. O(1); one bisection per draw where weights differ."""
+
+    name = "power_of_two"
+    aliases = ("p2c", "power-of-two-choices")
+
+    def __init__(self, members: Sequence[Deployment], rng: Rng, options: Mapping[str, Any]) -> None:
+        super().__init__(members, rng, options)
+        shares = [max(0.0, float(d.share or 0)) for d in self.members]
+        self._sums = list(accumulate(shares)) if len(set(shares)) > 1 and sum(shares) > 0 else None
+
+    def draw(self) -> Deployment:
+        """One eligible member at random, by weight."""
+        ready = self.ready
+        sums = self._sums
+        if sums is not None:
+            total = sums[-1]
+            for _ in range(_DRAWS):
+                deployment = self.members[bisect_right(sums, self.random() * total)]
+                if not deployment.held:
+                    return deployment
+        return ready[int(self.random() * len(ready))]
+
+    def pick(self, now: float, ask: Ask | None) -> Deployment | None:
+        """The less loaded of two draws; the first one if equal."""
+        if ask is not None and ask.exclude:
+            return self.pick_from(self.ready, now, ask)
+        if not self.ready:
+            return None
+        return self.better(self.draw(), self.draw(), now)
+
+    def better(self, one: Deployment, other: Deployment, now: float) -> Deployment:  # noqa: ARG002
+        """The one of the two to take."""
+        if (one.in_flight + one.outside) * other.share <= (other.in_flight + other.outside) * one.share:
+            return one
+        return other
+
+    def choose(self, candidates: Sequence[Deployment], now: float, ask: Ask | None) -> Deployment:  # noqa: ARG002
+        """The same rule over any candidates."""
+        if self._sums is None:
+            return self.better(self.any_of(candidates), self.any_of(candidates), now)
+        sums = list(accumulate(max(0.0, float(d.share or 0)) for d in candidates))
+        if sums[-1] <= 0:
+            return self.better(self.any_of(candidates), self.any_of(candidates), now)
+        one, other = (candidates[bisect_right(sums, self.random() * sums[-1])] for _ in range(2))
+        return self.better(one, other, now)
