@@ -169,7 +169,10 @@ class Engine:
             self.hold(deployment, FULL)
         if deployment.limited:
             self._count(deployment, 1.0, 0.0)
-        return Lease(self, deployment, now)
+        lease = Lease(self, deployment, now)
+        if deployment.on_lease is not None:
+            deployment.on_lease(lease)
+        return lease
 
     def release(
         self,

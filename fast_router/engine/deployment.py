@@ -6,10 +6,11 @@ about it (open leases, latency, usage) survives a recompiled group.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fast_router.engine.lease import Lease
     from fast_router.engine.strategies.base import Strategy
 
 __all__ = ["CLOSED", "FULL", "PROBING", "QOS", "RESTING", "SPENT", "Deployment"]
@@ -65,6 +66,7 @@ class Deployment:
         "minute_requests",
         "minute_tokens",
         "name",
+        "on_lease",
         "order",
         "outside",
         "picks",
@@ -128,6 +130,8 @@ class Deployment:
         self.minute_requests = 0.0
         self.minute_tokens = 0.0
         self.limited = False
+        # Told about each lease on it, under the engine's lock; set only by a breaker that has opened once.
+        self.on_lease: Callable[[Lease], None] | None = None
         # True while a lease on it has nothing to do but count (see `refresh`).
         self.plain = False
         # The strategies whose eligible set this deployment belongs to, and those of them that follow its load.
@@ -179,7 +183,13 @@ class Deployment:
 
     def refresh(self) -> None:
         """Work out anew whether a lease has more to do than to count: done when something changes, not per pick."""
-        self.plain = not (self.counters or self.limited or self.slow_until or self.max_parallel is not None)
+        self.plain = not (
+            self.counters
+            or self.limited
+            or self.slow_until
+            or self.max_parallel is not None
+            or self.on_lease is not None
+        )
 
     @property
     def load(self) -> float:
