@@ -1,0 +1,445 @@
+"""One upstream inside an event loop: the HTTP server, its faults and its records.
+
+`Upstream` and `Fleet` (upstream.py) put it on a thread of its own, `python -m fast_router.testing.serve` in a
+process of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import random
+import socket
+import struct
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from fast_router.errors import ConfigurationError
+from fast_router.testing import answers
+from fast_router.testing.behaviour import Behaviour
+from fast_router.testing.records import Records, Seen
+from fast_router.testing.shapes import Answer, shape
+from fast_router.testing.slots import Slots
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+
+__all__ = ["CONTROL", "UpstreamServer"]
+
+CONTROL = "/_control"
+_GARBAGE = "<html><body>502 Bad Gateway</body></html>"
+_STREAMS: Mapping[Answer, Callable[[answers.Body, int, str, int], Iterator[answers.Json]]] = {
+    "chat": answers.chat_chunks,
+    "completion": answers.completion_chunks,
+    "responses": answers.responses_events,
+}
+
+
+class UpstreamServer:
+    """An OpenAI-compatible server with faults to order. Belongs to the event loop that starts it.
+
+    Args:
+        kind: Name of a ready-made shape (`openai`, `vllm`, `tei`, `mistral`, `albert`).
+        models: Models that it says it serves; the first is the one that a request without a model gets.
+        behaviour: The orders at the start.
+        seed: Seed of the random source that decides faults and jitter.
+        api_key: If given, requests need `Authorization: Bearer <api_key>`; anything else is answered 401.
+        name: Name for logs and control; by default the shape's.
+    """
+
+    def __init__(
+        self,
+        kind: str = "openai",
+        *,
+        models: Sequence[str] = ("test-model",),
+        behaviour: Behaviour | None = None,
+        seed: int = 0,
+        api_key: str | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.shape = shape(kind)
+        self.name = name or kind
+        self.models = tuple(models)
+        if not self.models:
+            raise ConfigurationError(f"upstream {self.name!r} serves no model; give at least one")
+        self.behaviour = behaviour or Behaviour()
+        self.records = Records()
+        self.port = 0
+        self._seed = seed
+        self._rng = random.Random(seed)
+        self._api_key = api_key
+        self._number = 0
+        self._script = list(self.behaviour.script)
+        self._slots = Slots(self.behaviour.slots)
+        self._released = asyncio.Event()
+        self._runner: web.AppRunner | None = None
+        self._stopping = False
+
+    @property
+    def url(self) -> str:
+        """Address without a path, for example http://127.0.0.1:40123."""
+        return f"http://127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        """Listen on loopback: on a port from the OS the first time, on the same port after a stop."""
+        app = web.Application(client_max_size=64 * 2**20)
+        for path, answer in self.shape.posts.items():
+            app.router.add_post(path, self._handler(answer))
+        app.router.add_get("/health", self._health)
+        if self.shape.models:
+            app.router.add_get("/v1/models", self._models)
+        if self.shape.info:
+            app.router.add_get("/info", self._info)
+        if self.shape.metrics:
+            app.router.add_get("/metrics", self._metrics)
+        app.router.add_get(CONTROL, self._control)
+        app.router.add_patch(CONTROL, self._control)
+        app.router.add_post(CONTROL + "/reset", self._control_reset)
+        # handler_cancellation: a client that leaves cancels the handler, which is how an abort is seen.
+        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.01)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, "127.0.0.1", self.port, reuse_address=True, backlog=1024)
+            await site.start()
+        except BaseException:
+            await runner.cleanup()
+            raise
+        self._runner = runner
+        self._stopping = False
+        self.port = runner.addresses[0][1]
+        self._apply()
+
+    async def stop(self) -> None:
+        """Close the port and every connection. Connections to it are refused from now on."""
+        if self._runner is None:
+            return
+        runner, self._runner, self._stopping = self._runner, None, True
+        self._released.set()
+        await runner.cleanup()
+
+    def order(self, **changes: Any) -> None:
+        """Change orders; requests that are waiting or held feel it too.
+
+        Raises:
+            ConfigurationError: An order is unknown or makes no sense; nothing is changed.
+        """
+        self.behaviour = self.behaviour.ordered(**changes)
+        if "script" in changes:
+            self._script = list(self.behaviour.script)
+        self._apply()
+
+    def reset(self) -> None:
+        """Forget the records and start the random source and the script again from the beginning."""
+        self.records.clear()
+        self._rng.seed(self._seed)
+        self._script = list(self.behaviour.script)
+
+    def _apply(self) -> None:
+        self._slots.resize(self.behaviour.slots)
+        if self.behaviour.hold:
+            self._released.clear()
+        else:
+            self._released.set()
+
+    # -- one request ------------------------------------------------------------------------------------
+
+    def _handler(self, answer: Answer) -> Callable[[web.Request], Any]:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            async with self._recorded(request) as (seen, body):
+                return await self._answer(request, answer, seen, body)
+            raise AssertionError("unreachable: _recorded never swallows an error")
+
+        return handle
+
+    @asynccontextmanager
+    async def _recorded(self, request: web.Request) -> AsyncIterator[tuple[Seen, dict[str, Any] | None]]:
+        records = self.records
+        records.requests += 1
+        records.paths[request.path] += 1
+        records.in_flight += 1
+        records.max_in_flight = max(records.max_in_flight, records.in_flight)
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        seen = Seen(request.path, "", False, headers, {})
+        records.seen.append(seen)
+        try:
+            body = await _read(request)
+            if body is not None:
+                seen.body = body
+                seen.model = str(body.get("model") or "")
+                seen.stream = body.get("stream") is True
+            yield seen, body
+        except (asyncio.CancelledError, ConnectionResetError):
+            if not self._stopping:
+                seen.aborted = True
+                records.aborted += 1
+            raise
+        finally:
+            records.in_flight -= 1
+            records.faults[seen.fault] += 1
+            if seen.status:
+                records.statuses[str(seen.status)] += 1
+                if seen.status < 400 and not seen.aborted and seen.fault in {"ok", "garbage"}:
+                    records.served += 1
+
+    async def _answer(
+        self, request: web.Request, answer: Answer, seen: Seen, body: dict[str, Any] | None
+    ) -> web.StreamResponse:
+        if self._api_key is not None and not _authorized(request, self._api_key):
+            return _error(seen, 401, "Incorrect API key provided.", "invalid_api_key")
+        if body is None:
+            return _error(seen, 400, "The body is not a JSON object.", "invalid_request_error")
+        model = seen.model or self.models[0]
+        if self.behaviour.check_model and model not in self.models:
+            return _error(seen, 404, f"The model `{model}` does not exist.", "model_not_found")
+        # Two draws for every request, whatever its fate: changing one order leaves the other draws alone.
+        chance, wobble = self._rng.random(), self._rng.random()
+        seen.fault = self._script.pop(0) if self._script else self.behaviour.fate(chance)
+        orders = self.behaviour
+        if seen.fault in {"error", "throttle", "reset"}:
+            await _pause(orders.error_latency)
+            return self._refuse(request, seen, orders)
+        if orders.queue is not None and self._slots.full and self._slots.waiting >= orders.queue:
+            return self._busy(seen, orders)
+        self.records.waiting += 1
+        try:
+            await self._slots.enter()
+        finally:
+            self.records.waiting -= 1
+        self.records.serving += 1
+        try:
+            if seen.fault == "hang":
+                await asyncio.get_running_loop().create_future()
+            await self._released.wait()
+            return await self._serve(request, answer, seen, body, model=model, wobble=wobble)
+        finally:
+            self.records.serving -= 1
+            self._slots.leave()
+
+    def _refuse(self, request: web.Request, seen: Seen, orders: Behaviour) -> web.StreamResponse:
+        if seen.fault == "reset":
+            return _reset(request)
+        if seen.fault == "throttle":
+            return _error(seen, 429, "Rate limit reached.", "rate_limit_exceeded", orders.retry_after)
+        return _error(seen, orders.error_status, "Ordered to fail.", "server_error", orders.retry_after)
+
+    def _busy(self, seen: Seen, orders: Behaviour) -> web.StreamResponse:
+        after = self.shape.busy_retry_after if orders.retry_after is None else orders.retry_after
+        return _error(seen, self.shape.busy_status, self.shape.busy_message, "overloaded", after)
+
+    async def _serve(
+        self,
+        request: web.Request,
+        answer: Answer,
+        seen: Seen,
+        body: dict[str, Any],
+        *,
+        model: str,
+        wobble: float,
+    ) -> web.StreamResponse:
+        orders = self.behaviour
+        tokens = _tokens(body, orders.tokens)
+        number = self._number = self._number + 1
+        begins = orders.latency + orders.jitter * wobble
+        stream = _STREAMS.get(answer) if seen.stream else None
+        if stream is not None:
+            await _pause(begins)
+            events = stream(body, number, model, tokens)
+            return await self._stream(request, seen, events, tokens, named=answer == "responses")
+        await _pause(begins + orders.first_token + orders.per_token * max(0, tokens - 1))
+        if seen.fault == "garbage":
+            seen.status = 200
+            return web.Response(text=_GARBAGE, content_type="application/json")
+        content, kind = _whole(answer, body, number, model, tokens)
+        seen.status = 200
+        if seen.fault == "cut":
+            return await _half(request, content, kind)
+        self.records.tokens += tokens if answer in _STREAMS else 0
+        return web.Response(body=content, content_type=kind)
+
+    async def _stream(
+        self, request: web.Request, seen: Seen, events: Iterator[answers.Json], tokens: int, *, named: bool
+    ) -> web.StreamResponse:
+        orders = self.behaviour
+        response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
+        )
+        await response.prepare(request)
+        seen.status = 200
+        clock = asyncio.get_running_loop().time
+        due = clock() + orders.first_token  # deadlines, not delays: pauses do not add up to a drift
+        for sent, event in enumerate(events):
+            if sent < tokens:
+                await _pause(due - clock())
+                due += orders.per_token
+            if seen.fault == "cut" and sent >= orders.cut_after:
+                return _reset(request, response)
+            if seen.fault == "garbage":
+                await response.write(f"data: {_GARBAGE}\n\n".encode())
+            else:
+                head = f"event: {event['type']}\n" if named else ""
+                await response.write(f"{head}data: {_dump(event)}\n\n".encode())
+            if sent < tokens:
+                self.records.tokens += 1
+        if seen.fault == "cut":
+            return _reset(request, response)
+        if not named:
+            await response.write(b"data: [DONE]\n\n")
+        await response.write_eof()
+        return response
+
+    # -- what is not a model call -----------------------------------------------------------------------
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.Response(status=200 if self.behaviour.healthy else 503)
+
+    async def _models(self, request: web.Request) -> web.Response:
+        if self._api_key is not None and not _authorized(request, self._api_key):
+            return web.json_response({"error": {"message": "Incorrect API key provided."}}, status=401)
+        length = self.shape.max_model_len
+        extra = {} if length is None else {"max_model_len": length}
+        data = [
+            {"id": model, "object": "model", "created": 1_700_000_000, "owned_by": self.shape.name, **extra}
+            for model in self.models
+        ]
+        return web.json_response({"object": "list", "data": data})
+
+    async def _info(self, _: web.Request) -> web.Response:
+        return web.json_response(
+            {
+                "model_id": self.models[0],
+                "model_dtype": "float16",
+                "model_type": {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}},
+                "max_concurrent_requests": self.behaviour.slots or 512,
+                "max_input_length": 512,
+                "max_batch_tokens": 16_384,
+                "max_client_batch_size": 32,
+                "version": "1.0.0",
+            }
+        )
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        orders, records = self.behaviour, self.records
+        running = records.serving + orders.background_running
+        waiting = records.waiting + orders.background_waiting
+        usage = orders.kv_cache_usage
+        if usage is None:
+            usage = min(1.0, running / (orders.slots or 256))
+        if self.shape.metrics == "tei":
+            gauges: dict[str, float] = {"te_queue_size": waiting}
+            label = ""
+        else:
+            gauges = {
+                "vllm:num_requests_running": running,
+                "vllm:num_requests_waiting": waiting,
+                "vllm:kv_cache_usage_perc": usage,
+            }
+            label = f'{{engine="0",model_name="{self.models[0]}"}}'
+        lines = [f"# TYPE {name} gauge\n{name}{label} {float(value)}\n" for name, value in gauges.items()]
+        return web.Response(text="".join(lines), content_type="text/plain")
+
+    async def _control(self, request: web.Request) -> web.Response:
+        if request.method == "PATCH":
+            try:
+                self.order(**await request.json())
+            except (TypeError, ValueError) as error:  # ConfigurationError is a ValueError
+                return web.json_response({"error": str(error)}, status=400)
+        state = {
+            "name": self.name,
+            "shape": self.shape.name,
+            "behaviour": self.behaviour.as_dict(),
+            "records": self.records.as_dict(),
+        }
+        return web.json_response(state)
+
+    async def _control_reset(self, _: web.Request) -> web.Response:
+        self.reset()
+        return web.json_response({})
+
+
+async def _read(request: web.Request) -> dict[str, Any] | None:
+    """Return the JSON body, or the form's text fields; None for a body that is neither."""
+    if request.content_type.startswith("multipart/"):
+        form = await request.post()
+        return {name: value for name, value in form.items() if isinstance(value, str)}
+    try:
+        body = json.loads(await request.read())
+    except ValueError:
+        return None
+    return body if isinstance(body, dict) else None
+
+
+def _authorized(request: web.Request, api_key: str) -> bool:
+    return hmac.compare_digest(request.headers.get("Authorization", "").encode(), f"Bearer {api_key}".encode())
+
+
+def _tokens(body: Mapping[str, Any], ordered: int) -> int:
+    for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
+        limit = body.get(name)
+        if isinstance(limit, int) and limit > 0:
+            ordered = min(ordered, limit)
+    return ordered
+
+
+def _whole(answer: Answer, body: dict[str, Any], number: int, model: str, tokens: int) -> tuple[bytes, str]:
+    if answer == "speech":
+        return answers.speech(), "audio/wav"
+    value: Any
+    if answer == "chat":
+        value = answers.chat(body, number, model, tokens)
+    elif answer == "completion":
+        value = answers.completion(body, number, model, tokens)
+    elif answer == "responses":
+        value = answers.responses(body, number, model, tokens)
+    elif answer == "embeddings":
+        value = answers.embeddings(body, model)
+    elif answer == "rerank_tei":
+        value = answers.rerank_tei(body)
+    elif answer == "rerank_albert" and "prompt" in body:
+        value = answers.rerank_albert(body, number, model)
+    elif answer in {"rerank", "rerank_albert"}:
+        value = answers.rerank_cohere(body, number, model)
+    elif answer == "transcription":
+        value = answers.transcription(tokens)
+    elif answer == "image":
+        value = answers.image(body)
+    else:
+        value = answers.ocr(model, tokens)
+    return _dump(value).encode(), "application/json"
+
+
+def _dump(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _error(seen: Seen, status: int, message: str, code: str, retry_after: float | str | None = None) -> web.Response:
+    seen.status = status
+    headers = {} if retry_after is None else {"Retry-After": f"{retry_after}"}
+    body = {"error": {"message": message, "type": code, "param": None, "code": code}}
+    return web.json_response(body, status=status, headers=headers)
+
+
+async def _half(request: web.Request, content: bytes, kind: str) -> web.StreamResponse:
+    """Promise the whole body, send half of it, reset."""
+    response = web.StreamResponse(headers={"Content-Type": kind, "Content-Length": str(len(content))})
+    await response.prepare(request)
+    await response.write(content[: len(content) // 2])
+    return _reset(request, response)
+
+
+def _reset(request: web.Request, response: web.StreamResponse | None = None) -> web.StreamResponse:
+    """Reset the connection (RST, not FIN): linger 0 makes the kernel drop what is unsent."""
+    transport = request.transport
+    if transport is not None:
+        plain: socket.socket | None = transport.get_extra_info("socket")
+        if plain is not None:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
+    return response or web.Response()
+
+
+async def _pause(seconds: float) -> None:
+    if seconds > 0:
+        await asyncio.sleep(seconds)
