@@ -18,7 +18,7 @@ from typing import Any
 from fast_router.engine.deployment import FULL, QOS, RESTING, SPENT, Deployment
 from fast_router.engine.group import ModelGroup
 from fast_router.engine.lease import Lease
-from fast_router.engine.observe import observe
+from fast_router.engine.observe import average, observe
 from fast_router.engine.strategies.base import Ask, Rng
 
 __all__ = ["Engine"]
@@ -334,6 +334,35 @@ class Engine:
                     for strategy in deployment.counters:
                         strategy.moved(deployment)
 
+    def add_outside_usage(self, usage: Mapping[str, tuple[float, float]]) -> None:
+        """Count requests and tokens that other processes used since the last call, by deployment id."""
+        now = self.clock()
+        with self.lock:
+            self._settle(now)
+            for id_, (requests, tokens) in usage.items():
+                deployment = self.deployments.get(id_)
+                if deployment is not None:
+                    deployment.outside_requests += requests
+                    deployment.outside_tokens += tokens
+                    self._count(deployment, requests, tokens)
+
+    def set_outside_latency(self, digests: Mapping[str, tuple[float, float, float, float]]) -> None:
+        """Take over what other processes know of latencies, by deployment id.
+
+        Args:
+            digests: Seconds (a token) and its number of samples, seconds to the first token and its number of
+                samples. They are averaged with this process's own samples.
+        """
+        with self.lock:
+            for id_, digest in digests.items():
+                deployment = self.deployments.get(id_)
+                if deployment is not None and deployment.outside_latency != digest:
+                    deployment.outside_latency = digest if digest[1] or digest[3] else None
+                    average(deployment)
+                    for strategy in deployment.strategies:
+                        if strategy.follows_latency:
+                            strategy.observed(deployment)
+
     def soonest(self, members: Iterable[Deployment]) -> float | None:
         """Seconds until the first of `members` may be eligible again by itself, None if that is not known."""
         now = self.clock()
@@ -426,6 +455,8 @@ class Engine:
         for deployment in used:
             deployment.minute_requests = 0.0
             deployment.minute_tokens = 0.0
+            deployment.outside_requests = 0.0
+            deployment.outside_tokens = 0.0
             self.free(deployment, SPENT)
             for strategy in deployment.strategies:
                 if strategy.follows_latency:

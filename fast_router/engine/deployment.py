@@ -69,6 +69,9 @@ class Deployment:
         "on_lease",
         "order",
         "outside",
+        "outside_latency",
+        "outside_requests",
+        "outside_tokens",
         "picks",
         "plain",
         "price",
@@ -129,6 +132,11 @@ class Deployment:
         self.minute = -1
         self.minute_requests = 0.0
         self.minute_tokens = 0.0
+        # The part of both that other processes used.
+        self.outside_requests = 0.0
+        self.outside_tokens = 0.0
+        # What other processes know of its latency: seconds, samples, seconds to the first token, samples.
+        self.outside_latency: tuple[float, float, float, float] | None = None
         self.limited = False
         # Told about each lease on it, under the engine's lock; set only by a breaker that has opened once.
         self.on_lease: Callable[[Lease], None] | None = None

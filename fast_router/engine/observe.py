@@ -9,7 +9,7 @@ from fast_router.engine.strategies.peak_ewma import FAILURE_PENALTY, observe_pea
 if TYPE_CHECKING:
     from fast_router.engine.deployment import Deployment
 
-__all__ = ["observe"]
+__all__ = ["average", "observe"]
 
 SAMPLES = 10
 """Latency samples kept per deployment (LiteLLM's max_latency_list_size)."""
@@ -54,6 +54,20 @@ def observe(
             deployment.first_token = _push(deployment.first_tokens, first_token)
     deployment.latency = _push(deployment.latencies, sample)
     deployment.latency_at = now
+    if deployment.outside_latency is not None:
+        average(deployment)
+
+
+def average(deployment: Deployment) -> None:
+    """Average this process's samples of `deployment` with what other processes know, sample by sample."""
+    latency, weight, first, first_weight = deployment.outside_latency or (0.0, 0.0, 0.0, 0.0)
+    deployment.latency = _mean(deployment.latencies, latency, weight)
+    deployment.first_token = _mean(deployment.first_tokens, first, first_weight)
+
+
+def _mean(samples: list[float], outside: float, weight: float) -> float | None:
+    count = len(samples) + weight
+    return (sum(samples) + outside * weight) / count if count else None
 
 
 def _push(samples: list[float], sample: float) -> float:
