@@ -1,1 +1,114 @@
-"""The cost-free half of LiteLLM routing: exact, constant-time picks and real failover."""
+"""fast_router: exact, constant-time picks and real failover for LiteLLM.
+
+`import fast_router`, before or after litellm, and `litellm.Router` picks through it. Importing does not import
+LiteLLM and costs a few milliseconds. `FAST_ROUTER_ENABLED=0` turns it off.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fast_router.errors import (
+    ConfigurationError,
+    FastRouterError,
+    ModelBusyError,
+    NoDeploymentError,
+    UnknownModelError,
+    UnknownStrategyError,
+)
+from fast_router.router import AdvancedRouter
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from fast_router.engine import Lease, Strategy, known_strategies, register_strategy
+    from fast_router.settings import configure
+
+__all__ = [
+    "AdvancedRouter",
+    "ConfigurationError",
+    "FastRouterError",
+    "Lease",
+    "ModelBusyError",
+    "NoDeploymentError",
+    "Strategy",
+    "UnknownModelError",
+    "UnknownStrategyError",
+    "configure",
+    "get_available_deployment",
+    "known_strategies",
+    "load_albert",
+    "register_strategy",
+]
+
+__version__ = "0.1.0"
+
+_routers: dict[str, AdvancedRouter] = {}
+
+
+def get_available_deployment(
+    model_list: Sequence[Mapping[str, Any]],
+    model: str,
+    blocked_models: Collection[str] | None = None,
+    context: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> dict[str, Any] | None:
+    """Pick from the caller's list a deployment of `model`; see `AdvancedRouter.get_available_deployment`.
+
+    Args:
+        model_list: LiteLLM deployments or plain dicts with `model_name`.
+        model: The model name.
+        blocked_models: Words that rule a deployment out (model_name, litellm_params.model, id or name).
+        context: About the request: `region` keeps to deployments whose `metadata.region` is it, if there are any.
+        settings: `strategy` (or `routing_strategy`): a strategy's name, default simple_shuffle.
+
+    Returns:
+        The caller's own dict, None when nothing fits.
+
+    Raises:
+        UnknownStrategyError: The strategy's name is unknown.
+        ConfigurationError: The list is malformed; the message names the entry.
+    """
+    strategy = "simple_shuffle"
+    if settings:
+        strategy = settings.get("strategy") or settings.get("routing_strategy") or strategy
+    router = _routers.get(strategy)
+    if router is None:
+        router = _routers.setdefault(strategy, AdvancedRouter(strategy))
+    if context and context.get("region"):
+        region = context["region"]
+        near = [entry for entry in model_list if (entry.get("metadata") or {}).get("region") == region]
+        found = router.get_available_deployment(near, model, blocked_models) if near else None
+        if found is not None:
+            return found
+    return router.get_available_deployment(model_list, model, blocked_models)
+
+
+def load_albert(path: Any, **options: Any) -> Any:
+    """Read an Albert API / OpenGateLLM file: `litellm.model_list = load_albert("config.yml").model_list`.
+
+    Raises:
+        fast_router_albert.AlbertConfigError: The file is wrong; all its problems in one report.
+    """
+    from fast_router_albert import load_config  # noqa: PLC0415
+
+    return load_config(path, **options)
+
+
+_LAZY = {
+    "Lease": "fast_router.engine",
+    "Strategy": "fast_router.engine",
+    "configure": "fast_router.settings",
+    "known_strategies": "fast_router.engine",
+    "register_strategy": "fast_router.engine",
+}
+
+
+def __getattr__(name: str) -> Any:
+    module = _LAZY.get(name)
+    if module is None:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    from importlib import import_module  # noqa: PLC0415
+
+    return getattr(import_module(module), name)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import heappop, heappush
 from typing import Any
 
-from fast_router.engine.deployment import FULL, QOS, RESTING, SPENT, Deployment
+from fast_router.engine.deployment import CLOSED, FULL, QOS, RESTING, SPENT, Deployment
 from fast_router.engine.group import ModelGroup
 from fast_router.engine.lease import Lease
 from fast_router.engine.observe import average, observe
@@ -116,6 +116,25 @@ class Engine:
                 deployment.strategies = tuple(s for s in deployment.strategies if s not in tiers)
                 deployment.counters = tuple(s for s in deployment.counters if s not in tiers)
                 deployment.refresh()
+
+    def apply_limits(self, deployment: Deployment) -> None:
+        """Hold or free `deployment` according to limits that its configuration has just changed."""
+        with self.lock:
+            limit = deployment.max_parallel
+            for bit, applies in (
+                (CLOSED, limit == 0),
+                (FULL, limit is not None and 0 < limit <= deployment.in_flight),
+            ):
+                if applies:
+                    self.hold(deployment, bit)
+                else:
+                    self.free(deployment, bit)
+            deployment.limited = (deployment.rpm is not None or deployment.tpm is not None) and any(
+                strategy.respects_limits for strategy in deployment.strategies
+            )
+            if not deployment.limited:
+                self.free(deployment, SPENT)
+            deployment.refresh()
 
     # -- leases ----------------------------------------------------------------------------------
 

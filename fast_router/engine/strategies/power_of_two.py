@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fast_router.engine.strategies.base import Ask, Rng, Strategy
 
@@ -25,7 +25,7 @@ class PowerOfTwo(Strategy):
     """Two random choices. O(1); one bisection per draw where weights differ."""
 
     name = "power_of_two"
-    aliases = ("p2c", "power-of-two-choices")
+    aliases: ClassVar[tuple[str, ...]] = ("p2c", "power-of-two-choices")
 
     def __init__(self, members: Sequence[Deployment], rng: Rng, options: Mapping[str, Any]) -> None:
         super().__init__(members, rng, options)

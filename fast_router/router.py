@@ -1,0 +1,341 @@
+"""AdvancedRouter: the engine as a class of its own, for programs with or without LiteLLM.
+
+The same class stands behind every `litellm.Router` that the plugin serves.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from fast_router.direct import ListPicker
+from fast_router.engine import Ask, Deployment, Engine, Lease, ModelGroup, canonical
+from fast_router.engine.deployment import CLOSED, RESTING
+from fast_router.engine.strategies.base import Rng
+from fast_router.entries import Spec, read_entry, read_list
+from fast_router.errors import NoDeploymentError, UnknownModelError
+
+__all__ = ["AdvancedRouter", "LeaseContext"]
+
+
+class AdvancedRouter:
+    """Picks deployments, counts what is in flight, learns from how calls end.
+
+    Two ways to use it. With a list of your own in every call, as a function of that list::
+
+        AdvancedRouter("least_busy").get_available_deployment(model_list, "gpt-4", blocked_models=["gpt-4-eu"])
+
+    With a list that it keeps, in constant time and with leases::
+
+        router = AdvancedRouter("peak_ewma", model_list=[...])
+        with router.lease("gpt-4") as lease:
+            call(lease.entry["endpoint"])
+
+    Args:
+        strategy: A strategy's name; LiteLLM's spellings and hyphens are fine.
+        model_list: Deployments to keep; see `fast_router.entries` for both kinds of entry.
+        clock: Monotonic seconds.
+        wall: Seconds since the epoch, for rpm and tpm minutes.
+        rng: The source of chance; a seeded `random.Random` makes the picks repeatable.
+        options: Options of the strategy, for example `lowest_latency_buffer=0.1`.
+
+    Raises:
+        UnknownStrategyError: Nobody registered `strategy`; the message lists the known ones.
+        ConfigurationError: `model_list` is malformed; the message names the entry.
+    """
+
+    def __init__(
+        self,
+        strategy: str = "simple_shuffle",
+        *,
+        model_list: Sequence[Mapping[str, Any]] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        rng: Rng | None = None,
+        **options: Any,
+    ) -> None:
+        self._strategy = canonical(strategy)
+        self.options = options
+        self.engine = Engine(clock=clock, wall=wall, rng=rng)
+        self.groups: dict[str, ModelGroup] = {}
+        self._specs: list[Spec] = []
+        self._pick = ListPicker(self._strategy, options, self.engine).pick
+        if model_list is not None:
+            self.set_model_list(model_list)
+
+    @property
+    def strategy(self) -> str:
+        """The strategy's canonical name."""
+        return self._strategy
+
+    @property
+    def deployments(self) -> dict[str, Deployment]:
+        """Every deployment by id."""
+        return self.engine.deployments
+
+    # -- the list --------------------------------------------------------------------------------
+
+    def set_model_list(self, model_list: Sequence[Mapping[str, Any]]) -> None:
+        """Replace the deployments; what is known about those that stay (by id) stays too.
+
+        Raises:
+            ConfigurationError: The list is malformed; nothing has changed then.
+        """
+        self._apply(read_list(model_list))
+
+    def add_deployment(self, entry: Mapping[str, Any]) -> str:
+        """Add or replace one deployment and return its id.
+
+        Raises:
+            ConfigurationError: The entry is malformed; nothing has changed then.
+        """
+        spec = read_entry(entry, "deployment", len(self._specs))
+        self._apply([*(s for s in self._specs if s.id != spec.id), spec])
+        return spec.id
+
+    def remove_deployment(self, deployment_id: str) -> bool:
+        """Remove one deployment; open leases on it end in their own time. True if it was there."""
+        left = [s for s in self._specs if s.id != deployment_id]
+        found = len(left) != len(self._specs)
+        if found:
+            self._apply(left)
+        return found
+
+    def _apply(self, specs: list[Spec]) -> None:
+        for spec in specs:
+            if spec.strategy is not None:
+                canonical(spec.strategy)
+        engine = self.engine
+        with engine.lock:
+            members: dict[str, list[Deployment]] = {}
+            strategies: dict[str, str] = {}
+            kept: dict[str, Deployment] = {}
+            for spec in specs:
+                deployment = engine.deployments.get(spec.id)
+                if deployment is None:
+                    deployment = Deployment(spec.id, spec.name, spec.entry, **spec.limits())
+                else:
+                    deployment.update(spec.name, spec.entry, **spec.limits())
+                kept[spec.id] = deployment
+                members.setdefault(spec.name, []).append(deployment)
+                if spec.strategy is not None:
+                    strategies.setdefault(spec.name, spec.strategy)
+                engine.apply_limits(deployment)
+            former, self.groups = self.groups, {}
+            engine.deployments.clear()
+            engine.deployments.update(kept)
+            for name, group in former.items():
+                if name not in members:
+                    engine.drop_group(group)
+            for name, deployments in members.items():
+                self.groups[name] = engine.compile_group(
+                    name,
+                    deployments,
+                    strategies.get(name, self._strategy),
+                    self.options,
+                    replaces=former.get(name),
+                )
+            self._specs = specs
+
+    # -- picks -----------------------------------------------------------------------------------
+
+    def get_available_deployment(
+        self,
+        model_list: Sequence[Mapping[str, Any]] | None = None,
+        model: str | None = None,
+        blocked_models: Collection[str] | None = None,
+    ) -> dict[str, Any] | None:
+        """The deployment for a call to `model`: the caller's own dict, None when nothing fits.
+
+        Args:
+            model_list: The caller's list, never changed. None: the list given to the constructor.
+            model: The model name.
+            blocked_models: Words that rule a deployment out: its model_name, litellm_params.model, id or name.
+
+        Raises:
+            ConfigurationError: `model_list` is malformed; the message names the entry.
+            TypeError: No model was named.
+        """
+        if model_list is not None and model is not None:
+            return self._pick(model_list, model, blocked_models)
+        if model_list is None:
+            if model is None:
+                msg = "get_available_deployment() needs the name of a model: get_available_deployment(model='gpt-4')"
+                raise TypeError(msg)
+            group = self.groups.get(model)
+            if group is None:
+                return None
+            ask = Ask(self._blocked(group, blocked_models)) if blocked_models else None
+            deployment = self.engine.peek(group, ask)
+            return None if deployment is None else deployment.entry  # type: ignore[return-value]
+        msg = "get_available_deployment() needs the name of a model: get_available_deployment(model_list, 'gpt-4')"
+        raise TypeError(msg)
+
+    @staticmethod
+    def _blocked(group: ModelGroup, words: Collection[str]) -> set[str]:
+        from fast_router.entries import labels  # noqa: PLC0415
+
+        ruled = set(words)
+        return {d.id for d in group.members if d.id in ruled or not ruled.isdisjoint(labels(d.entry))}
+
+    def acquire(
+        self,
+        model: str,
+        *,
+        exclude: Collection[str] = (),
+        tokens: float = 0,
+        stream: bool = False,
+        key: str | None = None,
+    ) -> Lease:
+        """Pick a deployment and count a call on it, until the lease is released.
+
+        Args:
+            model: The model name.
+            exclude: Ids that must not be picked, such as those tried before.
+            tokens: Prompt tokens, for deployments with a tokens/minute limit.
+            stream: True if the answer is streamed.
+            key: Session or prefix, for strategies with affinity.
+
+        Raises:
+            UnknownModelError: No deployment has that model name.
+            NoDeploymentError: All rest, are full or excluded; `retry_after` says when the first may be back.
+        """
+        group = self.group(model)
+        ask = Ask(exclude, tokens, stream, key) if exclude or tokens or stream or key is not None else None
+        lease = self.engine.acquire(group, ask)
+        if lease is None:
+            raise self.unavailable(group, exclude)
+        return lease
+
+    def unavailable(self, group: ModelGroup, exclude: Collection[str] = ()) -> NoDeploymentError:
+        """The error that says why nobody in `group` is eligible, and until when."""
+        left = [d for d in group.members if d.id not in exclude]
+        wait = self.engine.soonest(left) if left else None
+        resting = sum(1 for d in left if d.held & RESTING)
+        when = f"; the first is back in {wait:.1f} s" if wait else ""
+        msg = (
+            f"no deployment of {group.name!r} is available: {len(group.members)} in the group, "
+            f"{len(group.members) - len(left)} excluded, {resting} resting, {len(left) - resting} otherwise held{when}"
+        )
+        return NoDeploymentError(msg, retry_after=wait)
+
+    def lease(self, model: str, **ask: Any) -> LeaseContext:
+        """`with router.lease("gpt-4") as lease:` (or `async with`): success or failure is how the block ends."""
+        return LeaseContext(self, model, ask)
+
+    def report(
+        self,
+        lease: Lease,
+        error: BaseException | None = None,
+        *,
+        completion_tokens: float = 0,
+        total_tokens: float = 0,
+        cancelled: bool = False,
+    ) -> bool:
+        """Say how an acquired call ended, for callers that cannot use a block; False if it was said before."""
+        return lease.release(error, completion_tokens=completion_tokens, total_tokens=total_tokens, cancelled=cancelled)
+
+    def group(self, model: str) -> ModelGroup:
+        """The model group of that name.
+
+        Raises:
+            UnknownModelError: There is none; the message lists those there are.
+        """
+        group = self.groups.get(model)
+        if group is None:
+            names = ", ".join(repr(name) for name in list(self.groups)[:20]) or "none: give a model_list"
+            msg = f"no deployment serves the model {model!r}; known models: {names}"
+            raise UnknownModelError(msg)
+        return group
+
+    # -- eligibility -----------------------------------------------------------------------------
+
+    def rest(self, deployment_id: str, seconds: float) -> None:
+        """Let a deployment rest for `seconds`; a longer rest that it has already stays. Unknown ids are ignored."""
+        deployment = self.engine.deployments.get(deployment_id)
+        if deployment is not None:
+            self.engine.rest(deployment, seconds)
+
+    def wake(self, deployment_id: str) -> None:
+        """End a deployment's rest now. Unknown ids are ignored."""
+        deployment = self.engine.deployments.get(deployment_id)
+        if deployment is not None:
+            self.engine.wake(deployment)
+
+    def set_outside(self, loads: Mapping[str, float]) -> None:
+        """Tell the load that other processes or the servers themselves know of, by id, in requests."""
+        self.engine.set_outside(loads)
+
+    # -- numbers ---------------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, Any]:
+        """Live numbers, ready for JSON: per model, per deployment; seconds, counts, requests."""
+        engine = self.engine
+        engine.settle()
+        now = engine.clock()
+        with engine.lock:
+            return {
+                "strategy": self._strategy,
+                "models": {
+                    name: {"strategy": group.strategy, "deployments": _rows(group.members, now)}
+                    for name, group in self.groups.items()
+                },
+            }
+
+    def __repr__(self) -> str:
+        return f"<AdvancedRouter {self._strategy}: {len(self.deployments)} deployments, {len(self.groups)} models>"
+
+
+def _rows(members: Iterable[Deployment], now: float) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": d.id,
+            "in_flight": d.in_flight,
+            "outside": d.outside,
+            "picks": d.picks,
+            "successes": d.successes,
+            "failures": d.failures,
+            "last_failure": d.last_failure,
+            "latency": d.latency,
+            "first_token": d.first_token,
+            "eligible": not d.held,
+            "resting": round(max(0.0, d.resting_until - now), 3) if d.held & RESTING else 0.0,
+            "closed": bool(d.held & CLOSED),
+        }
+        for d in members
+    ]
+
+
+class LeaseContext:
+    """The block form of a lease; made by `AdvancedRouter.lease`."""
+
+    __slots__ = ("_ask", "_lease", "_model", "_router")
+
+    def __init__(self, router: AdvancedRouter, model: str, ask: dict[str, Any]) -> None:
+        self._router = router
+        self._model = model
+        self._ask = ask
+        self._lease: Lease | None = None
+
+    def __enter__(self) -> Lease:
+        self._lease = self._router.acquire(self._model, **self._ask)
+        return self._lease
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            # Only an Exception is the deployment's failure: a cancelled task or Ctrl-C says nothing about it.
+            cancelled = error is not None and not isinstance(error, Exception)
+            lease.release(None if cancelled else error, cancelled=cancelled)
+
+    async def __aenter__(self) -> Lease:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, traceback)
