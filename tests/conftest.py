@@ -4,5 +4,87 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 # LiteLLM fetches its price map at import unless told to use the copy it ships.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+
+
+# -- private servers: started by the first test that asks, gone with the run ------------------------------
+
+
+def _servers():
+    from fast_router.testing import servers  # noqa: PLC0415 - a run without servers does not load us here
+
+    return servers
+
+
+def _or_skip(server):
+    """Start a server; without its program fail in CI, where a silent skip would lie, and skip elsewhere."""
+    try:
+        return server.start()
+    except _servers().ServerMissingError as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def redis_server():
+    """A private redis-server for the whole run. Don't break it: `own_redis` is for that."""
+    server = _servers().RedisServer()
+    try:
+        yield _or_skip(server)
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def redis_url(request):
+    """Address of an empty Redis database (FAST_ROUTER_TEST_REDIS_URL, if set, is used as it is)."""
+    if given := os.environ.get("FAST_ROUTER_TEST_REDIS_URL"):
+        return given
+    server = request.getfixturevalue("redis_server")
+    server.command("FLUSHALL")
+    return server.url
+
+
+@pytest.fixture
+def own_redis():
+    """A redis-server that the test may kill, pause and restart."""
+    server = _servers().RedisServer()
+    try:
+        yield _or_skip(server)
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def rabbit_server():
+    """A private RabbitMQ node for the whole run. Don't break it: `own_rabbit` is for that."""
+    server = _servers().RabbitServer()
+    try:
+        yield _or_skip(server)
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def amqp_url(request):
+    """Address of a RabbitMQ (FAST_ROUTER_TEST_AMQP_URL, if set). Shared: name your queues apart."""
+    return os.environ.get("FAST_ROUTER_TEST_AMQP_URL") or request.getfixturevalue("rabbit_server").url
+
+
+@pytest.fixture(scope="module")
+def _module_rabbit():
+    server = _servers().RabbitServer()
+    try:
+        yield _or_skip(server)
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def own_rabbit(_module_rabbit):
+    """A RabbitMQ node that tests may kill, pause and restart; running again for each test of the module."""
+    return _module_rabbit.start()
