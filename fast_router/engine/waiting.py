@@ -1,0 +1,244 @@
+"""A place to wait for capacity: first come, first served within a priority, bounded in length and time.
+
+The queue knows no event loop and no thread: a waiter brings a callback, and whoever frees capacity calls
+`notify`. Three rules keep it honest:
+
+* **No lost wake-up.** Freed capacity between a failed pick and `enter` would go unnoticed. So a waiter reads
+  `epoch` before its pick and hands it to `enter`: if something was freed since, it is woken at once.
+* **A wake-up is passed on.** A woken waiter that is done, or leaves (cancelled, timed out), wakes the next one;
+  the chain ends at the first that finds no room.
+* **No overtaking.** While somebody waits, newcomers queue up (`busy`); a woken waiter that finds the capacity
+  gone returns to its old place (`again`).
+
+Callbacks are called outside the lock, so that they may call back into the queue.
+"""
+
+from __future__ import annotations
+
+import enum
+import threading
+from heapq import heapify, heappop, heappush
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["QueueFullError", "Ticket", "TicketState", "WaitQueue"]
+
+
+class QueueFullError(Exception):
+    """The queue is at its longest; the caller fails as if there were no queue."""
+
+
+class TicketState(enum.Enum):
+    """Where a waiter stands."""
+
+    WAITING = "waiting"
+    WOKEN = "woken"
+    EXPIRED = "expired"
+    LEFT = "left"
+
+
+class Ticket:
+    """One waiter's place.
+
+    Attributes:
+        deadline: Clock time in seconds at which it gives up.
+        priority: Lower goes first.
+        state: Where it stands.
+    """
+
+    __slots__ = ("_order", "_tell", "deadline", "priority", "state")
+
+    def __init__(self, order: int, priority: int, deadline: float, tell: Callable[[Ticket], None]) -> None:
+        self._order = order
+        self._tell = tell
+        self.priority = priority
+        self.deadline = deadline
+        self.state = TicketState.WAITING
+
+    def __lt__(self, other: Ticket) -> bool:
+        return (self.priority, self._order) < (other.priority, other._order)
+
+
+class WaitQueue:
+    """Waiters for one model group.
+
+    Args:
+        clock: Monotonic seconds.
+        max_length: Most waiters at a time.
+    """
+
+    def __init__(self, *, clock: Callable[[], float], max_length: int = 1000) -> None:
+        if max_length < 0:
+            raise ValueError("max_length is a number of waiters ≥ 0")
+        self._clock = clock
+        self._max_length = max_length
+        self._lock = threading.Lock()
+        self._heap: list[Ticket] = []
+        self._waiting = 0
+        self._woken = 0
+        self._serial = 0
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        """Give the number of waiters that nobody has woken yet."""
+        return self._waiting
+
+    @property
+    def epoch(self) -> int:
+        """A number that grows with every `notify`; read it before the pick that may fail."""
+        return self._epoch
+
+    @property
+    def busy(self) -> bool:
+        """Whether a newcomer has to queue up behind somebody."""
+        return self._waiting > 0 or self._woken > 0
+
+    def enter(
+        self, tell: Callable[[Ticket], None], *, deadline: float, priority: int = 0, epoch: int | None = None
+    ) -> Ticket:
+        """Queue up.
+
+        Args:
+            tell: Called once per wake-up and once on expiry, with the ticket; it must not block.
+            deadline: Clock time in seconds at which to give up.
+            priority: Lower goes first.
+            epoch: The queue's `epoch` from before the failed pick; if it has moved on, the waiter is woken
+                at once, unless others wait before it.
+
+        Returns:
+            The ticket. Whoever got one calls `done`, `again` or `leave` for it.
+
+        Raises:
+            QueueFullError: No place is left.
+        """
+        with self._lock:
+            if self._waiting >= self._max_length:
+                raise QueueFullError(f"{self._waiting} requests wait already")
+            self._serial += 1
+            ticket = Ticket(self._serial, priority, deadline, tell)
+            missed = epoch is not None and epoch != self._epoch
+            self._push(ticket)
+            told = self._wake(1) if missed else []
+        self._tell(told)
+        return ticket
+
+    def notify(self, count: int = 1) -> int:
+        """Tell the first ``count`` waiters that capacity is free.
+
+        Args:
+            count: How many attempts could start now.
+
+        Returns:
+            How many were woken.
+        """
+        with self._lock:
+            self._epoch += 1
+            told = self._wake(count)
+        self._tell(told)
+        return len(told)
+
+    def done(self, ticket: Ticket) -> None:
+        """Say that a woken waiter got what it waited for; the next one may try too.
+
+        While it was on its way, a newcomer may have queued up behind it although there was room for both.
+        """
+        with self._lock:
+            told = self._wake(1) if self._leave(ticket) else []
+        self._tell(told)
+
+    def again(self, ticket: Ticket, *, epoch: int | None = None) -> bool:
+        """Return a woken waiter to its old place: the capacity was gone when it came.
+
+        Args:
+            ticket: The waiter's ticket.
+            epoch: As for `enter`, read before the pick that just failed.
+
+        Returns:
+            False if its deadline is over, and it has left.
+        """
+        with self._lock:
+            if ticket.state is not TicketState.WOKEN:
+                return ticket.state is TicketState.WAITING
+            self._woken -= 1
+            if self._clock() >= ticket.deadline:
+                ticket.state = TicketState.EXPIRED
+                # What woke it may be of use to the next one, which it kept out of the way.
+                told = self._wake(1)
+                alive = False
+            else:
+                ticket.state = TicketState.WAITING
+                self._push(ticket)
+                told = self._wake(1) if epoch is not None and epoch != self._epoch else []
+                alive = True
+        self._tell(told)
+        return alive
+
+    def leave(self, ticket: Ticket) -> None:
+        """Give the place up (cancelled); a wake-up that it had got goes to the next waiter."""
+        with self._lock:
+            told = self._wake(1) if self._leave(ticket) else []
+        self._tell(told)
+
+    def expire(self) -> int:
+        """Turn away everybody whose deadline is over; each is told. Returns how many."""
+        now = self._clock()
+        with self._lock:
+            late = [t for t in self._heap if t.state is TicketState.WAITING and t.deadline <= now]
+            for ticket in late:
+                ticket.state = TicketState.EXPIRED
+            self._waiting -= len(late)
+            self._compact()
+        self._tell(late)
+        return len(late)
+
+    def next_deadline(self) -> float | None:
+        """Give the earliest deadline among the waiters, None if nobody waits."""
+        with self._lock:
+            return min((t.deadline for t in self._heap if t.state is TicketState.WAITING), default=None)
+
+    # Inside the lock.
+
+    def _push(self, ticket: Ticket) -> None:
+        heappush(self._heap, ticket)
+        self._waiting += 1
+
+    def _leave(self, ticket: Ticket) -> bool:
+        """Take a ticket out; True if it had been woken."""
+        state, ticket.state = ticket.state, TicketState.LEFT
+        if state is TicketState.WAITING:
+            self._waiting -= 1
+            self._compact()
+        elif state is TicketState.WOKEN:
+            self._woken -= 1
+            return True
+        return False
+
+    def _wake(self, count: int) -> list[Ticket]:
+        told: list[Ticket] = []
+        now = self._clock()
+        while self._heap and len(told) < count:
+            ticket = heappop(self._heap)
+            if ticket.state is not TicketState.WAITING:
+                continue
+            self._waiting -= 1
+            if ticket.deadline <= now:
+                ticket.state = TicketState.EXPIRED
+                count += 1
+            else:
+                ticket.state = TicketState.WOKEN
+                self._woken += 1
+            told.append(ticket)
+        return told
+
+    def _compact(self) -> None:
+        """Keep the heap of the order of the number of waiters: those who left stay in it until popped."""
+        if len(self._heap) > 32 and len(self._heap) > 2 * self._waiting:
+            self._heap = [t for t in self._heap if t.state is TicketState.WAITING]
+            heapify(self._heap)
+
+    @staticmethod
+    def _tell(tickets: list[Ticket]) -> None:
+        for ticket in tickets:
+            ticket._tell(ticket)
