@@ -1,0 +1,57 @@
+# Two commands are all a fresh machine needs: `make demo` and `make test`. They assume python3 (3.10 or newer),
+# make, apt (for the test suite's servers) and PyPI.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LITELLM_VERSIONS ?= 1.83.14 1.91.0 1.99.0 1.106.2 1.109.1
+
+# LiteLLM asks the network for its price list at import unless told to use the one it ships.
+export LITELLM_LOCAL_MODEL_COST_MAP := True
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types pytest examples test-compat bench servers clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# A stamp a set of extras: nothing is installed again until pyproject.toml changes.
+$(VENV)/.stamp-%: pyproject.toml scripts/venv.sh
+	@PYTHON="$(PYTHON)" scripts/venv.sh $(VENV) $*
+	@touch $@
+
+demo: $(VENV)/.stamp-cli  ## Send real requests over real HTTP through litellm.Router, without us and with us
+	@$(BIN)/fast-router demo
+
+test: lint types pytest examples  ## Install what the suite needs; ruff, mypy --strict, pytest, every example
+	@echo "make test: all passed"
+
+lint: $(VENV)/.stamp-dev
+	@echo "== ruff"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(VENV)/.stamp-dev
+	@echo "== mypy --strict"
+	@$(BIN)/mypy
+
+servers:
+	@scripts/install_servers.sh
+
+pytest: $(VENV)/.stamp-dev servers
+	@echo "== pytest"
+	@$(BIN)/python -m pytest
+
+examples: $(VENV)/.stamp-dev servers
+	@echo "== examples"
+	@$(BIN)/python scripts/run_examples.py
+
+test-compat:  ## Run the plugin's tests against each supported LiteLLM version
+	@PYTHON="$(PYTHON)" scripts/test_compat.sh $(LITELLM_VERSIONS)
+
+bench: $(VENV)/.stamp-dev servers  ## Run the benchmarks: tables on screen, JSON in benchmarks/results
+	@$(BIN)/python -m benchmarks
+
+clean:  ## Remove what make made: environments, caches, benchmark results
+	rm -rf $(VENV) .venvs .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist benchmarks/results/*.json
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

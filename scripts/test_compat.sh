@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# scripts/test_compat.sh VERSION…: runs the plugin's tests against each of these LiteLLM versions, each in an
+# environment of its own under .venvs (made once, made again when the dependencies change).
+set -euo pipefail
+
+cd "$(dirname "$0")/.."
+# uv comes from the development environment; it alone can override what a package asks for.
+make --no-print-directory .venv/.stamp-dev
+uv=.venv/bin/uv
+[[ -x $uv ]] || uv=$(command -v uv) || { echo "test-compat: needs uv (pip install uv)" >&2; exit 1; }
+
+overrides=scripts/compat_overrides.txt
+failed=()
+for version in "$@"; do
+    folder=.venvs/$version
+    stamp=$folder/.stamp
+    if [[ ! -e $stamp || pyproject.toml -nt $stamp || $overrides -nt $stamp ]]; then
+        echo "== LiteLLM $version: installing"
+        [[ -x $folder/bin/python ]] || "$uv" venv --quiet --python .venv/bin/python "$folder"
+        "$uv" pip install --quiet --python "$folder/bin/python" --override "$overrides" \
+            --editable '.[cli,redis]' "litellm[proxy]==$version" \
+            gunicorn hypothesis pytest pytest-asyncio pytest-timeout
+        touch "$stamp"
+    fi
+    echo "== LiteLLM $version: tests/litellm_plugin"
+    "$folder/bin/python" -m pytest -p no:cacheprovider tests/litellm_plugin || failed+=("$version")
+done
+if [[ ${#failed[@]} -gt 0 ]]; then
+    echo "test-compat: failed on LiteLLM ${failed[*]}" >&2
+    exit 1
+fi
+echo "test-compat: passed on LiteLLM $*"

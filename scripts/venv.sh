@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# scripts/venv.sh FOLDER EXTRA: makes a virtual environment (if there is none) and installs this project into it,
+# editable, with one extra. An environment that is there is added to, never rebuilt.
+set -euo pipefail
+
+folder=$1
+extra=$2
+python=${PYTHON:-python3}
+cd "$(dirname "$0")/.."
+
+fail() {
+    echo "venv: $1" >&2
+    exit 1
+}
+
+command -v "$python" >/dev/null || fail "there is no $python; install Python 3.10 or newer, or set PYTHON=/path/to/it"
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+    || fail "$python is $("$python" -V 2>&1); fast_router needs 3.10 or newer (set PYTHON=/path/to/it)"
+
+if [[ ! -x $folder/bin/python ]]; then
+    echo "venv: creating $folder"
+    if ! "$python" -c 'import ensurepip' 2>/dev/null; then
+        # Debian and Ubuntu ship Python without it.
+        package=$("$python" -c 'import sys; print(f"python{sys.version_info[0]}.{sys.version_info[1]}-venv")')
+        as_root=()
+        if [[ $(id -u) -ne 0 ]]; then
+            as_root=(sudo -n)
+        fi
+        echo "venv: installing $package"
+        { "${as_root[@]}" apt-get -o Acquire::Retries=3 update \
+            && "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 \
+                install -y --no-install-recommends "$package"; } >/dev/null 2>&1 \
+            || fail "$python cannot make environments; install the package $package (as root) and try again"
+    fi
+    "$python" -m venv "$folder"
+fi
+
+# uv resolves LiteLLM's dependencies in seconds where pip takes a minute and a half; pip is the way out.
+uv=$folder/bin/uv
+if [[ ! -x $uv ]] && "$folder/bin/python" -m pip --version >/dev/null 2>&1; then
+    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check uv \
+        || echo "venv: uv could not be installed; using pip, which is slower" >&2
+fi
+if [[ ! -x $uv ]] && command -v uv >/dev/null; then
+    uv=$(command -v uv)
+fi
+
+echo "venv: installing fast-router[$extra]"
+if [[ -x $uv ]]; then
+    "$uv" pip install --quiet --python "$folder/bin/python" --editable ".[$extra]"
+else
+    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[$extra]"
+fi
