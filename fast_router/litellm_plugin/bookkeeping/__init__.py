@@ -1,0 +1,169 @@
+"""The Router's own cost around a pick, taken down without a change in what it does.
+
+One module an idea. Each has `install`, relies only on functions whose source it knows (`shapes`) and
+can be switched off by its name in ``FAST_ROUTER_DISABLED_FEATURES``:
+
+==================  ===============================================================================
+usage_verdict       "no limit, nothing to count", remembered per deployment
+success_callback    the success callback's lookups remembered
+response_headers    the group's remaining limits without a key per deployment and response
+model_lists         `get_model_list` for a length or a flag
+custom_prices       prices that are registered already are not registered again
+token_counting      no tokens counted where no candidate has a token limit
+pre_call_checks     the deployments' static facts remembered
+cooldown_read       only deployments that may rest are looked up
+memory_reads        the in-memory cache decodes text only
+wildcards           quick copies of a wildcard group's deployments
+print_deployment    quick copies for log lines
+price_map           the price map's index extended, not rebuilt (Router construction)
+==================  ===============================================================================
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from functools import partial
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from fast_router.litellm_plugin.bookkeeping import (
+    books,
+    cooldown_read,
+    copies,
+    custom_prices,
+    group_usage,
+    memory,
+    model_lists,
+    precall,
+    price_map,
+    success,
+    tokens,
+    usage,
+)
+from fast_router.litellm_plugin.bookkeeping.lookups import LookupService
+from fast_router.litellm_plugin.bookkeeping.names import Names
+from fast_router.litellm_plugin.bookkeeping.prices import PriceClock
+from fast_router.litellm_plugin.bookkeeping.shapes import is_enabled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fast_router.litellm_plugin.bands import Band
+    from fast_router.litellm_plugin.patching import PatchSet
+
+__all__ = ["FEATURES", "install"]
+
+FEATURES = (
+    usage.FEATURE,
+    success.FEATURE,
+    group_usage.FEATURE,
+    model_lists.FEATURE,
+    custom_prices.FEATURE,
+    tokens.FEATURE,
+    precall.FEATURE,
+    cooldown_read.FEATURE,
+    memory.FEATURE,
+    copies.WILDCARDS,
+    copies.PRINT,
+    price_map.FEATURE,
+)
+
+_log = logging.getLogger("fast_router")
+
+
+def install(patches: PatchSet, band: Band) -> list[str]:
+    """Install every feature that is switched on and that this LiteLLM has the shape for.
+
+    Returns:
+        The names of the features that are on. One that fails leaves the others alone.
+    """
+    core = band.core
+    litellm = importlib.import_module("litellm")
+    utils = importlib.import_module("litellm.utils")
+    names = Names.of(core)
+    prices = PriceClock(utils)
+    service = LookupService(litellm, names, prices)
+    books.new_epoch()
+    remembers = _safely(books.FEATURE, patches, lambda: _foundation(patches, band, prices, utils))
+    parts = _parts()
+    steps: dict[str, Callable[[], list[str]]] = {
+        custom_prices.FEATURE: partial(custom_prices.install, patches, litellm, prices),
+        tokens.FEATURE: partial(tokens.install, patches, _handlers()),
+        cooldown_read.FEATURE: partial(
+            cooldown_read.install, patches, sys.modules[core.__module__], parts.InMemoryCache
+        ),
+        memory.FEATURE: partial(memory.install, patches, parts.InMemoryCache),
+        copies.WILDCARDS: lambda: copies.install_wildcards(patches, _pattern_router()),
+        copies.PRINT: partial(copies.install_print, patches, core),
+        price_map.FEATURE: partial(price_map.install, patches, litellm, utils),
+    }
+    if remembers:
+        steps |= {
+            usage.FEATURE: partial(usage.install, patches, names, service),
+            success.FEATURE: partial(success.install, patches, litellm, names, service),
+            group_usage.FEATURE: partial(group_usage.install, patches, names, prices, parts),
+            model_lists.FEATURE: partial(model_lists.install, patches, names),
+            precall.FEATURE: partial(precall.install, patches, names, service),
+        }
+    installed: list[str] = []
+    for feature, step in steps.items():
+        if is_enabled(feature):
+            installed += _safely(feature, patches, step)
+    return installed
+
+
+def _foundation(patches: PatchSet, band: Band, prices: PriceClock, utils: Any) -> list[str]:
+    if not books.forget_on_change(patches, band):
+        return []
+    prices.watch(patches, utils)
+    return [books.FEATURE]
+
+
+def _safely(feature: str, patches: PatchSet, step: Callable[[], list[str]]) -> list[str]:
+    mark = patches.mark()
+    try:
+        return step()
+    except Exception:
+        patches.rewind(mark)
+        _log.warning("fast_router: bookkeeping feature %s is off, it could not be installed", feature, exc_info=True)
+        return []
+
+
+def _parts() -> Any:
+    import time
+
+    utils = importlib.import_module("litellm.utils")
+    return SimpleNamespace(
+        InMemoryCache=importlib.import_module("litellm.caching.in_memory_cache").InMemoryCache,
+        RouterCacheEnum=importlib.import_module("litellm.types.router").RouterCacheEnum,
+        get_utc_datetime=utils.get_utc_datetime,
+        time=time.time,
+    )
+
+
+def _handlers() -> dict[str, type]:
+    places = {
+        "LowestLatency": ("lowest_latency", "LowestLatencyLoggingHandler"),
+        "LowestCost": ("lowest_cost", "LowestCostLoggingHandler"),
+        "LowestTPM": ("lowest_tpm_rpm", "LowestTPMLoggingHandler"),
+        "LowestTPM_v2": ("lowest_tpm_rpm_v2", "LowestTPMLoggingHandler_v2"),
+    }
+    found: dict[str, type] = {}
+    for short, (module, name) in places.items():
+        handler = getattr(importlib.import_module(f"litellm.router_strategy.{module}"), name, None)
+        if handler is not None:
+            found[short] = handler
+    return found
+
+
+def _pattern_router() -> type:
+    for place in ("litellm.router_utils", "litellm.litellm_core_utils"):
+        try:
+            module = importlib.import_module(f"{place}.pattern_match_deployments")
+        except ImportError:
+            continue
+        found: type = module.PatternMatchRouter
+        return found
+    raise ImportError("PatternMatchRouter")

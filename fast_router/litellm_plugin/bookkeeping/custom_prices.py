@@ -1,0 +1,159 @@
+"""Custom prices: a registration that changes nothing is not made again.
+
+LiteLLM registers a deployment's own prices anew on every request. Each time it merges the same rows
+into the price map, and each time it throws away every cache that depends on the map, for the whole
+process. Here the second registration of the same values is watched: if it left the map as it was
+(and wrote no log line), later ones are skipped until anything in the map changes.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+
+from fast_router.litellm_plugin.bookkeeping.shapes import is_known
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fast_router.litellm_plugin.bookkeeping.prices import PriceClock
+    from fast_router.litellm_plugin.patching import PatchSet
+
+__all__ = ["FEATURE", "Registrations", "install"]
+
+FEATURE = "custom_prices"
+_LIMIT = 20_000
+
+
+class _Seen:
+    """One registration as it was made last, and the rows it led to."""
+
+    __slots__ = ("changes", "cost", "kwargs", "rows", "settled", "value")
+
+    def __init__(self, value: Any, kwargs: Any, cost: Any, rows: dict[str, Any], changes: int) -> None:
+        self.value = value
+        self.kwargs = kwargs
+        self.cost = cost
+        self.rows = rows
+        self.changes = changes
+        self.settled = False
+
+
+class _Listener(logging.Filter):
+    """Notices log lines at INFO and above that this thread writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard = False
+        self._thread = threading.get_ident()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.thread == self._thread and record.levelno >= logging.INFO:
+            self.heard = True
+        return True
+
+
+class Registrations:
+    """Which registrations are known to change nothing.
+
+    Args:
+        litellm: The module `litellm`.
+        prices: The price map's generation.
+    """
+
+    def __init__(self, litellm: Any, prices: PriceClock) -> None:
+        self._litellm = litellm
+        self._prices = prices
+        self._seen: dict[Any, _Seen] = {}
+        #: Generations that passed without a change of the map.
+        self._idle = 0
+        self._lock = threading.Lock()
+        self._log = logging.getLogger("LiteLLM")
+
+    def register(self, original: Callable[..., Any], value: Any, kwargs: dict[str, Any]) -> Any:
+        """Make the registration with ``original`` unless it is known to change nothing."""
+        key = tuple(value)
+        seen = self._seen.get(key)
+        if (
+            seen is not None
+            and seen.settled
+            and seen.changes == self._prices.now() - self._idle
+            and self._unchanged(seen)
+            and seen.value == value
+            and seen.kwargs == kwargs
+        ):
+            return value
+        with self._lock:
+            return self._watch(original, value, kwargs, key, seen)
+
+    def _watch(
+        self, original: Callable[..., Any], value: Any, kwargs: dict[str, Any], key: Any, seen: _Seen | None
+    ) -> Any:
+        again = seen is not None and seen.value == value and seen.kwargs == kwargs and self._unchanged(seen)
+        copied = {name: dict(row) for name, row in value.items()}
+        before = self._prices.now()
+        size = len(self._litellm.model_cost)
+        listener = _Listener()
+        self._log.addFilter(listener)
+        try:
+            answer = original(value, **kwargs)
+        finally:
+            self._log.removeFilter(listener)
+        passed = self._prices.now() - before
+        if again and seen is not None:
+            idle = (
+                passed == len(value)
+                and size == len(self._litellm.model_cost)
+                and not listener.heard
+                and self._unchanged(seen)
+            )
+            if idle:
+                self._idle += passed
+                seen.settled = True
+                seen.changes = self._prices.now() - self._idle
+                return answer
+        if len(self._seen) >= _LIMIT:
+            self._seen.clear()
+        self._seen[key] = _Seen(
+            copied, dict(kwargs), self._litellm.model_cost, self._rows(copied, kwargs), before + passed - self._idle
+        )
+        return answer
+
+    def _rows(self, value: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Copies of the rows of the map that the registration went to."""
+        cost = self._litellm.model_cost
+        provider = kwargs.get("custom_llm_provider")
+        rows: dict[str, Any] = {}
+        for name in value:
+            names = {name}
+            try:
+                names.add(self._litellm.get_model_info(model=name, custom_llm_provider=provider)["key"])
+            except Exception:  # noqa: BLE001, S110  # an unmapped name has its own row only
+                pass
+            for one in names:
+                row = cost.get(one)
+                rows[one] = None if row is None else dict(row)
+        return rows
+
+    def _unchanged(self, seen: _Seen) -> bool:
+        cost = self._litellm.model_cost
+        return cost is seen.cost and all(cost.get(name) == row for name, row in seen.rows.items())
+
+
+def install(patches: PatchSet, litellm: Any, prices: PriceClock) -> list[str]:
+    """Put `Registrations` in front of `litellm.register_model`, the name that requests call it by."""
+    if not is_known("register_model", getattr(litellm, "register_model", None)):
+        return []
+    known = Registrations(litellm, prices)
+
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        def register_model(model_cost: Any, **kwargs: Any) -> Any:
+            if type(model_cost) is not dict or not all(type(row) is dict for row in model_cost.values()):
+                return original(model_cost, **kwargs)
+            return known.register(original, model_cost, kwargs)
+
+        return register_model
+
+    patches.replace(litellm, "register_model", make)
+    return [FEATURE]

@@ -1,0 +1,93 @@
+"""Which functions of LiteLLM the bookkeeping features know, by the hash of their source.
+
+A feature that stands in for a function, or that calls it with looked-up values, relies on what the
+function does. So each names the functions it relies on, and is off where one of them reads
+differently from every version it was checked against: 1.83.14, 1.91.0, 1.99.0, 1.106.2, 1.109.1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["DISABLED_VARIABLE", "KNOWN", "fingerprint", "is_enabled", "is_known", "member"]
+
+DISABLED_VARIABLE = "FAST_ROUTER_DISABLED_FEATURES"
+
+#: Function → the fingerprints of its source that we have read and tested, oldest version first.
+KNOWN: dict[str, frozenset[str]] = {
+    name: frozenset(prints.split())
+    for name, prints in {
+        "deployment_callback_on_success": "f8cfd29e4e8a b5102ce8d715 6be1e1c077a0 424940e7d5af 9d5f773ad347",
+        "_increment_deployment_usage": "8e425a6823f0",
+        "get_remaining_model_group_usage": "d9bc6030c0dd c78c156ecbea f5fb54fa9451 0c3729327245",
+        "get_model_group_usage": "8ba20cb793d0 3235a3d593ec d487a7324c40 724385007386",
+        "get_model_list": "f75478308755 8e2bd63cc65d 0cbf2bb6d5db 82f8e8f6fbf5 3e024161f456",
+        "_is_prompt_management_model": "1c48b3c542a0 9de1c28d960f c6794b539a89",
+        "_handle_mock_testing_rate_limit_error": (
+            "0325cc5fcdc9 12ce283eba1e 74e8d503bb73 6fc6559b45de 8669e1c8d42c"
+        ),
+        "print_deployment": "cc683cd91766 93187fd0c256 c9c31175da48 6e96bdb612ae",
+        "get_router_model_info": "d7f2eca8326e fd456ea2b21d d4b52d81e339 6fa5fbfa977d 28283e6404cd",
+        "get_deployment": "af6506a307e9 7c4af5e4db72 19f8191467aa",
+        "_pre_call_checks": "daa532dfac17 4c6e2431fd83 cddb97a7c7b2 d444f9908d62 a78f43157b3e",
+        "register_model": "d23cf3403e32 b33179e0b792 3024770ab9cd 69c643aafd16 6028e1e6c232",
+        "_rebuild_model_cost_lowercase_map": "6406ef05e540 48a66ce63256 deda60a1c1a7",
+        "_invalidate_model_cost_lowercase_map": "7c249fb2f035 448c5f362cd1 b896fe5ff7ce 2634504a238a",
+        "_register_custom_pricing_for_request": "04498adc6cc2 81366154fe3b d220f2306eff",
+        "InMemoryCache.get_cache": "50cbbebf71a1 448de700b1d8 95de469b15c0",
+        "InMemoryCache.batch_get_cache": "d4b05685d939 0d3daeeff23c",
+        "InMemoryCache.async_batch_get_cache": "1f7e55dc0cc7 b33251d65783",
+        "_return_pattern_matched_deployments": "f55ef8485074 14f8019d7a22 dd423da0cbed 13749d86f681",
+        "async_get_cooldown_deployments": "11c844c20325 cd277f379c1d 85493bbac2a0 b19fed74c8fa 738605eff93c",
+        "get_cooldown_deployments": "7f27f6794a88 4f743a66227a ed51fa5f9407 f2dd1b999087 6eb41c992890",
+        "LowestLatency._get_available_deployments": (
+            "279f1293b849 a64d28cf66d3 d3d3a77d2345 6ff8a9cfd85d 09a91fbe2cec"
+        ),
+        "LowestCost.async_get_available_deployments": "5ec637dcde32 3b3a74b343f9 2c96b2d06395 3ec2ece770b5",
+        "LowestTPM.get_available_deployments": "a7846b61f4d3 a06f33542637 65644c985ddb 510ec62f55b1",
+        "LowestTPM_v2._common_checks_available_deployment": (
+            "fb4bd69ab653 4b785734e0f5 0dd25f248091 433d29393226"
+        ),
+        "_update_deployment_indices_after_removal": (
+            "3e43a334d273 1c78b70b0b02 b63bfdd115b2 6158916f7926 ebf23f1cbecd"
+        ),
+        "set_model_list": "4fa28b9bd0ea 9b1970977873 ccb7ac2eef78 837a3151c326 876bc63a65d1",
+    }.items()
+}
+
+
+def fingerprint(function: Callable[..., Any]) -> str | None:
+    """Twelve hex digits that stand for the source of ``function``; None where it has no source."""
+    try:
+        source = inspect.getsource(inspect.unwrap(function))
+    except (OSError, TypeError):
+        return None
+    return hashlib.sha256(source.encode()).hexdigest()[:12]
+
+
+def is_known(name: str, function: Callable[..., Any] | None) -> bool:
+    """Whether ``function`` reads as one of the versions of ``name`` that we know."""
+    return function is not None and fingerprint(function) in KNOWN[name]
+
+
+def member(owner: type, *names: str) -> tuple[str, Callable[..., Any]] | None:
+    """The first of ``names`` that ``owner`` itself defines as a plain function, with that function."""
+    for name in names:
+        found = vars(owner).get(name)
+        if isinstance(found, staticmethod):
+            found = found.__func__
+        if inspect.isfunction(found):
+            return name, found
+    return None
+
+
+def is_enabled(feature: str) -> bool:
+    """Whether FAST_ROUTER_DISABLED_FEATURES leaves ``feature`` on."""
+    names = os.environ.get(DISABLED_VARIABLE, "").replace("-", "_").split(",")
+    return feature not in {name.strip() for name in names}
