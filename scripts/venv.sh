@@ -37,12 +37,10 @@ fi
 
 # uv resolves LiteLLM's dependencies in seconds where pip takes a minute and a half; pip is the way out.
 uv=$folder/bin/uv
-if [[ ! -x $uv ]] && "$folder/bin/python" -m pip --version >/dev/null 2>&1; then
+if [[ ! -x $uv ]]; then
+    "$folder/bin/python" -m pip --version >/dev/null 2>&1 || "$folder/bin/python" -m ensurepip >/dev/null
     "$folder/bin/python" -m pip install --quiet --disable-pip-version-check uv \
         || echo "venv: uv could not be installed; using pip, which is slower" >&2
-fi
-if [[ ! -x $uv ]] && command -v uv >/dev/null; then
-    uv=$(command -v uv)
 fi
 
 echo "venv: installing fast-router[$extra]"
