@@ -59,8 +59,11 @@ class ListPicker:
                     entry = model_list[index]
                     if entry is not entries[index]:
                         break
-                    if entry["model_name"] == model and not (blocked and _is_blocked(entry, blocked)):
-                        return entry  # type: ignore[return-value]
+                    if entry["model_name"] == model:
+                        if not blocked or not _is_blocked(entry, blocked):
+                            return entry  # type: ignore[return-value]
+                        if model in blocked:
+                            return None
         if known.uniform and known.credit and len(known.entries) == len(model_list):
             # Few entries match, so drawing blindly would miss: a scan of the list as it is now.
             known.credit -= 1

@@ -1,7 +1,7 @@
 """round_robin: smooth weighted round robin, one schedule per group.
 
-Earliest deadline first: the k-th turn of a member with weight w is due at virtual time k / w; the member
-whose turn is due first takes it. Over a period of sum(weights) turns each gets exactly its weight, spread
+Earliest deadline first: the k-th turn of a member with weight w is due at virtual time (k - 1/2) / w; the
+member whose turn is due first takes it. Over a period of sum(weights) turns each gets exactly its weight, spread
 evenly (nginx's smooth weighted round robin gives the same shares; Envoy's EDF scheduler is this one).
 """
 
@@ -20,7 +20,7 @@ __all__ = ["RoundRobin"]
 
 
 class _Turn:
-    """A member's place in the schedule: its next turn is due at `start + turns / weight`."""
+    """A member's place in the schedule: its next turn is due at `start + (turns - 1/2) / weight`."""
 
     __slots__ = ("deployment", "due", "epoch", "serial", "start", "turns", "weight")
 
@@ -31,12 +31,12 @@ class _Turn:
         self.start = 0.0
         self.turns = 1
         self.epoch = 0
-        self.due = 1 / weight
+        self.due = 0.5 / weight
 
     def advance(self) -> None:
-        # Counted, not added up: k / w has no rounding drift, so a period is exact however long it runs.
+        # Counted, not added up: a quotient has no rounding drift, so a period is exact however long it runs.
         self.turns += 1
-        self.due = self.start + self.turns / self.weight
+        self.due = self.start + (self.turns - 0.5) / self.weight
 
 
 class RoundRobin(Strategy):
@@ -58,7 +58,7 @@ class RoundRobin(Strategy):
             turn = self._turns[deployment] = _Turn(deployment, self.random(), _weight(deployment))
         if turn.due <= self._now:
             turn.start, turn.turns = self._now, 1
-            turn.due = self._now + 1 / turn.weight
+            turn.due = self._now + 0.5 / turn.weight
         self._schedule(turn)
 
     def removed(self, deployment: Deployment) -> None:
@@ -114,7 +114,7 @@ class RoundRobin(Strategy):
                     former.serial,
                 )
             else:
-                turn.start, turn.due = self._now, self._now + 1 / turn.weight
+                turn.start, turn.due = self._now, self._now + 0.5 / turn.weight
         self._heap.clear()
         for deployment in self.ready:
             self._schedule(self._turns[deployment])

@@ -1,0 +1,298 @@
+"""Closed-form answers: what each strategy must do, to the number."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+
+from fast_router.engine import Ask, Engine
+from tests.engine.contract import Bench
+
+PICKS = 40_000
+# Five standard deviations of a share over 40,000 draws are at most 5 * sqrt(.25 / 40000) = 1.25 points.
+CLOSE = 0.0125
+
+
+def test_power_of_two_leaves_a_busy_one_of_three_a_ninth():
+    """Two draws with replacement: the busy one is taken only if drawn twice (Envoy's 44.45/44.45/11.1)."""
+    bench = Bench("power_of_two", 3)
+    bench.engine.acquire_deployment(bench.members[2])
+    assert bench.shares(PICKS) == pytest.approx([4 / 9, 4 / 9, 1 / 9], abs=CLOSE)
+
+
+def test_power_of_two_leaves_a_busy_one_of_two_a_quarter():
+    bench = Bench("power_of_two", 2)
+    bench.engine.acquire_deployment(bench.members[0])
+    assert bench.shares(PICKS) == pytest.approx([1 / 4, 3 / 4], abs=CLOSE)
+
+
+def test_power_of_two_follows_the_weights_of_idle_members():
+    bench = Bench("power_of_two", [{"weight": 2}, {"weight": 1}])
+    assert bench.shares(PICKS) == pytest.approx([2 / 3, 1 / 3], abs=CLOSE)
+
+
+def test_power_of_two_compares_load_over_weight():
+    """Weight 2 with one in flight (1/2) is less loaded than weight 1 with one in flight."""
+    bench = Bench("power_of_two", [{"weight": 2}, {"weight": 1}])
+    for member in bench.members:
+        bench.engine.acquire_deployment(member)
+    assert bench.shares(PICKS) == pytest.approx([1 - 1 / 9, 1 / 9], abs=CLOSE)
+
+
+@pytest.mark.parametrize("weights", [[5, 1, 1], [3, 2, 1], [1, 1, 1, 1], [10, 3]])
+def test_round_robin_is_exact_over_a_period_and_smooth_within_it(weights):
+    bench = Bench("round_robin", [{"weight": w} for w in weights])
+    period = sum(weights)
+    picks = []
+    for _ in range(5 * period):
+        lease = bench.acquire()
+        picks.append(int(lease.id[1:]))
+        lease.release()
+    for start in range(0, len(picks), period):
+        counts = Counter(picks[start : start + period])
+        assert [counts[i] for i in range(len(weights))] == weights
+    # Smooth: in any prefix, each member is within one turn of its fair share.
+    seen = Counter()
+    for turn, member in enumerate(picks, 1):
+        seen[member] += 1
+        for i, weight in enumerate(weights):
+            assert abs(seen[i] - turn * weight / period) <= 1 + 1e-9
+
+
+def test_round_robin_lets_a_member_that_was_away_have_no_turns_in_arrears():
+    bench = Bench("round_robin", 3)
+    bench.engine.rest(bench.members[0], 50)
+    bench.shares(90)
+    bench.clock.advance(50)
+    counts = Counter()
+    for _ in range(9):
+        lease = bench.acquire()
+        counts[lease.id] += 1
+        lease.release()
+    assert counts["d0"] == pytest.approx(3, abs=1)
+
+
+def test_round_robin_resumes_its_schedule_when_the_group_is_recompiled():
+    bench = Bench("round_robin", 3)
+    first = bench.acquire().id
+    group = bench.engine.compile_group("g", bench.members, "round_robin", replaces=bench.group)
+    rest = [bench.engine.acquire(group).id for _ in range(2)]
+    assert {first, *rest} == {"d0", "d1", "d2"}
+
+
+def test_simple_shuffle_follows_weights_then_rpm_then_tpm():
+    assert Bench("simple_shuffle", [{"weight": 3}, {"weight": 1}]).shares(PICKS) == pytest.approx(
+        [0.75, 0.25], abs=CLOSE
+    )
+    assert Bench("simple_shuffle", [{"rpm": 9}, {"rpm": 1}]).shares(PICKS) == pytest.approx([0.9, 0.1], abs=CLOSE)
+    assert Bench("simple_shuffle", [{"tpm": 1}, {"tpm": 1}]).shares(PICKS) == pytest.approx([0.5, 0.5], abs=CLOSE)
+    mixed = [{"weight": 1, "rpm": 1}, {"rpm": 99}]
+    assert Bench("simple_shuffle", mixed).shares(200) == [1.0, 0.0]
+
+
+def test_simple_shuffle_takes_the_next_kind_when_the_only_carrier_rests():
+    """The weight is on d0 alone; while it rests, the others' rpm decide, as LiteLLM's filter-then-weigh does."""
+    bench = Bench("simple_shuffle", [{"weight": 1}, {"rpm": 3}, {"rpm": 1}])
+    bench.engine.rest(bench.members[0], 60)
+    assert bench.shares(PICKS) == pytest.approx([0, 0.75, 0.25], abs=CLOSE)
+
+
+def test_simple_shuffle_keeps_proportions_while_nearly_all_weight_rests():
+    bench = Bench("simple_shuffle", [{"weight": 1000}, {"weight": 3}, {"weight": 1}])
+    bench.engine.rest(bench.members[0], 60)
+    assert bench.shares(PICKS) == pytest.approx([0, 0.75, 0.25], abs=CLOSE)
+
+
+def test_simple_shuffle_takes_the_requests_own_weights():
+    bench = Bench("simple_shuffle", 2)
+    assert bench.shares(PICKS, Ask(weights={"d0": 1, "d1": 4})) == pytest.approx([0.2, 0.8], abs=CLOSE)
+
+
+def test_least_busy_fills_evenly_and_spreads_a_burst():
+    bench = Bench("least_busy", 4)
+    for _ in range(40):
+        bench.acquire()
+    assert [d.in_flight for d in bench.members] == [10, 10, 10, 10]
+
+
+def test_least_busy_goes_to_the_one_that_became_free():
+    bench = Bench("least_busy", 3)
+    leases = [bench.acquire() for _ in range(6)]
+    freed = leases[4]
+    freed.release()
+    assert bench.acquire().id == freed.id
+
+
+def test_least_busy_weighs_load_by_capacity():
+    bench = Bench("least_busy", [{"capacity": 3}, {"capacity": 1}])
+    for _ in range(40):
+        bench.acquire()
+    assert [d.in_flight for d in bench.members] == [30, 10]
+
+
+def test_least_busy_counts_load_known_from_elsewhere():
+    bench = Bench("least_busy", 2)
+    bench.engine.set_outside({"d0": 5})
+    assert [bench.acquire().id for _ in range(5)] == ["d1"] * 5
+    bench.engine.set_outside({"d0": 0})
+    assert [bench.acquire().id for _ in range(4)] == ["d0"] * 4
+
+
+def test_latency_based_takes_the_fastest_and_shares_within_the_buffer():
+    bench = Bench("latency_based", 3)
+    for member, seconds in zip(bench.members, (0.2, 0.1, 0.3), strict=True):
+        bench.engine.observe(member, seconds)
+    assert bench.shares(100) == [0, 1, 0]
+    bench = Bench("latency_based", 3, lowest_latency_buffer=0.5)
+    for member, seconds in zip(bench.members, (0.14, 0.1, 0.3), strict=True):
+        bench.engine.observe(member, seconds)
+    assert bench.shares(PICKS) == pytest.approx([0.5, 0.5, 0], abs=CLOSE)
+
+
+def test_latency_based_compares_seconds_per_token_and_first_tokens_for_streams():
+    bench = Bench("latency_based", 2)
+    bench.engine.observe(bench.members[0], 2.0, completion_tokens=100, first_token=0.5)
+    bench.engine.observe(bench.members[1], 1.0, completion_tokens=10, first_token=0.1)
+    assert bench.shares(50) == [1, 0]
+    assert bench.shares(50, Ask(stream=True)) == [0, 1]
+
+
+def test_latency_based_probes_an_unknown_member_once():
+    bench = Bench("latency_based", 3)
+    for member in bench.members[:2]:
+        bench.engine.observe(member, 0.1)
+    first = bench.acquire()
+    assert first.id == "d2"
+    assert all(bench.acquire().id != "d2" for _ in range(50))
+    first.release()
+    assert bench.members[2].latency is not None
+
+
+def test_latency_based_forgets_after_an_hour():
+    bench = Bench("latency_based", 2)
+    bench.engine.observe(bench.members[0], 9.0)
+    bench.clock.advance(4000)
+    bench.engine.observe(bench.members[0], 0.1)
+    assert bench.members[0].latency == pytest.approx(0.1)
+
+
+def test_cost_based_takes_the_cheapest_and_zero_is_a_price():
+    bench = Bench("cost_based", [{"price": 2e-6}, {"price": 0.0}, {"price": 1e-6}])
+    assert bench.shares(50) == [0, 1, 0]
+    bench.engine.rest(bench.members[1], 9)
+    assert bench.shares(50) == [0, 0, 1]
+
+
+def test_usage_based_takes_the_least_used_and_admits_exactly_its_rpm():
+    bench = Bench("usage_based", [{"rpm": 3}, {"rpm": 5}])
+    leases = [bench.acquire() for _ in range(8)]
+    assert Counter(lease.id for lease in leases) == {"d0": 3, "d1": 5}
+    assert bench.acquire() is None
+    assert bench.engine.soonest(bench.members) == pytest.approx(60 - 1000 % 60)
+    bench.clock.advance(60 - 1000 % 60)
+    assert bench.acquire() is not None
+
+
+def test_usage_based_balances_tokens_and_respects_room_for_the_prompt():
+    bench = Bench("usage_based", [{"tpm": 100}, {"tpm": 100}])
+    lease = bench.acquire()
+    lease.release(total_tokens=60)
+    other = "d1" if lease.id == "d0" else "d0"
+    assert bench.acquire().id == other
+    bench.engine.record_tokens(bench.engine.deployments[other], 90)
+    assert bench.acquire(Ask(tokens=30)).id == lease.id
+    assert bench.acquire(Ask(tokens=50)) is None
+
+
+@pytest.mark.parametrize("strategy", ["latency_based", "cost_based", "usage_based"])
+def test_a_used_up_minute_ends_for_strategies_with_limits(strategy):
+    bench = Bench(strategy, [{"rpm": 1}, {"rpm": 1}])
+    assert {bench.acquire().id, bench.acquire().id} == {"d0", "d1"}
+    assert bench.acquire() is None
+    bench.clock.advance(60)
+    assert bench.acquire() is not None
+
+
+@pytest.mark.parametrize("strategy", ["simple_shuffle", "least_busy", "round_robin", "power_of_two", "peak_ewma"])
+def test_other_strategies_do_not_hold_anybody_at_its_rpm(strategy):
+    """As in LiteLLM, where rpm is a weight to the shuffle and nothing to least-busy."""
+    bench = Bench(strategy, [{"rpm": 1}])
+    assert all(bench.acquire() is not None for _ in range(5))
+
+
+def _peak(members: int = 2) -> Bench:
+    return Bench("peak_ewma", members)
+
+
+def test_peak_ewma_jumps_to_a_slow_answer_and_decays_slowly():
+    bench = _peak(1)
+    member = bench.members[0]
+    bench.engine.observe(member, 0.1)
+    bench.engine.observe(member, 2.0)
+    assert member.ewma == 2.0
+    bench.clock.advance(1)
+    bench.engine.observe(member, 0.1)
+    # exp(-1/10) of the peak and the rest of the new sample.
+    assert member.ewma == pytest.approx(2.0 * 0.904837 + 0.1 * 0.095163, rel=1e-5)
+
+
+def test_peak_ewma_gives_a_server_that_fails_fast_less_not_more():
+    bench = _peak(2)
+    fine, failing = bench.members
+    for member in bench.members:
+        bench.engine.observe(member, 0.2)
+    bench.engine.observe(failing, 0.001, error=ConnectionError())
+    # The failing one is taken only if it is drawn twice.
+    assert bench.shares(PICKS)[1] == pytest.approx(0.25, abs=CLOSE)
+    assert fine.ewma < failing.ewma
+
+
+def test_peak_ewma_probes_an_unknown_member_once():
+    bench = _peak(4)
+    for member in bench.members[:3]:
+        bench.engine.observe(member, 0.1)
+    picked = Counter()
+    for _ in range(200):
+        lease = bench.acquire()
+        picked[lease.id] += 1
+        if lease.id != "d3":
+            lease.release(cancelled=True)
+    # After its probe it is taken only when drawn twice, 1 in 16.
+    assert 1 <= picked["d3"] <= 30
+    assert picked["d3"] < min(picked[f"d{i}"] for i in range(3))
+
+
+def test_slow_start_ramps_a_returning_member_up():
+    bench = Bench("simple_shuffle", 2)
+    bench.engine.slow_start(bench.members[0], 100)
+    bench.clock.advance(50)
+    # Half of its turns are passed on.
+    assert bench.shares(PICKS)[0] == pytest.approx(0.25, abs=CLOSE)
+    bench.clock.advance(50)
+    assert bench.shares(PICKS)[0] == pytest.approx(0.5, abs=CLOSE)
+
+
+def test_quality_limit_pauses_a_member_that_is_too_slow():
+    bench = Bench("simple_shuffle", [{"qos_metric": "ttft", "qos_limit": 0.5}, {}])
+    bench.engine.observe(bench.members[0], 2.0, first_token=0.9)
+    assert bench.shares(50) == [0, 1]
+    bench.clock.advance(10)
+    assert bench.shares(200)[0] > 0
+
+
+@pytest.mark.parametrize(
+    ("strategy", "bound"),
+    [("least_busy", 1.0), ("round_robin", 1.0), ("power_of_two", 1.6), ("peak_ewma", 2.0), ("simple_shuffle", 2.0)],
+)
+def test_load_stays_within_twice_the_optimum(strategy, bound):
+    """Finagle's bound for identical nodes: 1,000 open leases on 10 members, the fullest has at most 2 x 100."""
+    engine = Engine(rng=random.Random(12345))
+    bench = Bench(strategy, 10, seed=12345)
+    for member in bench.members:
+        bench.engine.observe(member, 0.1)
+    for _ in range(1000):
+        bench.acquire()
+    assert max(d.in_flight for d in bench.members) <= bound * 100
+    assert engine is not bench.engine
