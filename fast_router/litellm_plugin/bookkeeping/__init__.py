@@ -24,6 +24,7 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+import time
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -125,15 +126,13 @@ def _safely(feature: str, patches: PatchSet, step: Callable[[], list[str]]) -> l
     mark = patches.mark()
     try:
         return step()
-    except Exception:
+    except Exception:  # noqa: BLE001  # a feature that cannot be installed leaves LiteLLM as it is
         patches.rewind(mark)
         _log.warning("fast_router: bookkeeping feature %s is off, it could not be installed", feature, exc_info=True)
         return []
 
 
 def _parts() -> Any:
-    import time
-
     utils = importlib.import_module("litellm.utils")
     return SimpleNamespace(
         InMemoryCache=importlib.import_module("litellm.caching.in_memory_cache").InMemoryCache,

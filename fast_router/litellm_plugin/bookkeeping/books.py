@@ -116,8 +116,6 @@ def same_members(router: Any, core: type, names: frozenset[str]) -> bool:
         return True
     answer = _plain.get((kind, names))
     if answer is None:
-        answer = all(
-            not any(name in vars(base) for base in kind.__mro__[: kind.__mro__.index(core)]) for name in names
-        )
+        answer = all(not any(name in vars(base) for base in kind.__mro__[: kind.__mro__.index(core)]) for name in names)
         _plain[kind, names] = answer
     return answer

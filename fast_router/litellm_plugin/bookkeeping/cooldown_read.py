@@ -9,6 +9,7 @@ is found stay LiteLLM's own.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fast_router.litellm_plugin.bookkeeping.shapes import is_known
@@ -42,7 +43,7 @@ class _Fewer:
         return getattr(self._router, name)
 
 
-def _memory(cooldowns: Any, memory_class: type) -> Any:
+def _memory(cooldowns: Any, memory_class: Any) -> Any:
     """The in-memory items that hold the cooldowns; None where Redis or another cache has a say."""
     store = getattr(cooldowns, "cooldown_store", None) or cooldowns.cache
     memory = store.in_memory_cache
@@ -86,17 +87,19 @@ def install(patches: PatchSet, router_module: Any, memory_class: type) -> list[s
     """Replace the two readers under the names that the Router's module calls them by.
 
     Args:
+        patches: Where to register the replacements.
         router_module: The module of the class that routes.
         memory_class: `litellm.caching.in_memory_cache.InMemoryCache`.
     """
     done = False
-    for name, make in (
+    sites: tuple[tuple[str, Callable[..., Any]], ...] = (
         ("async_get_cooldown_deployments", _asynchronous),
         ("get_cooldown_deployments", _synchronous),
-    ):
+    )
+    for name, make in sites:
         for spelling in (name, f"_{name}"):
             if is_known(name, vars(router_module).get(spelling)):
-                patches.replace(router_module, spelling, lambda original, make=make: make(original, memory_class))
+                patches.replace(router_module, spelling, partial(make, memory_class=memory_class))
                 done = True
                 break
     return [FEATURE] if done else []

@@ -90,6 +90,7 @@ def install_wildcards(patches: PatchSet, pattern_router: type) -> list[str]:
     """Let a wildcard group's deployments be copied quickly.
 
     Args:
+        patches: Where to register the replacement.
         pattern_router: LiteLLM's `PatternMatchRouter`.
     """
     found = member(pattern_router, "_return_pattern_matched_deployments")

@@ -8,6 +8,7 @@ process. Here the second registration of the same values is watched: if it left 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from typing import TYPE_CHECKING, Any
@@ -127,10 +128,8 @@ class Registrations:
         rows: dict[str, Any] = {}
         for name in value:
             names = {name}
-            try:
+            with contextlib.suppress(Exception):  # an unmapped name has its own row only
                 names.add(self._litellm.get_model_info(model=name, custom_llm_provider=provider)["key"])
-            except Exception:  # noqa: BLE001, S110  # an unmapped name has its own row only
-                pass
             for one in names:
                 row = cost.get(one)
                 rows[one] = None if row is None else dict(row)

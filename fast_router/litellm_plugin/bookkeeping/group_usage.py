@@ -83,24 +83,23 @@ def install(patches: PatchSet, names: Names, prices: PriceClock, litellm_parts: 
     """Replace the two reads behind the rate-limit headers.
 
     Args:
+        patches: Where to register the replacements.
+        names: Where this version keeps what.
+        prices: The price map's generation.
         litellm_parts: Has ``InMemoryCache``, ``RouterCacheEnum`` and ``get_utc_datetime`` of LiteLLM.
     """
     core = names.core
     usage_name = names.method("get_model_group_usage")
     remaining_name = names.method("get_remaining_model_group_usage")
     usage, remaining = vars(core).get(usage_name), vars(core).get(remaining_name)
-    if not is_known("get_model_group_usage", usage) or not is_known(
-        "get_remaining_model_group_usage", remaining
-    ):
+    if not is_known("get_model_group_usage", usage) or not is_known("get_remaining_model_group_usage", remaining):
         return []
     patches.replace(core, usage_name, lambda original: _usage(original, names, litellm_parts))
     patches.replace(core, remaining_name, lambda original: _remaining(original, prices))
     return [FEATURE]
 
 
-def _usage(
-    original: Callable[..., Awaitable[Any]], names: Names, parts: Any
-) -> Callable[..., Awaitable[Any]]:
+def _usage(original: Callable[..., Awaitable[Any]], names: Names, parts: Any) -> Callable[..., Awaitable[Any]]:
     enum, memory_class, utc_now = parts.RouterCacheEnum, parts.InMemoryCache, parts.get_utc_datetime
 
     def read(self: Any, group: str) -> tuple[int | None, int | None]:

@@ -99,7 +99,10 @@ class LookupService:
         """The remembered model info of ``deployment`` as ``group`` sees it, made now if need be.
 
         Args:
+            router: The Router.
             deployment: The pydantic deployment (kind ``"object"``) or the live entry (``"entry"``).
+            group: The model name that the request asked for.
+            kind: Which of the two ``deployment`` is: LiteLLM merges them a little differently.
 
         Returns:
             None where nothing may be remembered: LiteLLM's own method has to answer.
@@ -155,9 +158,7 @@ class LookupService:
             return None
         generation = self._prices.now()
         cost = self._litellm.model_cost
-        info = getattr(router, self._names.get_router_model_info)(
-            deployment=deployment, received_model_name=group
-        )
+        info = getattr(router, self._names.get_router_model_info)(deployment=deployment, received_model_name=group)
         if type(info) is not dict or copied != entry or generation != self._prices.now():
             return None
         made = _Info(copied, info, cost, generation)

@@ -63,6 +63,7 @@ def install(patches: PatchSet, cache: type) -> list[str]:
     """Replace the reads of `litellm.caching.in_memory_cache.InMemoryCache`.
 
     Args:
+        patches: Where to register the replacements.
         cache: That class. A subclass with its own `get_cache` keeps it: batches call the method.
     """
     makers = {

@@ -64,9 +64,7 @@ def plain_group(
         return answer
     record = (entries, len(entries), index, len(index))
     found = original(router, model_name=model)
-    if len(found) != len(index) or any(
-        entry is not entries[place] for entry, place in zip(found, index, strict=True)
-    ):
+    if len(found) != len(index) or any(entry is not entries[place] for entry, place in zip(found, index, strict=True)):
         return None
     remember(books.lists, model, (*record, found))
     return list(found)

@@ -29,9 +29,7 @@ KNOWN: dict[str, frozenset[str]] = {
         "get_model_group_usage": "8ba20cb793d0 3235a3d593ec d487a7324c40 724385007386",
         "get_model_list": "f75478308755 8e2bd63cc65d 0cbf2bb6d5db 82f8e8f6fbf5 3e024161f456",
         "_is_prompt_management_model": "1c48b3c542a0 9de1c28d960f c6794b539a89",
-        "_handle_mock_testing_rate_limit_error": (
-            "0325cc5fcdc9 12ce283eba1e 74e8d503bb73 6fc6559b45de 8669e1c8d42c"
-        ),
+        "_handle_mock_testing_rate_limit_error": ("0325cc5fcdc9 12ce283eba1e 74e8d503bb73 6fc6559b45de 8669e1c8d42c"),
         "print_deployment": "cc683cd91766 93187fd0c256 c9c31175da48 6e96bdb612ae",
         "get_router_model_info": "d7f2eca8326e fd456ea2b21d d4b52d81e339 6fa5fbfa977d 28283e6404cd",
         "get_deployment": "af6506a307e9 7c4af5e4db72 19f8191467aa",
@@ -51,9 +49,7 @@ KNOWN: dict[str, frozenset[str]] = {
         ),
         "LowestCost.async_get_available_deployments": "5ec637dcde32 3b3a74b343f9 2c96b2d06395 3ec2ece770b5",
         "LowestTPM.get_available_deployments": "a7846b61f4d3 a06f33542637 65644c985ddb 510ec62f55b1",
-        "LowestTPM_v2._common_checks_available_deployment": (
-            "fb4bd69ab653 4b785734e0f5 0dd25f248091 433d29393226"
-        ),
+        "LowestTPM_v2._common_checks_available_deployment": ("fb4bd69ab653 4b785734e0f5 0dd25f248091 433d29393226"),
         "_update_deployment_indices_after_removal": (
             "3e43a334d273 1c78b70b0b02 b63bfdd115b2 6158916f7926 ebf23f1cbecd"
         ),
@@ -89,5 +85,5 @@ def member(owner: type, *names: str) -> tuple[str, Callable[..., Any]] | None:
 
 def is_enabled(feature: str) -> bool:
     """Whether FAST_ROUTER_DISABLED_FEATURES leaves ``feature`` on."""
-    names = os.environ.get(DISABLED_VARIABLE, "").replace("-", "_").split(",")
-    return feature not in {name.strip() for name in names}
+    words = os.environ.get(DISABLED_VARIABLE, "").replace(",", " ").split()
+    return feature not in {word.lower().replace("-", "_") for word in words}

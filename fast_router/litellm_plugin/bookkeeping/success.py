@@ -58,9 +58,7 @@ def install(patches: PatchSet, litellm: Any, names: Names, service: LookupServic
         async def deployment_callback_on_success(
             self: Any, kwargs: Any, completion_response: Any, start_time: Any, end_time: Any
         ) -> Any:
-            return await original(
-                Lookups(self, service, names), kwargs, completion_response, start_time, end_time
-            )
+            return await original(Lookups(self, service, names), kwargs, completion_response, start_time, end_time)
 
         return deployment_callback_on_success
 

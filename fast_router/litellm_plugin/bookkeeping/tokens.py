@@ -39,7 +39,7 @@ def _spared(messages: Any, text: Any, candidates: Any) -> tuple[Any, Any]:
         if (messages is not None or text is not None) and not some_token_limit(candidates):
             # The counter refuses at once, and the strategy then counts zero.
             return None, None
-    except Exception:  # noqa: BLE001, S110  # an unusual candidate: count as LiteLLM does
+    except Exception:  # noqa: BLE001  # an unusual candidate: count as LiteLLM does
         pass
     return messages, text
 
@@ -91,6 +91,7 @@ def install(patches: PatchSet, handlers: dict[str, type]) -> list[str]:
     """Spare the counting in the handlers of LiteLLM's strategies.
 
     Args:
+        patches: Where to register the replacements.
         handlers: Strategy handler classes by the short names ``LowestLatency``, ``LowestCost``,
             ``LowestTPM``, ``LowestTPM_v2``; absent ones are left out.
     """
