@@ -162,6 +162,8 @@ def _identity(model: Model, provider: Provider) -> str:
 
 def qos_limit(provider: Provider) -> tuple[str, float] | None:
     """Metric and limit as the engine enforces them: requests for inflight, else seconds; None for no limit."""
+    if provider.closed:
+        return Metric.INFLIGHT.value, 0.0
     if provider.qos_metric is None or provider.qos_limit is None or not provider.qos_enforced:
         return None
     if provider.qos_metric is Metric.INFLIGHT:
@@ -200,9 +202,6 @@ def _for_engine(model: Model, provider: Provider) -> dict[str, Any]:
     limit = qos_limit(provider)
     if limit is not None:
         said["qos_metric"], said["qos_limit"] = limit
-    if provider.closed:
-        said["closed"] = True
-    if limit is not None or provider.closed:
         said["retries"] = model.retries
         said["retry_countdown"] = model.retry_countdown
     return said

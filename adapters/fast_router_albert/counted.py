@@ -1,0 +1,75 @@
+"""The lease of one call: taken by the pick, given back exactly once, however the call ends.
+
+A plain answer gives it back at once. A stream holds it until it is read to the end, closed or dropped; a client
+that nobody used gives it back when it is collected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+
+from fast_router.engine import Lease
+
+__all__ = ["CountedStream", "give_back", "hold_until_collected", "tokens_of"]
+
+
+def give_back(lease: Lease | None, error: BaseException | None = None, answer: Any = None) -> None:
+    """End the call: with `error`, cancelled, or well with `answer` (for its token counts)."""
+    if lease is None:
+        return
+    if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
+        lease.release(cancelled=True)
+        return
+    completion, total = tokens_of(answer)
+    lease.release(error, completion_tokens=completion, total_tokens=total)
+
+
+def tokens_of(answer: Any) -> tuple[int, int]:
+    """Completion tokens and all tokens that an answer reports; zeros if it does not say."""
+    usage = answer.get("usage") if isinstance(answer, dict) else getattr(answer, "usage", None)
+
+    def count(name: str) -> int:
+        value = usage.get(name) if isinstance(usage, dict) else getattr(usage, name, None)
+        return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+    return count("completion_tokens"), count("total_tokens")
+
+
+def hold_until_collected(owner: Any, lease: Lease) -> None:
+    """Give the lease back (as cancelled) when `owner` is collected, if nothing did before."""
+    weakref.finalize(owner, lease.abandon).atexit = False
+
+
+class CountedStream(httpx.AsyncByteStream):
+    """The body of a streamed answer, which gives its lease back when it ends.
+
+    Args:
+        inner: The body as httpx delivers it.
+        lease: The call's lease.
+    """
+
+    def __init__(self, inner: httpx.AsyncByteStream, lease: Lease) -> None:
+        self._inner = inner
+        self._lease = lease
+        hold_until_collected(self, lease)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._inner:
+                if chunk:
+                    self._lease.first_token()
+                yield chunk
+        except BaseException as error:
+            give_back(self._lease, error)
+            raise
+        give_back(self._lease)
+
+    async def aclose(self) -> None:
+        """Close the body; a stream that was not read to its end counts as cancelled."""
+        self._lease.release(cancelled=True)
+        await self._inner.aclose()
