@@ -11,6 +11,7 @@ __all__ = [
     "FastRouterError",
     "ModelBusyError",
     "NoDeploymentError",
+    "RoutingTimeoutError",
     "UnknownModelError",
     "UnknownStrategyError",
 ]
@@ -53,3 +54,9 @@ class ModelBusyError(NoDeploymentError):
     """Every deployment of the model is at its limit (HTTP 503 with Retry-After)."""
 
     status_code = 503
+
+
+class RoutingTimeoutError(NoDeploymentError):
+    """Every deployment stayed at its limit until the time to wait was over (HTTP 504)."""
+
+    status_code = 504
