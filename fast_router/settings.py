@@ -142,8 +142,92 @@ class Settings:
     redis_url: str | None = option(
         None, "Redis that shares load and cooldowns between processes.", section="Several processes", secret=True
     )
+    shared_state: bool | None = option(
+        None,
+        "Share load and cooldowns over Redis; not set: if `redis_url` is set or the Router has Redis itself.",
+        section="Several processes",
+    )
+    redis_prefix: str | None = option(None, "First part of every key; else fast_router.", section="Several processes")
+    redis_fleet: str | None = option(
+        None,
+        "Only processes of one fleet share; else LiteLLM's cache namespace or `default`.",
+        section="Several processes",
+    )
+    redis_interval: float = option(
+        0.1, "How often a busy process tells the others.", section="Several processes", unit="seconds", ge=0.01, le=1.0
+    )
+    redis_timeout: float = option(
+        1.0,
+        "How long Redis may take to answer in the background.",
+        section="Several processes",
+        unit="seconds",
+        ge=0.01,
+    )
+    redis_interop: bool | None = option(
+        None,
+        "Read and write LiteLLM's own cooldown and usage keys; not set: if the Redis is LiteLLM's.",
+        section="Several processes",
+    )
+    limits: Literal["local", "strict"] = option(
+        "local",
+        "Who counts rpm, tpm and parallel requests: each process, or Redis for all.",
+        section="Several processes",
+    )
+    limits_timeout: float = option(
+        0.05,
+        "How long a strict admission may take before this process decides alone.",
+        section="Several processes",
+        unit="seconds",
+        ge=0.001,
+    )
     routing: Literal["local", "celery"] = option(
         "local", "Who picks: this process, or a routing worker behind Celery.", section="Several processes"
+    )
+
+    # Not set: the default of `cluster.celery_settings.CelerySettings`, or what an Albert file says.
+    celery_broker_url: str | None = option(
+        None, "RabbitMQ (amqp://) or Redis (redis://) with the routing queues.", section="Celery routing", secret=True
+    )
+    celery_queue_prefix: str | None = option(None, "A model's queue is <prefix>.<model>.", section="Celery routing")
+    celery_key_prefix: str | None = option(None, "Start of every Redis key.", section="Celery routing")
+    celery_strategy: str | None = option(
+        None, "How workers compare: score, least_busy, latency_based, round_robin, shuffle.", section="Celery routing"
+    )
+    celery_deadline: float | None = option(
+        None, "Longest wait for a worker before this process picks.", section="Celery routing", unit="seconds", gt=0
+    )
+    celery_max_priority: int | None = option(
+        None, "Highest priority of a request.", section="Celery routing", ge=1, le=255
+    )
+    celery_max_queue_length: int | None = option(
+        None, "Most requests waiting in a model's queue.", section="Celery routing", ge=1
+    )
+    celery_queue_expires: float | None = option(
+        None, "An unused queue is deleted after this long.", section="Celery routing", unit="seconds", gt=0
+    )
+    celery_max_retries: int | None = option(
+        None, "How often a request asks again when all providers are at their limit.", section="Celery routing", ge=0
+    )
+    celery_retry_countdown: float | None = option(
+        None, "Wait before the first retry.", section="Celery routing", unit="seconds", ge=0
+    )
+    celery_retry_backoff: float | None = option(
+        None, "Factor from one such wait to the next.", section="Celery routing", ge=1
+    )
+    celery_retry_countdown_max: float | None = option(
+        None, "Longest such wait.", section="Celery routing", unit="seconds", gt=0
+    )
+    celery_soft_time_limit: float | None = option(
+        None, "Longest wait for a provider in all, then 504.", section="Celery routing", unit="seconds", gt=0
+    )
+    celery_reservation_ttl: float | None = option(
+        None, "A reservation without heartbeat is void after this long.", section="Celery routing", unit="seconds", gt=0
+    )
+    celery_metrics_window: float | None = option(
+        None, "Memory of latencies and errors.", section="Celery routing", unit="seconds", gt=0
+    )
+    celery_connect_timeout: float | None = option(
+        None, "Longest connection attempt.", section="Celery routing", unit="seconds", gt=0
     )
 
     def __init__(self, **values: object) -> None:
