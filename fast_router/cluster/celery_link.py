@@ -1,0 +1,243 @@
+"""One event loop's link to broker and Redis: publish, read the replies, settle, keep reservations alive.
+
+Everything that costs a round trip runs in tasks of its own. A request only publishes and waits for its
+future; one blocking read per link resolves all of them. Releases are gathered and sent together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import secrets
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from redis.exceptions import RedisError, ResponseError
+
+from fast_router.cluster.celery_broker import make_broker, redis_client
+from fast_router.cluster.celery_settings import CelerySettings
+from fast_router.cluster.celery_wire import MEMORY_MS, Keys, Reply, lua, parse_reply
+
+__all__ = ["Link"]
+
+_READ_SECONDS = 1.0
+_BATCH = 128
+# Releases kept while Redis is away; the reservations behind any that are dropped lapse by themselves.
+_MOST_PENDING = 20_000
+
+
+class Link:
+    """The transport of the event loop it was made on; use it from there only, except `settle`.
+
+    Args:
+        settings: Where to connect.
+        on_reply: Called on the loop with each answer.
+        complain: Called with a message when something is away.
+    """
+
+    def __init__(
+        self, settings: CelerySettings, on_reply: Callable[[Link, Reply], None], complain: Callable[[str], None]
+    ) -> None:
+        self.settings = settings
+        self.loop = asyncio.get_running_loop()
+        self.keys = Keys(settings)
+        self.process = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self.reply_key = self.keys.reply(self.process)
+        self.broker = make_broker(settings)
+        self.redis_up = False
+        # True until the first request had its chance to wait for the connections.
+        self.fresh = True
+        # Futures of requests that wait for a word, and the provider of every request under way.
+        self.waiting: dict[str, asyncio.Future[Reply | str]] = {}
+        self.held: dict[str, str] = {}
+        self._numbers = itertools.count()
+        self._on_reply = on_reply
+        self._complain = complain
+        self._client = redis_client(settings.redis_url, settings)
+        self._settle_script = self._client.register_script(lua("settle"))
+        self._hold_script = self._client.register_script(lua("hold"))
+        self._pending: deque[tuple[Any, ...]] = deque(maxlen=_MOST_PENDING)
+        self._dirty = asyncio.Event()
+        self._settled: list[Callable[[], None]] = []
+        self._tasks = [
+            self.loop.create_task(work, name=f"fast_router celery {name}")
+            for name, work in (
+                ("broker", self.broker.run()),
+                ("replies", self._read()),
+                ("settle", self._settle()),
+                ("heartbeat", self._beat()),
+            )
+        ]
+        for task in self._tasks:
+            task.add_done_callback(self._ended)
+
+    @property
+    def up(self) -> bool:
+        """True while both the broker and Redis answer."""
+        return self.redis_up and self.broker.up
+
+    def next_id(self) -> str:
+        """A request id that no other process uses."""
+        return f"{self.process}:{next(self._numbers)}"
+
+    async def ready(self, timeout: float) -> bool:
+        """Wait until both servers answer, at most `timeout` seconds."""
+        until = self.loop.time() + timeout
+        while not self.up and self.loop.time() < until:
+            await asyncio.sleep(0.005)
+        return self.up
+
+    def settle(self, row: tuple[Any, ...], then: Callable[[], None] | None = None) -> None:
+        """Send the end of a request soon (see celery_settle.lua for the row); call from the link's loop."""
+        self._pending.append(row)
+        if then is not None:
+            self._settled.append(then)
+        self._dirty.set()
+
+    async def announce(self, model: str) -> None:
+        """Tell the workers that this model has a queue."""
+        with contextlib.suppress(RedisError, OSError, asyncio.TimeoutError):
+            seconds, _ = await self._client.time()
+            await self._client.zadd(self.keys.models, {model: seconds})
+
+    async def observe(self, provider: str, waiting: float) -> None:
+        """Publish the length of a provider's own queue; the last one is kept, to see where it is heading."""
+        with contextlib.suppress(RedisError, OSError, asyncio.TimeoutError):
+            key = self.keys.stat(provider)
+            before = await self._client.hget(key, "q")
+            seconds, micros = await self._client.time()
+            await self._client.hset(
+                key,
+                mapping={"q": waiting, "qp": before or waiting, "qt": seconds * 1000 + micros // 1000},
+            )
+            await self._client.expire(key, 3600)
+
+    async def close(self) -> None:
+        """Send what is pending, drop the reply list, end the tasks."""
+        if self.redis_up:
+            with contextlib.suppress(RedisError, OSError, asyncio.TimeoutError):
+                await self._send()
+                await self._client.delete(self.reply_key)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            # A defect of ours: without this task the link is deaf, so it counts as down.
+            self.redis_up = False
+            self._complain(f"{task.get_name()} ended: {task.exception()!r}")
+
+    # -- replies -----------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        key = self.reply_key
+        client = redis_client(self.settings.redis_url, self.settings, timeout=None)
+        many = True
+        pause = 0.05
+        try:
+            while True:
+                try:
+                    if not self.redis_up:
+                        await asyncio.wait_for(client.ping(), self.settings.connect_timeout)
+                        self.redis_up, pause = True, 0.05
+                    # A dead peer on a silent connection would keep a read without a limit for ever.
+                    for raw in await asyncio.wait_for(self._take(client, key, many), _READ_SECONDS + 2):
+                        self._dispatch(raw)
+                except ResponseError as error:  # noqa: PERF203 - the loop goes on after it
+                    if many and "unknown command" in str(error).lower():
+                        many = False  # a server before 7.0
+                        continue
+                    await self._lost(error)
+                    await asyncio.sleep(pause)
+                except (RedisError, OSError, asyncio.TimeoutError) as error:
+                    await self._lost(error)
+                    await client.connection_pool.disconnect()
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 2, 0.5)
+        finally:
+            self.redis_up = False
+            with contextlib.suppress(Exception):
+                await client.aclose()
+
+    async def _take(self, client: Any, key: str, many: bool) -> list[bytes]:
+        if many:
+            got = await client.execute_command("BLMPOP", _READ_SECONDS, 1, key, "LEFT", "COUNT", _BATCH)
+            return list(got[1]) if got else []
+        got = await client.blpop(key, timeout=_READ_SECONDS)
+        if not got:
+            return []
+        return [got[1], *(await client.lpop(key, _BATCH) or [])]
+
+    async def _lost(self, error: BaseException) -> None:
+        if self.redis_up:
+            self._complain(f"Redis is away ({type(error).__name__})")
+        self.redis_up = False
+
+    def _dispatch(self, raw: bytes) -> None:
+        try:
+            reply = parse_reply(raw)
+        except (ValueError, UnicodeDecodeError):
+            self._complain("an answer could not be read; another program may use the same key prefix")
+            return
+        self._on_reply(self, reply)
+
+    # -- the end of requests, and heartbeats ---------------------------------------------------------
+
+    async def _settle(self) -> None:
+        try:
+            while True:
+                await self._dirty.wait()
+                self._dirty.clear()
+                try:
+                    await self._send()
+                except (RedisError, OSError, asyncio.TimeoutError):  # noqa: PERF203 - the loop goes on after it
+                    await asyncio.sleep(0.25)
+                    self._dirty.set()
+        finally:
+            with contextlib.suppress(Exception):
+                await self._client.aclose()
+
+    async def _send(self) -> None:
+        while self._pending:
+            batch = [self._pending.popleft() for _ in range(min(_BATCH, len(self._pending)))]
+            then, self._settled = self._settled, []
+            try:
+                await self._settle_script(
+                    args=[
+                        self.keys.prefix,
+                        MEMORY_MS,
+                        int(self.settings.metrics_window * 1000),
+                        json.dumps(batch),
+                    ]
+                )
+            except BaseException:
+                # Settling twice is settling once, so all of it may be sent again.
+                self._pending.extendleft(reversed(batch))
+                self._settled = then + self._settled
+                raise
+            for call in then:
+                call()
+
+    async def _beat(self) -> None:
+        ttl = int(self.settings.reservation_ttl * 1000)
+        while True:
+            await asyncio.sleep(self.settings.reservation_ttl / 3)
+            rows = list(self.held.items())
+            with contextlib.suppress(RedisError, OSError, asyncio.TimeoutError):
+                for start in range(0, len(rows), _BATCH):
+                    await self._hold(rows[start : start + _BATCH], ttl)
+
+    async def _hold(self, rows: list[tuple[str, str]], ttl: int) -> None:
+        await self._hold_script(args=[self.keys.prefix, ttl, max(MEMORY_MS, ttl * 2), json.dumps(rows)])
+
+    async def hold_local(self, rid: str, provider: str) -> None:
+        """Make a request that was picked here visible to the workers."""
+        self.held[rid] = provider
+        with contextlib.suppress(RedisError, OSError, asyncio.TimeoutError):
+            await self._hold([(rid, provider)], int(self.settings.reservation_ttl * 1000))

@@ -1,0 +1,304 @@
+"""The routing worker: a Celery worker whose one task is a routing decision.
+
+The task is a single Lua call, so it is short, and running it twice is the same as running it once. The
+worker's own settings are the ones that keep such tasks moving (see docs/celery.md): acknowledged late, one
+at a time, JSON only, no results, no events.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import socket
+import threading
+import time
+from typing import Any
+
+import kombu
+from celery import Celery, bootsteps
+from celery.worker.consumer.tasks import Tasks
+from kombu import Exchange, Queue
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from fast_router.cluster.celery_models import ModelWatch
+from fast_router.cluster.celery_settings import CelerySettings, masked
+from fast_router.cluster.celery_wire import MEMORY_MS, TASK, VISIBILITY, Keys, lua, queue_name
+from fast_router.errors import ConfigurationError
+
+__all__ = ["POOLS", "check_pool", "create_app", "queue_for", "run_worker"]
+
+logger = logging.getLogger("fast_router.celery.worker")
+
+POOLS = ("prefork", "threads")
+
+# From this kombu on, a thread that finishes a task wakes the event loop that must send its acknowledgement.
+_THREADS_SINCE = (5, 7)
+
+# A routing task takes about a millisecond. One that hangs longer (Redis frozen) frees its process.
+_SOFT_LIMIT = 5
+_HARD_LIMIT = 10
+_LOOK_SECONDS = 1.0
+_COMPLAIN_SECONDS = 60.0
+
+
+def check_pool(pool: str, kombu_version: str = kombu.__version__) -> None:
+    """Refuse a pool that stalls.
+
+    With late acknowledgement and a prefetch of one, a pool whose tasks end on the event loop's own thread
+    queues the acknowledgement and then sleeps until the next timer: 0 to 14 tasks a second under a backlog.
+
+    Raises:
+        ConfigurationError: The pool stalls with this version of kombu; the message names one that does not.
+    """
+    if pool == "prefork":
+        return
+    if pool == "threads":
+        release = tuple(int(part) for part in kombu_version.split(".")[:2] if part.isdigit())
+        if release >= _THREADS_SINCE:
+            return
+        raise ConfigurationError(
+            f"worker pool 'threads' stalls with kombu {kombu_version} when tasks are waiting; "
+            "use --pool prefork, or install kombu 5.7 or later"
+        )
+    raise ConfigurationError(
+        f"worker pool {pool!r} stalls when tasks are waiting (each acknowledgement waits for a timer); "
+        f"use one of: {', '.join(POOLS)}"
+    )
+
+
+def queue_for(settings: CelerySettings, model: str) -> Queue:
+    """The queue of a model as Celery declares it; the API process declares the same."""
+    name = queue_name(settings, model)
+    return Queue(
+        name,
+        Exchange(settings.queue_prefix, type="direct"),
+        routing_key=name,
+        durable=True,
+        queue_arguments=settings.queue_arguments(),
+    )
+
+
+class Decider:
+    """Runs decisions on one Redis connection pool per process."""
+
+    def __init__(self, settings: CelerySettings) -> None:
+        self.settings = settings
+        self._text = lua("decide")
+        self._prefix = Keys(settings).prefix
+        self._pid = 0
+        self._lock = threading.Lock()
+        self._script: Any = None
+        self._rng = random.Random()
+        self._complained = 0.0
+
+    def __call__(self, request: dict[str, Any]) -> str:
+        """Decide one request and answer it; returns what became of it.
+
+        Anything that goes wrong leaves the request unanswered, and its process then picks for itself.
+        """
+        try:
+            outcome, _provider = self._decide_script()(
+                keys=[request["reply_to"]],
+                args=[
+                    self._prefix,
+                    request["id"],
+                    request["strategy"],
+                    self._rng.getrandbits(31),
+                    int(self.settings.reservation_ttl * 1000),
+                    max(MEMORY_MS, int(self.settings.reservation_ttl * 2000)),
+                    int(self.settings.metrics_window * 1000),
+                    request["candidates"],
+                ],
+            )
+        except (RedisError, OSError) as error:
+            self._complain(f"a decision failed at Redis ({type(error).__name__}): {error}")
+            return "failed"
+        except (KeyError, TypeError, ValueError) as error:
+            self._complain(f"a task is not one of ours ({type(error).__name__})")
+            return "foreign"
+        return outcome.decode() if isinstance(outcome, bytes) else str(outcome)
+
+    def _decide_script(self) -> Any:
+        if self._pid != os.getpid():
+            # A pool process must not use its parent's connections.
+            with self._lock:
+                if self._pid != os.getpid():
+                    self._script = worker_redis(self.settings).register_script(self._text)
+                    self._rng = random.Random()
+                    self._pid = os.getpid()
+        return self._script
+
+    def _complain(self, what: str) -> None:
+        now = time.monotonic()
+        if now - self._complained >= _COMPLAIN_SECONDS or not self._complained:
+            self._complained = now
+            logger.warning("%s; requests are picked by their own process", what)
+
+
+def worker_redis(settings: CelerySettings) -> Redis:
+    """A Redis client that gives up soon: the request's deadline is running."""
+    return Redis.from_url(
+        settings.redis_url,
+        socket_timeout=0.5,
+        socket_connect_timeout=settings.connect_timeout,
+        socket_keepalive=True,
+        retry=Retry(NoBackoff(), 1),
+    )
+
+
+class QueueWatch(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Consumes the queues of new models while the worker runs."""
+
+    requires = (Tasks,)
+
+    def __init__(self, consumer: Any, **_options: Any) -> None:
+        self._timer: Any = None
+        self._watch: ModelWatch = consumer.app.fast_router_models
+        self._settings: CelerySettings = consumer.app.fast_router_settings
+
+    def start(self, consumer: Any) -> None:
+        """Look at once, then every second."""
+        self._look(consumer)
+        self._timer = consumer.timer.call_repeatedly(_LOOK_SECONDS, self._look, (consumer,))
+
+    def stop(self, consumer: Any) -> None:  # noqa: ARG002 - Celery's signature
+        """Stop looking."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self, consumer: Any) -> None:
+        wanted = {queue_name(self._settings, model): model for model in self._watch.names()}
+        queues = consumer.app.amqp.queues
+        consumed = set(queues.consume_from) - {self._settings.queue_prefix}
+        for name in wanted.keys() - consumed:
+            queues.add(_declarable(consumer, self._settings, wanted[name]))
+            consumer.add_task_queue(name)
+            logger.info("consuming %s", name)
+        for name in consumed - wanted.keys():
+            consumer.cancel_task_queue(name)
+            logger.info("no longer consuming %s", name)
+
+
+def _declarable(consumer: Any, settings: CelerySettings, model: str) -> Queue:
+    """The model's queue, used as it is if the broker has it with other arguments."""
+    queue = queue_for(settings, model)
+    if settings.redis_broker:
+        return queue
+    # On a channel of its own: a refusal closes the channel it was asked on.
+    channel = consumer.connection.channel()
+    try:
+        queue(channel).declare()
+    except consumer.connection.channel_errors as error:
+        logger.warning("queue %s exists with other arguments and is used as it is: %s", queue.name, error)
+        queue.no_declare = True
+    else:
+        channel.close()
+    return queue
+
+
+def create_app(settings: CelerySettings, watch: ModelWatch | None = None) -> Celery:
+    """The Celery application of the routing worker.
+
+    Args:
+        settings: Broker, Redis, queues.
+        watch: Which models' queues a worker of this application consumes; none without it.
+    """
+    app = Celery("fast_router", broker=settings.broker_url, set_as_current=False)
+    transport: dict[str, Any] = {"confirm_publish": True}
+    if settings.redis_broker:
+        # A task of a dead worker comes back after this long: late, but then its request is over anyway.
+        transport = {"visibility_timeout": VISIBILITY, "queue_order_strategy": "round_robin"}
+    app.conf.update(
+        accept_content=["json"],
+        task_serializer="json",
+        result_serializer="json",
+        result_backend=None,
+        task_ignore_result=True,
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        worker_prefetch_multiplier=1,
+        task_default_delivery_mode="transient",
+        broker_transport_options=transport,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_connection_timeout=settings.connect_timeout,
+        broker_heartbeat=10,
+        task_create_missing_queues=False,
+        # Celery consumes a default queue when it is given none. This one stays empty, and goes when unused.
+        task_default_queue=settings.queue_prefix,
+        task_queues=[
+            Queue(
+                settings.queue_prefix,
+                Exchange(settings.queue_prefix, type="direct"),
+                routing_key=settings.queue_prefix,
+                queue_arguments={"x-expires": int(settings.queue_expires * 1000)},
+            )
+        ],
+        task_default_exchange=settings.queue_prefix,
+        task_default_routing_key=settings.queue_prefix,
+        worker_send_task_events=False,
+        worker_enable_remote_control=False,
+        worker_redirect_stdouts=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        task_soft_time_limit=_SOFT_LIMIT,
+        task_time_limit=_HARD_LIMIT,
+        enable_utc=True,
+    )
+    decide = Decider(settings)
+
+    @app.task(name=TASK, ignore_result=True, acks_late=True, reject_on_worker_lost=True, shared=False)  # type: ignore[untyped-decorator]
+    def route(request: dict[str, Any]) -> str:
+        return decide(request)
+
+    app.fast_router_settings = settings
+    if watch is not None:
+        app.fast_router_models = watch
+        app.steps["consumer"].add(QueueWatch)
+    return app
+
+
+def run_worker(
+    settings: CelerySettings,
+    watch: ModelWatch,
+    *,
+    concurrency: int = 1,
+    pool: str = "prefork",
+    loglevel: str = "WARNING",
+    hostname: str | None = None,
+) -> int:
+    """Run a routing worker until it is told to stop (SIGTERM finishes what it has taken).
+
+    Args:
+        settings: Broker, Redis, queues.
+        watch: Which models it serves.
+        concurrency: Processes (prefork) or threads.
+        pool: One of `POOLS`.
+        loglevel: Celery's log level.
+        hostname: The worker's name; by default unique for the process.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        ConfigurationError: The pool would stall.
+    """
+    check_pool(pool)
+    app = create_app(settings, watch)
+    logger.info("broker %s, Redis %s", masked(settings.broker_url), masked(settings.redis_url))
+    worker = app.Worker(
+        hostname=hostname or f"fast_router-{os.getpid()}@{socket.gethostname()}",
+        concurrency=concurrency,
+        pool=pool,
+        loglevel=loglevel,
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        quiet=True,
+    )
+    worker.start()
+    return int(worker.exitcode or 0)
