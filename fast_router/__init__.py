@@ -53,7 +53,7 @@ def get_available_deployment(
     context: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Any] | None:
-    """Pick from the caller's list a deployment of `model`; see `AdvancedRouter.get_available_deployment`.
+    """Pick a deployment of `model` from the caller's list, as the method of `AdvancedRouter` does.
 
     Args:
         model_list: LiteLLM deployments or plain dicts with `model_name`.
