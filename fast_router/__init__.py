@@ -85,7 +85,9 @@ def get_available_deployment(
 
 
 def load_albert(path: Any, **options: Any) -> Any:
-    """Read an Albert API / OpenGateLLM file: `litellm.model_list = load_albert("config.yml").model_list`.
+    """Read an Albert API / OpenGateLLM file.
+
+    `litellm.model_list = fast_router.load_albert("config.yml").model_list` routes by it.
 
     Raises:
         fast_router_albert.AlbertConfigError: The file is wrong; all its problems in one report.

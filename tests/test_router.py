@@ -317,7 +317,7 @@ def test_errors_say_why_and_until_when():
         router.acquire("gpt-5")
     router.rest("id0", 4)
     router.rest("id1", 9)
-    with pytest.raises(NoDeploymentError, match="back in 4.0 s") as caught:
+    with pytest.raises(NoDeploymentError, match=r"back in 4.0 s") as caught:
         router.acquire("gpt-4")
     assert caught.value.retry_after == 4
     assert router.get_available_deployment(model="gpt-4") is None
