@@ -138,6 +138,61 @@ class Settings:
     retry_budget_per_second: float = option(
         10.0, "Retries always allowed, whatever the traffic.", section="Failover", unit="retries/second", ge=0
     )
+    max_waiting: int = option(
+        1000, "Most requests of a model that may wait at a time.", section="Failover", unit="requests", ge=0
+    )
+    breaker: bool = option(True, "Rest what fails in a row, with a probe and a slow start after.", section="Failover")
+    breaker_connection_errors: int = option(
+        2, "Connection errors or timeouts in a row that rest a deployment; 0: never.", section="Failover", ge=0
+    )
+    breaker_server_errors: int = option(
+        5, "Failures in a row that rest a deployment; 0: never.", section="Failover", ge=0
+    )
+    breaker_growth: float = option(
+        1.0,
+        "How many times longer each rest in a row is; 1: LiteLLM's constant cooldown_time.",
+        section="Failover",
+        ge=1,
+    )
+    breaker_max_cooldown: float = option(
+        300.0, "Longest rest that growth may reach.", section="Failover", unit="seconds", ge=0
+    )
+    breaker_max_share: float = option(
+        1.0, "Share of a model that our own rules may rest; one is always left.", section="Failover", ge=0, le=1
+    )
+    breaker_panic: bool = option(False, "Spread over all when more fail than may rest.", section="Failover")
+    breaker_probe_timeout: float = option(
+        5.0, "When a probe that has said nothing makes room for another.", section="Failover", unit="seconds", gt=0
+    )
+    breaker_slow_start: float = option(
+        2.0, "How long a recovered deployment takes to its full share.", section="Failover", unit="seconds", ge=0
+    )
+    stream_failover: bool = option(
+        True, "Hand a stream out with its first token, so that a failure before it is retried.", section="Failover"
+    )
+    stream_idle_timeout: float = option(
+        0.0, "Longest pause between two chunks of a stream; 0: any.", section="Failover", unit="seconds", ge=0
+    )
+    hedge_percent: float = option(
+        0.0, "Second attempts per hundred requests when the first is slow; 0: none.", section="Failover", ge=0, le=100
+    )
+    hedge_delay: float | None = option(
+        None, "Wait before a second attempt; else the model's own p95.", section="Failover", unit="seconds", ge=0
+    )
+    outlier_interval: float = option(
+        0.0,
+        "How often deployments are compared with their siblings; 0: never.",
+        section="Failover",
+        unit="seconds",
+        ge=0,
+    )
+    health_interval: float = option(
+        0.0, "How often resting deployments are probed over HTTP; 0: never.", section="Failover", unit="seconds", ge=0
+    )
+    health_path: str = option("/health", "Where, at the server's root; or `/v1/models`.", section="Failover")
+    health_metrics_interval: float = option(
+        0.0, "How often vLLM's /metrics are read as load; 0: never.", section="Failover", unit="seconds", ge=0
+    )
 
     redis_url: str | None = option(
         None, "Redis that shares load and cooldowns between processes.", section="Several processes", secret=True
