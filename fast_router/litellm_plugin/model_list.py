@@ -147,6 +147,8 @@ def _replacement(original: Callable[..., Any], name: str, method: str | None) ->
             call = _routed(listed, names, args, kwargs)
             if call is None:
                 return await original(*args, **kwargs)
+            if name == "acompletion" and not _fallbacks_known(listed, call):
+                return await _one_by_one("async_completion_with_fallbacks", call)
             return await getattr(_implicit.router, method or name)(**call)
 
         return routed_async
@@ -160,6 +162,8 @@ def _replacement(original: Callable[..., Any], name: str, method: str | None) ->
         call = _routed(listed, names, args, kwargs)
         if call is None:
             return original(*args, **kwargs)
+        if name == "completion" and not _fallbacks_known(listed, call):
+            return _one_by_one("completion_with_fallbacks", call)
         router = _implicit.router
         return _generic(router, original, call) if method is None else getattr(router, method)(**call)
 
@@ -192,7 +196,7 @@ def _routed(
                 _plain = listed
             _implicit.forget()
             return None
-        if not _implicit.serves(listed, model) or not _fallbacks_known(listed, call.get("fallbacks")):
+        if not _implicit.serves(listed, model):
             return None
     except ConfigurationError:
         raise
@@ -202,12 +206,27 @@ def _routed(
     return call
 
 
-def _fallbacks_known(listed: Any, fallbacks: Any) -> bool:
-    """False if the call names fallback models that only plain LiteLLM can call: it tries them one by one then."""
+def _fallbacks_known(listed: Any, call: Mapping[str, Any]) -> bool:
+    """False if the call names fallback models that are not in the list: the Router cannot call those."""
+    fallbacks = call.get("fallbacks")
     if not isinstance(fallbacks, list):
         return True
-    wanted = [item.get("model") if isinstance(item, Mapping) else item for item in fallbacks]
-    return all(_implicit.serves(listed, name) for name in wanted if isinstance(name, str))
+    for item in fallbacks:
+        # {"group": ["other"]} is the Router's own form.
+        if isinstance(item, Mapping) and "model" not in item:
+            return True
+        wanted = item.get("model") if isinstance(item, Mapping) else item
+        if isinstance(wanted, str) and not _implicit.serves(listed, wanted):
+            return False
+    return True
+
+
+def _one_by_one(function: str, call: dict[str, Any]) -> Any:
+    """LiteLLM's fallbacks outside a Router: it calls each model by name, and those of the list come back to us."""
+    from litellm.litellm_core_utils import fallback_utils  # noqa: PLC0415
+
+    fallbacks = call.pop("fallbacks")
+    return getattr(fallback_utils, function)(**call, kwargs={"fallbacks": list(fallbacks)})
 
 
 def _generic(router: Any, original: Callable[..., Any], call: dict[str, Any]) -> Any:

@@ -154,7 +154,10 @@ async def test_fallbacks_in_the_list_and_outside_of_it(servers, stock):
     other = {"model": "openai/other", "api_base": servers[1].api_base, "api_key": KEY}
     answer = await litellm.acompletion(model="bad", messages=HELLO, fallbacks=[other], num_retries=0)
     assert answer.choices[0].message.content
-    assert [seen.model for seen in servers[1].records.seen] == ["test-model", "other"]
+    answer = litellm.completion(model="bad", messages=HELLO, fallbacks=[other], num_retries=0)
+    assert answer.choices[0].message.content
+    assert [seen.model for seen in servers[1].records.seen] == ["test-model", "other", "other"]
+    assert servers[0].records.requests == 3
 
 
 @pytest.mark.parametrize("model", ["openai/test-model", "test-model"])
@@ -172,7 +175,7 @@ async def test_a_group_named_like_its_model_does_not_recurse(servers, stock, mod
 
 async def test_a_bridged_responses_call_does_not_recurse(servers, stock):
     # LiteLLM answers `responses` for this provider through its own chat function, which is ours to look at as well.
-    name = "openai_like/test-model"
+    name = "lm_studio/test-model"
     litellm.model_list = [deployment(servers[0], name=name, model=name)]
     assert await litellm.aresponses(model=name, input="hello")
     assert litellm.responses(model=name, input="hello")
