@@ -64,13 +64,21 @@ def router_kwargs(models: Sequence[Model]) -> dict[str, Any]:
     return kwargs
 
 
-def proxy_config(models: Sequence[Model], *, references: bool, source: str) -> dict[str, Any]:
+def proxy_config(
+    models: Sequence[Model], *, references: bool, source: str, allow_mixed: bool = False
+) -> dict[str, Any]:
     """The content of a LiteLLM proxy YAML.
 
+    Args:
+        models: Checked models.
+        references: ``os.environ/NAME`` for keys that came from a variable.
+        source: The file's name, for messages.
+        allow_mixed: Write a key that only partly comes from a variable (for a private file).
+
     Raises:
-        AlbertConfigError: With `references`, a key that only partly comes from a variable.
+        AlbertConfigError: With `references`, such a key, unless it is allowed.
     """
-    if references:
+    if references and not allow_mixed:
         _refuse_mixed(models, source)
     router: dict[str, Any] = {"routing_strategy": _strategy(models)}
     aliases = _aliases(models)
@@ -106,15 +114,16 @@ def _strategy(models: Iterable[Model]) -> str:
 def litellm_params(model: Model, provider: Provider, *, references: bool = False) -> dict[str, Any]:
     """How LiteLLM reaches `provider`: provider prefix, base, key, timeout, prices and limits."""
     prefix, base = _route(model.type, provider)
-    prompt, completion = model.costs(provider)
     params: dict[str, Any] = {
         "model": f"{prefix}/{provider.model_name}",
         "api_base": base,
         "api_key": _key(provider, references=references),
         "timeout": provider.timeout,
-        "input_cost_per_token": prompt / 1_000_000,
-        "output_cost_per_token": completion / 1_000_000,
     }
+    costs = model.costs(provider)
+    if costs is not None:
+        # Where the file says nothing, LiteLLM's own price list may.
+        params["input_cost_per_token"], params["output_cost_per_token"] = (cost / 1_000_000 for cost in costs)
     if provider.basic_auth is not None:
         params["extra_headers"] = {"Authorization": basic_header(provider)}
     parallel = provider.max_parallel_requests

@@ -183,8 +183,8 @@ class Model(_Part):
         owned_by: What GET /v1/models says about its owner.
         strategy: Canonical name of the strategy that picks its provider.
         providers: The servers behind it.
-        cost_prompt_tokens: Money per million prompt tokens.
-        cost_completion_tokens: Money per million completion tokens.
+        cost_prompt_tokens: Money per million prompt tokens, None if the file says nothing.
+        cost_completion_tokens: Money per million completion tokens, None if the file says nothing.
         max_context_length: Tokens; None: the smallest of its providers.
         vector_size: Length of its embeddings, None if not known.
         created: Unix time, seconds.
@@ -199,8 +199,8 @@ class Model(_Part):
     owned_by: str = "Albert API"
     strategy: Strategy = "simple_shuffle"
     providers: tuple[Provider, ...]
-    cost_prompt_tokens: Cost = 0.0
-    cost_completion_tokens: Cost = 0.0
+    cost_prompt_tokens: Cost | None = None
+    cost_completion_tokens: Cost | None = None
     max_context_length: Count | None = None
     vector_size: Count | None = None
     created: int = 0
@@ -208,18 +208,17 @@ class Model(_Part):
     retry_countdown: Cost = 0.0
     dialect: str = "D5"
 
-    def costs(self, provider: Provider) -> tuple[float, float]:
-        """Money per million prompt and per million completion tokens on `provider`."""
+    def costs(self, provider: Provider) -> tuple[float, float] | None:
+        """Money per million prompt and per million completion tokens on `provider`, None if nothing says it."""
         prompt, completion = provider.cost_prompt_tokens, provider.cost_completion_tokens
-        return (
-            self.cost_prompt_tokens if prompt is None else prompt,
-            self.cost_completion_tokens if completion is None else completion,
-        )
+        prompt = self.cost_prompt_tokens if prompt is None else prompt
+        completion = self.cost_completion_tokens if completion is None else completion
+        return None if prompt is None and completion is None else (prompt or 0.0, completion or 0.0)
 
     @property
     def highest_costs(self) -> tuple[float, float]:
         """What a user is told the model costs: the dearest provider's, as in the API."""
-        both = [self.costs(provider) for provider in self.providers]
+        both = [self.costs(provider) or (0.0, 0.0) for provider in self.providers]
         return max(prompt for prompt, _ in both), max(completion for _, completion in both)
 
     @property
