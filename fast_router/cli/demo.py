@@ -1,0 +1,266 @@
+"""`fast-router demo`: the same load over real HTTP through litellm.Router, without us and with us, side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rich.console import Console
+    from rich.table import Table
+    from typing_extensions import Self
+
+    from fast_router.testing import Fleet
+
+__all__ = ["demo"]
+
+_LOADING = "loading LiteLLM"
+_START_COMMAND = "fast-router run -- litellm --config config.yaml"
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One column of the table."""
+
+    title: str
+    strategy: str
+    plugin: bool
+
+
+_SIDES = (
+    _Side("LiteLLM\nleast-busy", "least-busy", False),
+    _Side("fast_router\nleast-busy", "least-busy", True),
+    _Side("fast_router\npeak_ewma", "peak_ewma", True),
+)
+
+_SERVERS = {
+    "steady-1": "0.06–0.09 s",
+    "steady-2": "0.06–0.09 s",
+    "slow": "0.40–0.50 s",
+    "flaky": "as steady; 30 % errors, 3 % resets",
+}
+
+
+@click.command()
+@click.option("--requests", default=2000, show_default=True, type=click.IntRange(10), help="Requests a run.")
+@click.option("--rate", default=120.0, show_default=True, type=click.FloatRange(1), help="Requests a second.")
+@click.option(
+    "--stream", default=0.25, show_default=True, type=click.FloatRange(0, 1), help="Share that asks for a stream."
+)
+@click.option("--seed", default=7, show_default=True, help="Seed of the arrivals and the faults.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON and nothing else.")
+def demo(*, requests: int, rate: float, stream: float, seed: int, as_json: bool) -> None:
+    """Send real requests through litellm.Router, without fast_router and with it.
+
+    Four servers start on this machine, one of them slow and one flaky. The same seeded arrivals go through
+    litellm.Router once for each column of the table, over real HTTP; the faults are the same too: each server's
+    n-th request meets the same fate in every run.
+    """
+    console = None if as_json else _console()
+    load = {"requests": requests, "rate": rate, "stream": stream, "seed": seed}
+    with contextlib.ExitStack() as stack:
+        fleet = stack.enter_context(_fleet())
+        if console:
+            _introduce(console, load)
+        runs = [stack.enter_context(_Run(side, fleet, load)) for side in _SIDES]
+        with _progress(console, requests) as show:
+            show(_LOADING, 0)
+            for run in runs:
+                run.carry_out(show)
+    if as_json:
+        click.echo(json.dumps({"load": load, "runs": [run.as_dict() for run in runs]}, indent=2))
+    if console:
+        console.print(_table(runs))
+        _explain(console, runs)
+
+
+def _console() -> Console:
+    try:
+        from rich.console import Console  # noqa: PLC0415
+    except ImportError:
+        raise click.ClickException(
+            "the demo's table needs rich: pip install 'fast-router[cli]' (or use --json)"
+        ) from None
+    return Console()
+
+
+def _fleet() -> Fleet:
+    from fast_router.testing import Behaviour, Fleet, Spec  # noqa: PLC0415 - only the demo needs servers
+
+    steady = Behaviour(latency=0.06, jitter=0.03, per_token=0.001, tokens=8)
+    return Fleet(
+        [
+            Spec("openai", "steady-1", behaviour=steady),
+            Spec("openai", "steady-2", behaviour=steady),
+            Spec("openai", "slow", behaviour=steady.ordered(latency=0.4, jitter=0.1)),
+            Spec("openai", "flaky", behaviour=steady.ordered(error_rate=0.3, reset_rate=0.03)),
+            Spec("openai", "warm-up"),
+        ],
+        subprocess=True,
+    )
+
+
+@dataclass
+class _Run:
+    """One side's process: started at once, so that all load LiteLLM at the same time; told to begin one by one."""
+
+    side: _Side
+    fleet: Fleet
+    load: dict[str, Any]
+    result: dict[str, Any] = field(default_factory=dict)
+    arrived: dict[str, int] = field(default_factory=dict)
+
+    def __enter__(self) -> Self:
+        self._errors: IO[str] = tempfile.TemporaryFile("w+")
+        environment = dict(os.environ, FAST_ROUTER_ENABLED="1" if self.side.plugin else "0")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "fast_router.cli.demo_side"],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
+        urls = {name: self.fleet[name].api_base for name in _SERVERS}
+        orders = {"strategy": self.side.strategy, "plugin": self.side.plugin, "urls": urls, **self.load}
+        self._tell(json.dumps(orders | {"warm_up": self.fleet["warm-up"].api_base}))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        self._process.kill()
+        self._process.wait()
+        self._errors.close()
+
+    def carry_out(self, show: Callable[[str, int], None]) -> None:
+        """Send this side's load and keep its result."""
+        title = self.side.title.replace("\n", " ")
+        self._hear("ready")
+        show(title, 0)
+        self.fleet.reset()
+        self._tell("go")
+        while True:
+            message = self._hear()
+            if "over" in message:
+                show(title, message["over"])
+            elif "result" in message:
+                self.result = message["result"]
+                break
+        self.arrived = {name: self.fleet[name].records.requests for name in _SERVERS}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything that was measured."""
+        return {
+            "plugin": self.side.plugin,
+            "strategy": self.side.strategy,
+            "requests_by_deployment": self.arrived,
+            **self.result,
+        }
+
+    def _tell(self, line: str) -> None:
+        if self._process.stdin:
+            with contextlib.suppress(BrokenPipeError):  # _hear says what happened
+                self._process.stdin.write(line + "\n")
+                self._process.stdin.flush()
+
+    def _hear(self, wanted: str | None = None) -> dict[str, Any]:
+        while self._process.stdout:
+            line = self._process.stdout.readline()
+            if not line:
+                break
+            try:
+                message: dict[str, Any] = json.loads(line)
+            except ValueError:  # a library's own words
+                continue
+            if wanted is None or wanted in message:
+                return message
+        code = self._process.wait()
+        self._errors.seek(0)
+        tail = "".join(self._errors.readlines()[-8:])
+        raise click.ClickException(f"the run of {self.side.strategy!r} ended with exit code {code}:\n{tail}")
+
+
+@contextlib.contextmanager
+def _progress(console: Console | None, requests: int) -> Iterator[Callable[[str, int], None]]:
+    if console is None:
+        yield lambda _title, _over: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+    columns = (TextColumn("{task.description:22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bars:
+        tasks: dict[str, Any] = {}
+
+        def show(title: str, over: int) -> None:
+            if title not in tasks:
+                for task in [one.id for one in bars.tasks if one.total is None]:
+                    bars.remove_task(task)
+                if title == _LOADING:
+                    bars.add_task(title, total=None)
+                    return
+                tasks[title] = bars.add_task(title, total=requests)
+            bars.update(tasks[title], completed=over)
+
+        yield show
+
+
+def _introduce(console: Console, load: dict[str, Any]) -> None:
+    servers = "; ".join(f"{name} ({what})" for name, what in _SERVERS.items())
+    console.print(f"Four servers on loopback: {servers}.")
+    console.print(
+        f"{load['requests']} chat requests a run at {load['rate']:g} a second, {load['stream']:.0%} of them streaming, "
+        "through litellm.Router(num_retries=2). Same arrivals and same faults in every run.\n"
+    )
+
+
+def _table(runs: list[_Run]) -> Table:
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(title="litellm.Router over real HTTP")
+    table.add_column("")
+    for run in runs:
+        table.add_column(run.side.title, justify="right")
+    for name in _SERVERS:
+        table.add_row(f"requests to {name}", *(str(run.arrived[name]) for run in runs))
+    table.add_section()
+    table.add_row("failed for the caller", *(str(run.result["failed"]) for run in runs))
+    for share in ("p50", "p95", "p99"):
+        table.add_row(f"latency {share}", *(_milliseconds(run.result["latency"][share]) for run in runs))
+    for share in ("p50", "p95"):
+        table.add_row(f"first token {share}", *(_milliseconds(run.result["first_token"][share]) for run in runs))
+    table.add_section()
+    table.add_row("cost of a pick", *(f"{run.result['pick_seconds'] * 1e6:.1f} µs" for run in runs))
+    return table
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "–" if seconds is None else f"{seconds * 1000:.0f} ms"
+
+
+def _explain(console: Console, runs: list[_Run]) -> None:
+    version = next((run.result["litellm"] for run in runs if run.result.get("litellm")), "")
+    console.print(
+        f"LiteLLM {version}, the same Router settings in every run. The first column is LiteLLM alone, the second its "
+        "strategy under fast_router, the third a strategy that only fast_router has. Latency counts from when a "
+        "request was due. A pick is timed through Router.async_get_available_deployment, median of 400.\n",
+        style="dim",
+    )
+    console.print("Start your own proxy under fast_router, its configuration untouched:\n")
+    console.print(f"    {_START_COMMAND}\n", style="bold", highlight=False)
+
+
+if __name__ == "__main__":
+    demo()
