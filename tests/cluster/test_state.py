@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -170,8 +171,6 @@ def test_twice_attached_is_once_attached(redis_url):
 
 
 def test_status_is_json_without_secrets(redis_url):
-    import json
-
     url = redis_url.replace("redis://", "redis://user:hunter2@")
     router = AdvancedRouter("least_busy", model_list=entries())
     state = fast_router.cluster.attach(router, url=url)
