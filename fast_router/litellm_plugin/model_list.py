@@ -225,14 +225,14 @@ def _one_by_one(function: str, call: dict[str, Any]) -> Any:
     """LiteLLM's fallbacks outside a Router: it calls each model by name, and those of the list come back to us."""
     from litellm.litellm_core_utils import fallback_utils  # noqa: PLC0415
 
-    fallbacks = call.pop("fallbacks")
-    return getattr(fallback_utils, function)(**call, kwargs={"fallbacks": list(fallbacks)})
+    # Copies: LiteLLM up to 1.83 takes the model out of the caller's dicts.
+    fallbacks = [dict(item) if isinstance(item, Mapping) else item for item in call.pop("fallbacks")]
+    return getattr(fallback_utils, function)(**call, kwargs={"fallbacks": fallbacks})
 
 
 def _generic(router: Any, original: Callable[..., Any], call: dict[str, Any]) -> Any:
     """A sync call for which the Router has no method with retries: its generic call, with retries and fallbacks."""
-    key = "litellm_metadata"
-    call[key] = {**(call.get(key) or {}), "model_group": call["model"]}
+    router._update_kwargs_before_fallbacks(model=call["model"], kwargs=call, metadata_variable_name="litellm_metadata")
 
     def attempt(**kwargs: Any) -> Any:
         kwargs.pop("original_function", None)
