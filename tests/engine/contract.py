@@ -51,7 +51,9 @@ STRATEGIES = [
     "least_busy",
     "peak_ewma",
     "power_of_two",
+    "prefix_affinity",
     "round_robin",
+    "session_affinity",
     "simple_shuffle",
     "usage_based",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from importlib.metadata import entry_points
 
+from fast_router.engine.strategies.affinity import PrefixAffinity, SessionAffinity
 from fast_router.engine.strategies.base import Strategy
 from fast_router.engine.strategies.cost_based import CostBased
 from fast_router.engine.strategies.latency_based import LatencyBased
@@ -53,7 +54,18 @@ def register_strategy(cls: type[Strategy]) -> type[Strategy]:
     return cls
 
 
-for _cls in (SimpleShuffle, RoundRobin, LeastBusy, LatencyBased, CostBased, UsageBased, PowerOfTwo, PeakEwma):
+for _cls in (
+    SimpleShuffle,
+    RoundRobin,
+    LeastBusy,
+    LatencyBased,
+    CostBased,
+    UsageBased,
+    PowerOfTwo,
+    PeakEwma,
+    SessionAffinity,
+    PrefixAffinity,
+):
     register_strategy(_cls)
 
 
