@@ -51,12 +51,14 @@ def build_models(drafts: Iterable[ModelDraft], found: Interpolation, report: Rep
         model = _model(draft, found, report, retries, countdown)
         if model is None:
             continue
-        flat_twin = next((m for m in models if draft.dialect == m.dialect == "D0" and m.id == model.id), None)
-        if flat_twin is not None:
-            both = (*flat_twin.providers, *model.providers)
-            models[models.index(flat_twin)] = flat_twin.model_copy(update={"providers": both})
-        else:
+        twin = next((one for one in models if draft.dialect == one.dialect == "D0" and one.id == model.id), None)
+        if twin is None:
             models.append(model)
+        elif twin.type is not model.type:
+            what = f"its server serves {report.shown(model.id)}, which is a {twin.type.value} model already"
+            report.error(draft.path, what, "Give one of the two entries an `id:` of its own.")
+        else:
+            models[models.index(twin)] = twin.model_copy(update={"providers": (*twin.providers, *model.providers)})
     return models
 
 
