@@ -49,7 +49,14 @@ examples: $(VENV)/.stamp-dev servers
 test-compat:  ## Run the plugin's tests against each supported LiteLLM version
 	@PYTHON="$(PYTHON)" scripts/test_compat.sh $(LITELLM_VERSIONS)
 
-bench: $(VENV)/.stamp-dev servers  ## Run the benchmarks: tables on screen, JSON in benchmarks/results
+# fast-litellm patches LiteLLM when it is imported: the benchmark keeps it out of our environment.
+.venvs/fast-litellm/.stamp: | $(VENV)/.stamp-dev
+	@echo "bench: installing fast-litellm 0.1.10, to compare with"
+	@$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python .venvs/fast-litellm
+	@$(BIN)/uv pip install --quiet --python .venvs/fast-litellm/bin/python fast-litellm==0.1.10
+	@touch $@
+
+bench: $(VENV)/.stamp-dev .venvs/fast-litellm/.stamp servers  ## Run the benchmarks: tables on screen, JSON in benchmarks/results
 	@$(BIN)/python -m benchmarks
 
 clean:  ## Remove what make made: environments, caches, benchmark results

@@ -1,0 +1,167 @@
+"""One pick through litellm.Router: LiteLLM's own code against ours, on the same Router, in one process.
+
+The plugin is switched off and on between the two sides of each round (`fast_router.disable`, `enable`), so both see
+the same Router, the same deployments and the same minute of the machine. Three figures of ours: the asynchronous
+pick, the same with a lease taken and released (what an attempt really costs), and the synchronous pick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import statistics
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.common import model_list, per_await, per_call
+from benchmarks.report import Report
+
+STRATEGIES = (
+    "simple-shuffle",
+    "least-busy",
+    "latency-based-routing",
+    "cost-based-routing",
+    "usage-based-routing",
+    "usage-based-routing-v2",
+)
+SHAPES = ((1, 2), (1, 10), (1, 100), (1, 1000), (1, 10_000), (100, 10))
+MESSAGES = [{"role": "user", "content": "Where does this go?"}]
+_OUR_CALLS = 2000
+_COLUMNS = [
+    "strategy",
+    "deployments",
+    "LiteLLM async",
+    "async",
+    "async + lease",
+    "times faster",
+    "LiteLLM sync",
+    "sync",
+    "sync times faster",
+    "fast lane",
+]
+
+
+@dataclass
+class _Times:
+    """Seconds of one pick, one entry a round."""
+
+    litellm: list[float] = field(default_factory=list)
+    litellm_sync: list[float] = field(default_factory=list)
+    ours: list[float] = field(default_factory=list)
+    leased: list[float] = field(default_factory=list)
+    ours_sync: list[float] = field(default_factory=list)
+
+
+def _router(strategy: str, groups: int, size: int) -> Any:
+    import litellm  # noqa: PLC0415 - after the environment is set
+
+    return litellm.Router(model_list=model_list(groups, size), routing_strategy=strategy, num_retries=0)
+
+
+def _calls(size: int) -> int:
+    """How many of LiteLLM's picks a round: its pick grows with the group, and a round should not."""
+    return {2: 200, 10: 200, 100: 60, 1000: 12, 10_000: 3}[size]
+
+
+def _cases(groups: int) -> list[str]:
+    # A prime step walks over all groups without a pattern that a cache could like.
+    return [f"group-{number * 37 % groups}" for number in range(groups)]
+
+
+async def _rounds(router: Any, groups: int, size: int, rounds: int) -> tuple[_Times, float]:
+    import fast_router  # noqa: PLC0415 - installs its hook
+    from fast_router.litellm_plugin.attempts import Attempt, current  # noqa: PLC0415
+
+    names = _cases(groups)
+    place = 0
+
+    def name() -> str:
+        nonlocal place
+        place = (place + 1) % len(names)
+        return names[place]
+
+    def pick() -> Any:
+        return router.async_get_available_deployment(model=name(), request_kwargs={}, messages=MESSAGES)
+
+    async def leased() -> None:
+        attempt = Attempt(None, None)
+        current.set(attempt)
+        await pick()
+        attempt.end(observe=False)
+
+    def pick_sync() -> Any:
+        return router.get_available_deployment(model=name(), request_kwargs={}, messages=MESSAGES)
+
+    times = _Times()
+    calls = _calls(size)
+    fast = total = 0
+    for _ in range(rounds):
+        fast_router.disable()
+        await pick()
+        times.litellm.append(await per_await(pick, calls))
+        times.litellm_sync.append(per_call(pick_sync, calls))
+        fast_router.enable()
+        for _ in range(2 * len(names)):  # plans are compiled at the first pick of each group
+            await pick()
+            pick_sync()
+        before = _fast_picks()
+        times.ours.append(await per_await(pick, _OUR_CALLS))
+        times.leased.append(await per_await(leased, _OUR_CALLS))
+        current.set(None)
+        times.ours_sync.append(per_call(pick_sync, _OUR_CALLS))
+        fast += _fast_picks() - before
+        total += 3 * _OUR_CALLS
+    return times, fast / total
+
+
+def _fast_picks() -> int:
+    import fast_router  # noqa: PLC0415
+
+    count: int = fast_router.status()["picks"]["fast"]
+    return count
+
+
+def measure(strategy: str, groups: int, size: int, rounds: int) -> list[Any]:
+    """Return one row of the report."""
+    router = _router(strategy, groups, size)
+    try:
+        times, lane = asyncio.run(_rounds(router, groups, size, rounds))
+    finally:
+        router.discard()
+    litellm, ours, leased = (statistics.median(t) * 1e6 for t in (times.litellm, times.ours, times.leased))
+    litellm_sync, ours_sync = (statistics.median(t) * 1e6 for t in (times.litellm_sync, times.ours_sync))
+    shown = f"{groups} × {size}" if groups > 1 else str(size)
+    row = [strategy, shown, litellm, ours, leased, litellm / leased, litellm_sync, ours_sync]
+    return [*row, litellm_sync / ours_sync, f"{lane:.0%}"]
+
+
+def main() -> None:
+    """Measure every strategy at every size and report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--most", type=int, default=10_000, help="largest group to measure")
+    parser.add_argument("--strategy", action="append", choices=STRATEGIES)
+    options = parser.parse_args()
+    for name in ("LiteLLM", "LiteLLM Router"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    report = Report(
+        "pick",
+        "One pick through litellm.Router, µs",
+        _COLUMNS,
+        [
+            "One process, the same Router for both, the plugin off and on in turns; medians over the rounds.",
+            "'times faster' compares LiteLLM's asynchronous pick with ours including taking and releasing the lease.",
+            "'fast lane' is the share of our picks that were answered from a compiled plan.",
+        ],
+    )
+    for groups, size in SHAPES:
+        if size <= options.most:
+            for strategy in options.strategy or STRATEGIES:
+                report.add(*measure(strategy, groups, size, options.rounds))
+                print(f"  {strategy}, {groups} × {size}: done", flush=True)
+    report.finish()
+
+
+if __name__ == "__main__":
+    main()
