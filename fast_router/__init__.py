@@ -8,20 +8,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fast_router.errors import (
-    ConfigurationError,
-    FastRouterError,
-    ModelBusyError,
-    NoDeploymentError,
-    UnknownModelError,
-    UnknownStrategyError,
+from fast_router.litellm_plugin.hook import (
+    advanced_router,
+    disable,
+    enable,
+    install_hook,
+    invalidate,
+    status,
 )
-from fast_router.router import AdvancedRouter
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from fast_router.engine import Lease, Strategy, known_strategies, register_strategy
+    from fast_router.errors import (
+        ConfigurationError,
+        FastRouterError,
+        ModelBusyError,
+        NoDeploymentError,
+        UnknownModelError,
+        UnknownStrategyError,
+    )
+    from fast_router.router import AdvancedRouter
     from fast_router.settings import configure
 
 __all__ = [
@@ -34,11 +42,16 @@ __all__ = [
     "Strategy",
     "UnknownModelError",
     "UnknownStrategyError",
+    "advanced_router",
     "configure",
+    "disable",
+    "enable",
     "get_available_deployment",
+    "invalidate",
     "known_strategies",
     "load_albert",
     "register_strategy",
+    "status",
 ]
 
 __version__ = "0.1.0"
@@ -69,6 +82,8 @@ def get_available_deployment(
         UnknownStrategyError: The strategy's name is unknown.
         ConfigurationError: The list is malformed; the message names the entry.
     """
+    from fast_router.router import AdvancedRouter  # noqa: PLC0415 - most programs that import us never call this
+
     strategy = "simple_shuffle"
     if settings:
         strategy = settings.get("strategy") or settings.get("routing_strategy") or strategy
@@ -97,9 +112,17 @@ def load_albert(path: Any, **options: Any) -> Any:
     return load_config(path, **options)
 
 
+# Imported when first asked for: `import fast_router` alone should cost a program next to nothing.
 _LAZY = {
+    "AdvancedRouter": "fast_router.router",
+    "ConfigurationError": "fast_router.errors",
+    "FastRouterError": "fast_router.errors",
     "Lease": "fast_router.engine",
+    "ModelBusyError": "fast_router.errors",
+    "NoDeploymentError": "fast_router.errors",
     "Strategy": "fast_router.engine",
+    "UnknownModelError": "fast_router.errors",
+    "UnknownStrategyError": "fast_router.errors",
     "configure": "fast_router.settings",
     "known_strategies": "fast_router.engine",
     "register_strategy": "fast_router.engine",
@@ -113,4 +136,12 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(msg)
     from importlib import import_module  # noqa: PLC0415
 
-    return getattr(import_module(module), name)
+    found = globals()[name] = getattr(import_module(module), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+install_hook()

@@ -6,8 +6,6 @@ Underscore and hyphen are the same. Add your own with `register_strategy`, or by
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
-
 from fast_router.engine.strategies.affinity import PrefixAffinity, SessionAffinity
 from fast_router.engine.strategies.base import Strategy
 from fast_router.engine.strategies.cost_based import CostBased
@@ -74,6 +72,8 @@ def _discover() -> None:
     global _discovered  # noqa: PLW0603
     if not _discovered:
         _discovered = True
+        from importlib.metadata import entry_points  # noqa: PLC0415
+
         for point in entry_points(group=ENTRY_POINT_GROUP):
             register_strategy(point.load())
 
