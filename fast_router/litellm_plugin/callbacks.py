@@ -1,0 +1,76 @@
+"""Whether any of `litellm.callbacks` filters deployments.
+
+LiteLLM asks every custom logger to filter before it picks, and nearly none has anything to say. The answer is
+worked out once per state of the list, and the state is compared per pick: element by element, by identity.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["CallbackVerdict"]
+
+# Filters of LiteLLM's own that only act on requests with certain keys; those keys are special anyway.
+_BY_REQUEST_KEY = frozenset(
+    {"_PROXY_LiteLLMManagedFiles", "_PROXY_LiteLLMManagedVectorStores", "ResponsesApiDeploymentCheck"}
+)
+
+
+async def _returns_its_argument(
+    self: Any,  # noqa: ARG001 - the signature is the base class's
+    model: Any,  # noqa: ARG001
+    healthy_deployments: Any,
+    messages: Any,  # noqa: ARG001
+    request_kwargs: Any = None,  # noqa: ARG001
+    parent_otel_span: Any = None,  # noqa: ARG001
+) -> Any:
+    return healthy_deployments
+
+
+class CallbackVerdict:
+    """What the callbacks mean for picks.
+
+    Attributes:
+        seen: The list as it was when this was worked out.
+        why: Why picks must go through LiteLLM's pipeline, None if they need not.
+    """
+
+    __slots__ = ("seen", "why")
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+        self.why: str | None = None
+
+    def update(self, callbacks: list[Any]) -> None:
+        """Work it out for the list as it is now."""
+        seen = list(callbacks)
+        why = None
+        for callback in seen:
+            why = _why(callback)
+            if why is not None:
+                break
+        # In this order: a pick on another thread may read between the two.
+        self.why = why if why is not None else self.why
+        self.seen = seen
+        self.why = why
+
+
+def _why(callback: Any) -> str | None:
+    from litellm.integrations.custom_logger import CustomLogger  # noqa: PLC0415 - LiteLLM is imported
+
+    if not isinstance(callback, CustomLogger):
+        return None
+    cls = type(callback)
+    if cls.__name__ == "OpenTelemetryV2":
+        return "tracing"
+    if "async_filter_deployments" in getattr(callback, "__dict__", ()):
+        return "a callback that filters"
+    function = getattr(cls, "async_filter_deployments", None)
+    if function is None or function is CustomLogger.async_filter_deployments or cls.__name__ in _BY_REQUEST_KEY:
+        return None
+    if any(base.__name__ in _BY_REQUEST_KEY for base in cls.__mro__):
+        return None
+    code = getattr(function, "__code__", None)
+    if code is not None and code.co_code == _returns_its_argument.__code__.co_code and code.co_argcount == 6:
+        return None
+    return f"the filter of {cls.__name__}" if cls.__module__.startswith("litellm.") else "a callback that filters"

@@ -1,0 +1,286 @@
+"""On, off, and what is on: the plugin's switch.
+
+`install_hook` is called by `import fast_router`. It costs next to nothing: LiteLLM is patched when somebody
+imports it, or at once if that has happened. wrapt, which watches for the import and knows how to patch, is itself
+loaded only then, since it takes longer to import than we do.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
+    from fast_router.litellm_plugin.bands import Band
+    from fast_router.litellm_plugin.patching import PatchSet
+    from fast_router.router import AdvancedRouter
+
+__all__ = ["advanced_router", "disable", "enable", "install_hook", "invalidate", "status"]
+
+_WATCHED = "litellm.router"
+_OFF = frozenset({"0", "false", "no", "off", "f", "n"})
+
+FEATURES = (
+    ("attempts", "fast_router.litellm_plugin.attempts"),
+    ("selection", "fast_router.litellm_plugin.selection"),
+    ("cooldowns", "fast_router.litellm_plugin.cooldowns"),
+    ("strategies", "fast_router.litellm_plugin.overlay"),
+    ("failover", "fast_router.litellm_plugin.failover"),
+    ("bookkeeping", "fast_router.litellm_plugin.bookkeeping"),
+    ("model_list", "fast_router.litellm_plugin.model_list"),
+    ("process_status", "fast_router.observe.process_status"),
+    ("shared_state", "fast_router.cluster.plugin"),
+)
+"""What `enable` installs, in this order: a name, and a module with `install(patches, band)`."""
+
+
+class _Switch:
+    """The state behind the functions of this module."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.wanted = False
+        self.watching = False
+        self.enabled = False
+        self.band: Band | None = None
+        self.patches: PatchSet | None = None
+        self.features: list[str] = []
+        self.skipped: dict[str, str] = {}
+        self.stuck: list[str] = []
+
+
+_switch = _Switch()
+
+
+def _off_by_environment() -> bool:
+    return os.environ.get("FAST_ROUTER_ENABLED", "").strip().lower() in _OFF
+
+
+def install_hook() -> None:
+    """Have LiteLLM patched as soon as it is imported; nothing at all with `FAST_ROUTER_ENABLED=0`."""
+    if not _off_by_environment():
+        enable()
+
+
+def enable() -> bool:
+    """Let every `litellm.Router` of this process pick through fast_router.
+
+    Existing Routers and new ones alike. Calling it again changes nothing. If LiteLLM is not imported yet, it
+    takes effect when it is.
+
+    Returns:
+        True if LiteLLM is patched now; False if it is not imported yet, cannot be patched (see `status`), or
+        `FAST_ROUTER_ENABLED=0` forbids it.
+    """
+    with _switch.lock:
+        if _off_by_environment():
+            return False
+        _switch.wanted = True
+        if _switch.enabled:
+            return True
+        module = sys.modules.get(_WATCHED)
+        if module is not None and hasattr(module, "Router"):
+            _patch(module)
+            return _switch.enabled
+        _watch()
+        return False
+
+
+def disable() -> list[str]:
+    """Give LiteLLM back: every patched attribute is again the identical object that it was.
+
+    Returns:
+        Attributes that somebody else has patched over since, so that they could not be put back; ours only
+        forwards there from now on. Empty in the normal case.
+    """
+    with _switch.lock:
+        _switch.wanted = False
+        if _switch.patches is not None:
+            _switch.stuck = _switch.patches.restore()
+        _switch.enabled = False
+        _switch.patches = None
+        _switch.features = []
+        return list(_switch.stuck)
+
+
+class _Trigger:
+    """A path finder with nothing of its own to find: it hears that LiteLLM is about to be imported."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name != "litellm":
+            return None
+        sys.meta_path[:] = [finder for finder in sys.meta_path if finder is not self]
+        # The package, not litellm.router: that one is imported half-way through the package, when many of the
+        # functions that features replace are not there yet.
+        _watch_with_wrapt("litellm")
+        # wrapt put its finder first, where this search has been already.
+        found = (finder.find_spec(name, path, target) for finder in tuple(sys.meta_path))
+        return next((spec for spec in found if spec is not None), None)
+
+
+def _watch() -> None:
+    if _switch.watching:
+        return
+    _switch.watching = True
+    if "litellm" in sys.modules:
+        _watch_with_wrapt()
+    else:
+        sys.meta_path.insert(0, _Trigger())  # type: ignore[arg-type]
+
+
+def _watch_with_wrapt(name: str = _WATCHED) -> None:
+    import wrapt  # noqa: PLC0415
+
+    wrapt.register_post_import_hook(_imported, name)
+
+
+def _imported(_module: ModuleType) -> None:
+    module = sys.modules.get(_WATCHED)
+    if module is None:
+        _watch_with_wrapt()
+        return
+    with _switch.lock:
+        if _switch.wanted and not _switch.enabled:
+            _patch(module)
+
+
+def _patch(module: ModuleType) -> None:
+    from fast_router.litellm_plugin.bands import UnknownBandError, find_band  # noqa: PLC0415
+    from fast_router.litellm_plugin.patching import PatchSet  # noqa: PLC0415
+    from fast_router.litellm_plugin.status import tally  # noqa: PLC0415
+
+    patches = PatchSet()
+    _switch.features, _switch.skipped, _switch.stuck = [], {}, []
+    try:
+        _switch.band = find_band(module)
+    except UnknownBandError as error:
+        _switch.band = None
+        _install("public hook", _public_hook(str(error)), patches, None)
+    except Exception as error:  # noqa: BLE001 - importing LiteLLM must not fail because of us
+        tally.failed(error, "enable")
+        return
+    else:
+        disabled = _disabled_features()
+        for name, path in FEATURES:
+            if name in disabled:
+                _switch.skipped[name] = "switched off by FAST_ROUTER_DISABLED_FEATURES"
+            else:
+                _install(name, _installer(path), patches, _switch.band)
+    _switch.patches = patches
+    _switch.enabled = bool(_switch.features)
+
+
+def _disabled_features() -> set[str]:
+    words = os.environ.get("FAST_ROUTER_DISABLED_FEATURES", "").replace(",", " ").split()
+    return {word.lower() for word in words}
+
+
+def _installer(path: str) -> Callable[[PatchSet, Any], list[str]]:
+    def install(patches: PatchSet, band: Any) -> list[str]:
+        module = import_module(path)
+        done: list[str] = module.install(patches, band)
+        return done
+
+    return install
+
+
+def _public_hook(problem: str) -> Callable[[PatchSet, Any], list[str]]:
+    def install(patches: PatchSet, _band: Any) -> list[str]:
+        from fast_router.litellm_plugin.public_hook import install as install_public  # noqa: PLC0415
+
+        return install_public(patches, problem)
+
+    return install
+
+
+def _install(name: str, install: Callable[[PatchSet, Any], list[str]], patches: PatchSet, band: Any) -> None:
+    from fast_router.litellm_plugin.status import tally  # noqa: PLC0415
+
+    mark = patches.mark()
+    try:
+        done = install(patches, band)
+    except ModuleNotFoundError as error:
+        patches.rewind(mark)
+        _switch.skipped[name] = f"not installed: no module {error.name!r}"
+    except Exception as error:  # noqa: BLE001 - a feature that fails leaves LiteLLM as it is
+        patches.rewind(mark)
+        _switch.skipped[name] = f"{type(error).__name__} while installing"
+        tally.failed(error, f"installing {name}")
+    else:
+        _switch.features.extend(done)
+
+
+def status() -> dict[str, Any]:
+    """What is on, what is patched, who picked, ready for JSON; no key, header or prompt in it.
+
+    `picks` counts `fast` (answered from a compiled plan), `filtered` (LiteLLM's filters ran, we chose among
+    what they left) and `delegated` (LiteLLM chose), the last two by reason.
+    """
+    from fast_router.litellm_plugin.status import tally  # noqa: PLC0415
+
+    with _switch.lock:
+        band = _switch.band
+        patched = _switch.patches.patched if _switch.patches is not None else []
+        skipped = dict(_switch.skipped)
+        if band is not None and _switch.enabled and not band.fast_lane:
+            skipped["fast lane"] = f"the routing code of LiteLLM {band.version} is not one that was checked against"
+        return {
+            "version": _version(),
+            "enabled": _switch.enabled,
+            "switched_off_by_environment": _off_by_environment(),
+            "waiting_for_litellm": _switch.wanted and not _switch.enabled and _WATCHED not in sys.modules,
+            "litellm": band.version if band is not None else None,
+            "band": band.name if band is not None else None,
+            "patched": patched,
+            "patched_over": list(_switch.stuck),
+            "features": list(_switch.features),
+            "skipped": skipped,
+            **tally.report(),
+        }
+
+
+def _version() -> str:
+    import fast_router  # noqa: PLC0415
+
+    return fast_router.__version__
+
+
+def invalidate(router: Any) -> None:
+    """Have everything that was compiled for `router` compiled anew at its next pick.
+
+    Needed only after editing a deployment's dict in place; every other change is noticed.
+    """
+    from fast_router.litellm_plugin.binding import existing  # noqa: PLC0415
+
+    if _switch.band is not None:
+        binding = existing(_switch.band.core_of(router))
+        if binding is not None:
+            binding.invalidate()
+
+
+def advanced_router(router: Any) -> AdvancedRouter:
+    """The `AdvancedRouter` that picks for a `litellm.Router`: for its stats, to rest or wake a deployment.
+
+    Raises:
+        RuntimeError: The plugin is not enabled, or this LiteLLM is an unknown one.
+        TypeError: `router` is not a `litellm.Router`.
+    """
+    band = _switch.band
+    if not _switch.enabled or band is None:
+        msg = "fast_router is not enabled for this LiteLLM: see fast_router.status()"
+        raise RuntimeError(msg)
+    core = band.core_of(router) if isinstance(router, (band.router, band.core)) else None
+    if core is None:
+        msg = f"advanced_router() takes a litellm.Router, not {type(router).__name__}"
+        raise TypeError(msg)
+    from fast_router.litellm_plugin.binding import bind  # noqa: PLC0415
+
+    binding = bind(core, band)
+    binding.compile_all(core)
+    return binding.router

@@ -1,0 +1,462 @@
+"""The pick itself, in three lanes.
+
+Fast: a compiled plan says that nothing special is in use, and the engine answers. Filtered: LiteLLM's own method
+runs, with all its filters, errors and side effects, and only its last step, the strategy's choice among the
+candidates that are left, is ours (see `choosing`). Delegated: LiteLLM decides everything.
+
+What stands in the place of LiteLLM's selection methods is a plain function each; the fast lane in it makes no
+closure, copies nothing and logs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fast_router.engine import Ask
+from fast_router.litellm_plugin.attempts import current
+from fast_router.litellm_plugin.binding import KEY, Binding, bind
+from fast_router.litellm_plugin.callbacks import CallbackVerdict
+from fast_router.litellm_plugin.choosing import Filtered, count_tokens, filtered_pick, install_choice
+from fast_router.litellm_plugin.cooldowns import refresh, watch_redis
+from fast_router.litellm_plugin.status import tally
+
+if TYPE_CHECKING:
+    from fast_router.engine import Deployment
+    from fast_router.litellm_plugin.attempts import Attempt
+    from fast_router.litellm_plugin.bands import Band
+    from fast_router.litellm_plugin.patching import PatchSet
+    from fast_router.litellm_plugin.snapshot import Plan
+
+__all__ = ["install"]
+
+_COMPACTION = "_context_compaction_state"
+_WEB_SEARCH = frozenset({"web_search", "web_search_preview"})
+_NEVER = float("inf")
+_NOBODY = "nobody is eligible"
+_PASS_THROUGH = "pass-through"
+
+
+def _guard(band: Band) -> Callable[[dict[str, Any], Binding, Plan], bool]:
+    """Whether a plan still describes its Router: cheap comparisons by identity, for changes nobody announced."""
+
+    def name(*names: str) -> str:
+        return f"_core_{names[0]}" if band.facade else (names[-1] if band.name in ("1.91", "1.99") else names[0])
+
+    model_list_key, strategy_key = name("model_list"), name("routing_strategy")
+    alias_key, default_key = name("model_group_alias"), name("default_deployment")
+    groups_key = name("routing_groups", "_routing_groups")
+    pre_call_key, tags_key = name("enable_pre_call_checks"), name("enable_tag_filtering")
+    health_key, plugins_key = name("enable_health_check_routing"), name("routing_plugins")
+    has_groups, has_plugins = band.name != "1.83", band.name not in ("1.83", "1.91")
+
+    def still_true(state: dict[str, Any], binding: Binding, plan: Plan) -> bool:
+        alias = state[alias_key]
+        return (
+            plan.version == binding.version
+            and state[model_list_key] is plan.model_list
+            and len(plan.model_list) == plan.size
+            and len(state) == plan.attributes
+            and state[strategy_key] is plan.strategy
+            and alias is plan.alias
+            and (not alias or alias.get(plan.model) is plan.target)
+            and state[default_key] is plan.default
+            and state[pre_call_key] is plan.pre_call
+            and state[tags_key] is plan.tags
+            and state[health_key] is plan.health
+            and (not has_groups or state[groups_key] is plan.groups)
+            and (not has_plugins or (state[plugins_key] is plan.plugins and not plan.plugins) or not plan.fast)
+        )
+
+    return still_true
+
+
+class _Selection:
+    """What the replacements of one LiteLLM's selection methods share."""
+
+    def __init__(self, patches: PatchSet, band: Band) -> None:
+        import litellm  # noqa: PLC0415 - LiteLLM is imported
+
+        self.patches = patches
+        self.band = band
+        self.litellm = litellm
+        self.verdict = CallbackVerdict()
+        self.still_true = _guard(band)
+        # The request keys that this LiteLLM's selection understands and takes out.
+        keys = ("_target_order", "_excluded_deployment_ids", "_retry_skipped_deployment_ids")
+        self.popped = keys[: {"1.83": 1, "1.91": 2, "1.99": 2}.get(band.name, 3)]
+        variables = vars(band.module)
+        self.routed = variables.get("_routed_call_type")
+        self.resolvers = variables.get("_ROUTE_CAPABILITY_RESOLVERS") or {}
+        self.video = variables.get("_video_call_deployment_id")
+
+    def call_marked(self) -> bool:
+        """True if the endpoint that is running narrows the candidates by its own kind (1.109)."""
+        if self.routed is not None:
+            handler = self.routed.get()
+            if handler is not None and handler in self.resolvers:
+                return True
+        return self.video is not None and self.video.get() is not None
+
+    # -- everything but the shortest way -------------------------------------------------------
+
+    def decide(
+        self,
+        core: Any,
+        model: Any,
+        request_kwargs: dict[str, Any] | None,
+        prompt: tuple[Any, Any],
+        *,
+        specific: Any,
+        synchronous: bool,
+    ) -> Mapping[str, Any] | Filtered | None:
+        """The picked deployment's dict; or under what LiteLLM's pipeline is to run; None for LiteLLM alone."""
+        if not self.patches.active or not isinstance(model, str):
+            return None
+        binding = bind(core, self.band)
+        if binding.engine.clock() >= binding.redis_due:
+            refresh(binding, core)
+        plan = binding.plans.get(model)
+        if plan is None or not self.still_true(vars(core), binding, plan):
+            watch_redis(binding, core)
+            plan = binding.plan(core, model)
+        attempt = current.get()
+        why = plan.why_sync if synchronous else plan.why
+        if why is None:
+            why = self._why(plan, request_kwargs or {}, specific=specific, synchronous=synchronous)
+        if why is None:
+            deployment = self._pick(binding, plan, attempt, request_kwargs, prompt)
+            if deployment is not None:
+                tally.fast += 1
+                return deployment.entry
+            # LiteLLM answers, and if nobody is eligible there either, its error is the right one.
+            return Filtered(binding, plan, attempt, _NOBODY, chooses=False)
+        return Filtered(binding, plan, attempt, why)
+
+    def _why(self, plan: Plan, kwargs: Mapping[str, Any], *, specific: Any, synchronous: bool) -> str | None:
+        """Why this request cannot take the fast lane of its plan, None if it can."""
+        if specific:
+            return "a specific deployment"
+        if not synchronous:
+            callbacks = self.litellm.callbacks
+            if callbacks != self.verdict.seen:
+                self.verdict.update(callbacks)
+            if self.verdict.why is not None:
+                return self.verdict.why
+            if plan.services and self.litellm.service_callback:
+                return "service callbacks"
+        if self.call_marked():
+            return "an endpoint that narrows the candidates"
+        for key in plan.special:
+            if key in kwargs and key not in self.popped and _matters(key, kwargs[key]):
+                return f"the request's {key.strip('_')}"
+        state = kwargs.get(_COMPACTION)
+        if state is not None and getattr(state, "config", None) is not None:
+            return "context compaction"
+        for bucket in (kwargs.get("metadata"), kwargs.get("litellm_metadata")):
+            if isinstance(bucket, Mapping):
+                for key in plan.gated:
+                    if bucket.get(key) is not None:
+                        return f"metadata {key.strip('_')}"
+        return None
+
+    def _pick(
+        self,
+        binding: Binding,
+        plan: Plan,
+        attempt: Attempt | None,
+        request_kwargs: dict[str, Any] | None,
+        prompt: tuple[Any, Any],
+    ) -> Deployment | None:
+        group = plan.group
+        if group is None:
+            return None
+        kwargs = request_kwargs or {}
+        engine = binding.engine
+        ask = _ask(plan, kwargs, prompt) if plan.asks else None
+        tried = attempt.ledger if attempt is not None and attempt.ledger is not None else None
+        if (tried is None or not tried.tried) and not any(key in kwargs for key in self.popped):
+            lease = engine.acquire(group, ask)
+        else:
+            engine.settle()
+            candidates = _candidates(group.members, kwargs, self.popped, tried)
+            lease = engine.acquire_from(group, candidates, ask) if candidates else None
+            if lease is not None and request_kwargs:
+                for key in self.popped:
+                    request_kwargs.pop(key, None)
+        if lease is None:
+            return None
+        if attempt is None:
+            # Nobody will tell how it goes: a pick outside any attempt counts as none.
+            lease.release(cancelled=True)
+        else:
+            attempt.take(lease)
+        return lease.deployment
+
+
+def _matters(key: str, value: Any) -> bool:
+    if key == "enable_tag_filtering":
+        return value is True
+    if key == "tools":
+        return any(isinstance(tool, Mapping) and tool.get("type") in _WEB_SEARCH for tool in value or ())
+    return value is not None
+
+
+def _candidates(
+    members: Sequence[Deployment], kwargs: Mapping[str, Any], popped: Sequence[str], tried: Any
+) -> Sequence[Deployment]:
+    """Who may be picked for a request with a target order, with ids to leave out, or that has failed before.
+
+    The steps and their order are LiteLLM's; what was tried is left out last.
+    """
+    candidates: Sequence[Deployment] = [d for d in members if not d.held]
+    retried = tried is not None and bool(tried.tried)
+    target = kwargs.get("_target_order")
+    if target is not None:
+        candidates = [d for d in candidates if d.order == target]
+    elif not retried:
+        candidates = _lowest(candidates)
+    if "_excluded_deployment_ids" in popped:
+        excluded = set(kwargs.get("_excluded_deployment_ids") or ())
+        candidates = [d for d in candidates if d.id not in excluded]
+    if "_retry_skipped_deployment_ids" in popped:
+        skipped = kwargs.get("_retry_skipped_deployment_ids")
+        if isinstance(skipped, (list, tuple, set, frozenset)):
+            candidates = [d for d in candidates if d.id not in skipped] or candidates
+    if retried:
+        candidates = tried.narrow(candidates)
+        if target is None:
+            candidates = _lowest(candidates)
+    return candidates
+
+
+def _lowest(candidates: Sequence[Deployment]) -> Sequence[Deployment]:
+    orders = [d.order for d in candidates if d.order is not None]
+    if not orders:
+        return candidates
+    lowest = min(orders)
+    return [d for d in candidates if d.order == lowest]
+
+
+def _ask(plan: Plan, kwargs: Mapping[str, Any], prompt: tuple[Any, Any]) -> Ask | None:
+    tokens = count_tokens(*prompt) if plan.counts else 0.0
+    stream = kwargs.get("stream") is True
+    return Ask((), tokens, stream) if tokens or stream else None
+
+
+# -- the replacements --------------------------------------------------------------------------------------
+
+
+# Both hold the shortest way written out: a call saved here is a tenth of the pick.
+
+
+def _asynchronous(selection: _Selection, original: Any) -> Any:
+    still_true = selection.still_true
+    verdict = selection.verdict
+    litellm = selection.litellm
+    marked = selection.call_marked if selection.band.facade else None
+    attempt_of = current.get
+
+    async def async_get_available_deployment(  # noqa: PLR0917 - LiteLLM's signature
+        self: Any,
+        model: Any,
+        request_kwargs: Any,
+        messages: Any = None,
+        input: Any = None,  # noqa: A002
+        specific_deployment: Any = False,
+    ) -> Any:
+        try:
+            state = self.__dict__
+            binding = state.get(KEY)
+            plan = None if binding is None else binding.plans.get(model)
+            attempt = attempt_of()
+            if (
+                plan is not None
+                and plan.fast
+                and (attempt is None or attempt.fresh)
+                and still_true(state, binding, plan)
+                and verdict.seen == litellm.callbacks
+                and verdict.why is None
+                and not specific_deployment
+                and not plan.asks
+                and binding.redis_due == _NEVER
+                and not (plan.services and litellm.service_callback)
+                and (marked is None or not marked())
+                and request_kwargs.keys().isdisjoint(plan.special)
+            ):
+                gated = plan.gated
+                compaction = request_kwargs.get(_COMPACTION)
+                metadata = request_kwargs.get("metadata")
+                internal = request_kwargs.get("litellm_metadata")
+                if (
+                    (compaction is None or compaction.config is None)
+                    and (not metadata or (type(metadata) is dict and metadata.keys().isdisjoint(gated)))
+                    and (not internal or (type(internal) is dict and internal.keys().isdisjoint(gated)))
+                ):
+                    if attempt is None:
+                        deployment = binding.engine.peek(plan.group)
+                        if deployment is not None:
+                            tally.fast += 1
+                            return deployment.entry
+                    else:
+                        lease = binding.engine.acquire(plan.group)
+                        if lease is not None:
+                            attempt.lease = lease
+                            attempt.fresh = False
+                            tally.fast += 1
+                            return lease.deployment.entry
+            decided = selection.decide(
+                self, model, request_kwargs, (messages, input), specific=specific_deployment, synchronous=False
+            )
+        except Exception as error:  # noqa: BLE001 - LiteLLM's own pick answers
+            tally.failed(error, "a pick")
+            decided = None
+        if decided is not None and not isinstance(decided, Filtered):
+            return decided
+        with filtered_pick(decided, self) as pick:
+            return pick.settled(
+                await original(
+                    self,
+                    model=model,
+                    request_kwargs=request_kwargs,
+                    messages=messages,
+                    input=input,
+                    specific_deployment=specific_deployment,
+                )
+            )
+
+    return async_get_available_deployment
+
+
+def _synchronous(selection: _Selection, original: Any) -> Any:
+    still_true = selection.still_true
+    marked = selection.call_marked if selection.band.facade else None
+    attempt_of = current.get
+
+    def get_available_deployment(  # noqa: PLR0917 - LiteLLM's signature
+        self: Any,
+        model: Any,
+        messages: Any = None,
+        input: Any = None,  # noqa: A002
+        specific_deployment: Any = False,
+        request_kwargs: Any = None,
+    ) -> Any:
+        try:
+            state = self.__dict__
+            binding = state.get(KEY)
+            plan = None if binding is None else binding.plans.get(model)
+            attempt = attempt_of()
+            if (
+                plan is not None
+                and plan.fast_sync
+                and (attempt is None or attempt.fresh)
+                and still_true(state, binding, plan)
+                and not specific_deployment
+                and not plan.asks
+                and binding.redis_due == _NEVER
+                and (marked is None or not marked())
+                # What its metadata may hold that matters, `decide` looks at.
+                and (
+                    request_kwargs is None
+                    or (
+                        request_kwargs.keys().isdisjoint(plan.special)
+                        and not (plan.gated and ("metadata" in request_kwargs or "litellm_metadata" in request_kwargs))
+                    )
+                )
+            ):
+                if attempt is None:
+                    deployment = binding.engine.peek(plan.group)
+                    if deployment is not None:
+                        tally.fast += 1
+                        return deployment.entry
+                else:
+                    lease = binding.engine.acquire(plan.group)
+                    if lease is not None:
+                        attempt.lease = lease
+                        attempt.fresh = False
+                        tally.fast += 1
+                        return lease.deployment.entry
+            decided = selection.decide(
+                self, model, request_kwargs, (messages, input), specific=specific_deployment, synchronous=True
+            )
+        except Exception as error:  # noqa: BLE001 - LiteLLM's own pick answers
+            tally.failed(error, "a pick")
+            decided = None
+        if decided is not None and not isinstance(decided, Filtered):
+            return decided
+        with filtered_pick(decided, self) as pick:
+            return pick.settled(
+                original(
+                    self,
+                    model=model,
+                    messages=messages,
+                    input=input,
+                    specific_deployment=specific_deployment,
+                    request_kwargs=request_kwargs,
+                )
+            )
+
+    return get_available_deployment
+
+
+
+
+def _async_pass_through(selection: _Selection, original: Any) -> Any:
+    async def async_get_available_deployment_for_pass_through(self: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+        with filtered_pick(_pass_through(selection, self, model), self) as pick:
+            return pick.settled(await original(self, model, *args, **kwargs))
+
+    return async_get_available_deployment_for_pass_through
+
+
+def _sync_pass_through(selection: _Selection, original: Any) -> Any:
+    def get_available_deployment_for_pass_through(self: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+        with filtered_pick(_pass_through(selection, self, model), self) as pick:
+            return pick.settled(original(self, model, *args, **kwargs))
+
+    return get_available_deployment_for_pass_through
+
+
+def _pass_through(selection: _Selection, core: Any, model: Any) -> Filtered | None:
+    """Pass-through picks always run LiteLLM's pipeline: it alone knows who may pass through."""
+    try:
+        if not selection.patches.active or not isinstance(model, str):
+            return None
+        binding = bind(core, selection.band)
+        plan = binding.plans.get(model)
+        if plan is None or not selection.still_true(vars(core), binding, plan):
+            plan = binding.plan(core, model)
+        return Filtered(binding, plan, current.get(), _PASS_THROUGH)
+    except Exception as error:  # noqa: BLE001 - LiteLLM's own pick answers
+        tally.failed(error, "a pass-through pick")
+        return None
+
+
+def _announced(original: Any) -> Any:
+    """Around a method that LiteLLM calls when the deployments, groups or prices of a Router change."""
+
+    def changed(self: Any, *args: Any, **kwargs: Any) -> Any:
+        binding = self.__dict__.get(KEY)
+        if binding is not None:
+            binding.version += 1
+        return original(self, *args, **kwargs)
+
+    return changed
+
+
+def install(patches: PatchSet, band: Band) -> list[str]:
+    """Pick for every Router."""
+    selection = _Selection(patches, band)
+    for name, make in (
+        ("async_get_available_deployment", _asynchronous),
+        ("get_available_deployment", _synchronous),
+        ("async_get_available_deployment_for_pass_through", _async_pass_through),
+        ("get_available_deployment_for_pass_through", _sync_pass_through),
+    ):
+        if band.has(name):
+            patches.replace(band.core, band.slot(name), lambda original, make=make: make(selection, original))
+    for name in ("_invalidate_access_groups_cache", "_invalidate_model_group_info_cache"):
+        if band.has(name):
+            patches.replace(band.core, band.slot(name), _announced)
+    install_choice(patches, band)
+    return ["selection"]
