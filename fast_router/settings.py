@@ -420,6 +420,19 @@ def _from_file(path: str) -> dict[str, object]:
     return dict(document)
 
 
+def has_section(path: str) -> bool:
+    """Whether a YAML file, LiteLLM's for example, has a `fast_router:` section; False if it cannot be read."""
+    from pathlib import Path
+
+    import yaml
+
+    try:
+        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(document, dict) and "fast_router" in document
+
+
 def _unknown(name: object, known: Mapping[str, object]) -> str:
     from difflib import get_close_matches
 
@@ -467,7 +480,7 @@ def load(
     for name, (source, value) in found.items():
         try:
             values[name] = _checked(name, value)
-        except ValueError as error:  # noqa: PERF203 - read once, not per request
+        except ValueError as error:
             problems.append(f"{source}: {_complaint(table[name], value, error)}")
     if problems:
         msg = problems[0] if len(problems) == 1 else "settings:\n  " + "\n  ".join(problems)

@@ -1,0 +1,33 @@
+"""Importing is installing: `import fast_router.auto`, or a hook that wants a function.
+
+    LITELLM_WORKER_STARTUP_HOOKS=fast_router.auto:install litellm --config config.yaml --num_workers 4
+
+runs `install` in every worker of LiteLLM's proxy before it reads its configuration. What `import fast_router` does
+not do and this does: let `fast-router status` see the process.
+"""
+
+from __future__ import annotations
+
+import fast_router  # noqa: F401 - importing it installs the hook that waits for LiteLLM
+from fast_router.litellm_plugin import hook
+from fast_router.observe import process_status
+
+__all__ = ["install"]
+
+
+def install() -> None:
+    """Let LiteLLM's Routers in this process pick through fast_router; again is the same as once.
+
+    `FAST_ROUTER_ENABLED=0` makes it do nothing.
+
+    Raises:
+        ConfigurationError: A setting is wrong; nothing is installed then.
+    """
+    from fast_router import settings  # noqa: PLC0415
+
+    if settings.current().enabled:
+        hook.enable()
+        process_status.want()
+
+
+install()

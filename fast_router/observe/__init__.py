@@ -1,0 +1,1 @@
+"""What operators see: the status of every process."""
