@@ -5,7 +5,9 @@ The same class stands behind every `litellm.Router` that the plugin serves.
 
 from __future__ import annotations
 
+import itertools
 import time
+import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -17,7 +19,15 @@ from fast_router.engine.strategies.base import Rng
 from fast_router.entries import Spec, read_entry, read_list
 from fast_router.errors import NoDeploymentError, UnknownModelError
 
-__all__ = ["AdvancedRouter", "LeaseContext"]
+__all__ = ["AdvancedRouter", "LeaseContext", "live_routers"]
+
+_numbers = itertools.count()
+_live: weakref.WeakSet[AdvancedRouter] = weakref.WeakSet()
+
+
+def live_routers() -> list[AdvancedRouter]:
+    """Every router of this process, oldest first: those constructed by hand and those behind `litellm.Router`s."""
+    return sorted(_live, key=lambda router: router.number)
 
 
 class AdvancedRouter:
@@ -58,12 +68,14 @@ class AdvancedRouter:
     ) -> None:
         self._strategy = canonical(strategy)
         self.options = options
+        self.number = next(_numbers)
         self.engine = Engine(clock=clock, wall=wall, rng=rng)
         self.groups: dict[str, ModelGroup] = {}
         self._specs: list[Spec] = []
         self._pick = ListPicker(self._strategy, options, self.engine).pick
         if model_list is not None:
             self.set_model_list(model_list)
+        _live.add(self)
 
     @property
     def strategy(self) -> str:

@@ -1,1 +1,1 @@
-"""What operators see: the status of every process."""
+"""What operators look at: Prometheus metrics. The status is `fast_router.status()` and `fast-router status`."""

@@ -1,0 +1,35 @@
+"""Prometheus metrics say what the routers count."""
+
+from __future__ import annotations
+
+import gc
+
+from prometheus_client import CollectorRegistry, generate_latest
+
+from fast_router import AdvancedRouter
+from fast_router.observe.metrics import register
+
+
+def test_a_scrape_shows_every_deployment_of_every_live_router_and_no_secret():
+    registry = CollectorRegistry()
+    register(registry)
+    router = AdvancedRouter(
+        model_list=[
+            {"model_name": "m", "model_info": {"id": name}, "litellm_params": {"model": "x", "api_key": "sk-secret"}}
+            for name in ("a", "b")
+        ]
+    )
+    lease = router.acquire("m", exclude=["b"])
+    router.rest("b", 30)
+    text = generate_latest(registry).decode()
+    lines = {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line[0] != "#"}
+    mine = {k: v for k, v in lines.items() if 'model_id="a"' in k or 'model_id="b"' in k}
+    assert sum(v for k, v in mine.items() if k.startswith("fast_router_in_flight")) == 1
+    assert sum(v for k, v in mine.items() if k.startswith("fast_router_resting")) == 1
+    assert sum(v for k, v in mine.items() if k.startswith("fast_router_picks_total")) == 1
+    assert any(k.startswith("fast_router_lane_picks_total") for k in lines)
+    assert "sk-secret" not in text
+    lease.release()
+    del router, lease
+    gc.collect()
+    assert 'model_id="b"' not in generate_latest(registry).decode()
