@@ -1,0 +1,89 @@
+"""The command group: which commands there are, where they live, and how errors are told.
+
+Exit codes: 0 done; 1 there is nothing to show, or something went wrong; 2 the command line or a setting is wrong;
+126 and 127, as in a shell, if `run` cannot start the command.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import click
+
+from fast_router.errors import FastRouterError
+
+__all__ = ["COMMANDS", "main"]
+
+# Name, where it lives, and its line in --help, which costs no import this way.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("fast_router.cli.run:run", "Run a command with fast_router in it, for example your proxy."),
+    "status": ("fast_router.cli.status:status", "Show how each process on this machine picks."),
+    "settings": ("fast_router.cli.settings:settings_command", "List every option, its value and where that is from."),
+    "demo": ("fast_router.cli.demo:demo", "Send real requests through LiteLLM, without fast_router and with it."),
+    "albert": ("fast_router.cli.albert:albert", "Check and convert Albert API / OpenGateLLM configuration."),
+    "worker": ("fast_router.cli.worker:worker", "Start a routing worker for Celery."),
+    "simulate": ("fast_router.cli.simulate:simulate", "Compare strategies in simulated time."),
+    "top": ("fast_router.cli.top:top", "Watch the deployments of running processes."),
+}
+
+
+class _Failure(click.ClickException):
+    """One line on stderr and an exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]  # click declares it for the class, and reads the instance
+
+
+class _Lazy(click.Group):
+    """A group that imports a command when somebody calls it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return [name for name, (path, _) in COMMANDS.items() if find_spec(path.partition(":")[0])]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in self.list_commands(ctx):
+            return None
+        path, attribute = COMMANDS[name][0].split(":")
+        try:
+            command: click.Command = getattr(import_module(path), attribute)
+        except ModuleNotFoundError as error:
+            raise _needs(f"fast-router {name}", error) from error
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FastRouterError as error:
+            code = getattr(error, "exit_code", 2 if isinstance(error, ValueError) else 1)
+            raise _Failure(str(error), code) from error
+        except ModuleNotFoundError as error:
+            raise _needs(ctx.command_path, error) from error
+
+
+_EXTRAS = {"rich": "cli", "redis": "redis", "celery": "celery", "kombu": "celery", "aio_pika": "celery"}
+
+
+def _needs(command: str, error: ModuleNotFoundError) -> Exception:
+    """One line that says what to install; an import error that is no missing extra stays what it is."""
+    missing = (error.name or "").partition(".")[0]
+    if missing not in _EXTRAS:
+        return error
+    return click.ClickException(f"{command} needs {missing}: pip install 'fast-router[{_EXTRAS[missing]}]'")
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="fast-router", prog_name="fast-router")
+def main() -> None:
+    """Exact, constant-time picks and real failover for LiteLLM.
+
+    Start your proxy under it, as it is:
+
+        fast-router run -- litellm --config config.yaml
+    """

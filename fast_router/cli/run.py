@@ -1,0 +1,31 @@
+"""`fast-router run -- <command>`."""
+
+from __future__ import annotations
+
+import click
+
+from fast_router.litellm_plugin import launcher
+
+__all__ = ["run"]
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option(
+    "--settings",
+    "options",
+    metavar="FILE",
+    help="YAML file with fast_router's options; a `fast_router:` section in the command's --config is found by itself.",
+)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def run(command: tuple[str, ...], options: str | None) -> None:
+    r"""Run COMMAND with fast_router in it; no change to it or to its configuration.
+
+    \b
+    fast-router run -- litellm --config config.yaml --num_workers 4
+    fast-router run -- gunicorn litellm.proxy.proxy_server:app -k uvicorn.workers.UvicornWorker -w 4
+    fast-router run -- python my_program.py
+    """
+    if not command:
+        msg = "what shall be run? For example: fast-router run -- litellm --config config.yaml"
+        raise click.UsageError(msg)
+    launcher.run(command, options=options)

@@ -1,0 +1,39 @@
+"""`fast-router settings`: every option, its value here and now, and where that comes from."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from fast_router import settings
+
+__all__ = ["settings_command"]
+
+
+@click.command("settings")
+@click.option("--markdown", is_flag=True, help="The table of the documentation: options, types and defaults.")
+def settings_command(markdown: bool) -> None:
+    """List every option of fast_router, its value and where that is from."""
+    if markdown:
+        click.echo(settings.markdown())
+        return
+    current, sources = settings.current(), settings.sources()
+    section = ""
+    for row in settings.rows():
+        if row.section != section:
+            section = row.section
+            click.echo(("\n" if row.name != "enabled" else "") + click.style(section, bold=True))
+        unit = f" {row.unit}" if row.unit and _value(current, row) != "–" else ""
+        click.echo(f"  {row.env} = {_value(current, row)}{unit}  ({sources.get(row.name, 'default')})")
+        click.echo(f"      {row.sentence}")
+    known = {row.env for row in settings.rows()}
+    for name in sorted(os.environ):
+        if name.startswith(settings.PREFIX) and name not in known and not name.startswith(f"{settings.PREFIX}TEST_"):
+            click.echo(f"warning: {name} is set, but there is no such option", err=True)
+
+
+def _value(current: settings.Settings, row: Any) -> str:
+    value = getattr(current, row.name)
+    return "set, not shown" if row.secret and value else settings.shown(value)

@@ -1,0 +1,59 @@
+"""`fast-router status`: what each process on this machine says about its picks."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import click
+
+from fast_router.observe import process_status
+
+__all__ = ["status"]
+
+_NOBODY = (
+    "no process answers in {directory}. A process is seen if it was started by `fast-router run`, is a proxy with "
+    "fast_router in its startup hooks or callbacks, or has FAST_ROUTER_STATUS=1; and only after it imported LiteLLM."
+)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="All that the processes say, as one JSON array.")
+def status(as_json: bool) -> None:
+    """Show how each process on this machine picks; exit code 1 if there is none."""
+    found = process_status.processes()
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    elif found:
+        for position, document in enumerate(found):
+            if position:
+                click.echo()
+            _show(document)
+    if not found:
+        click.echo(_NOBODY.format(directory=process_status.directory()), err=True)
+        raise SystemExit(1)
+
+
+def _show(document: dict[str, Any]) -> None:
+    name = document.get("program", "process")
+    if "status" not in document:
+        click.echo(f"{name} (pid {document.get('pid', '?')}): {document.get('error', 'no status')}")
+        return
+    says = document["status"]
+    state = "on" if says.get("enabled") else "off"
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(document.get("started", 0)))
+    click.echo(f"{name} (pid {document['pid']}): {state}, LiteLLM {says.get('litellm') or '–'}, since {since}")
+    picks = says.get("picks") or {}
+    click.echo(
+        f"  picks: {picks.get('fast', 0)} fast, {picks.get('filtered', 0)} filtered, "
+        f"{picks.get('delegated', 0)} delegated"
+    )
+    for lane in ("filtered", "delegated"):
+        for reason, count in (picks.get(f"{lane}_reasons") or {}).items():
+            click.echo(f"    {lane}: {count} × {reason}")
+    for feature, reason in (says.get("skipped") or {}).items():
+        click.echo(f"  left out: {feature} ({reason})")
+    errors = says.get("errors") or {}
+    if errors.get("count"):
+        click.echo(f"  errors of fast_router, answered by LiteLLM: {errors['count']} (last: {errors.get('last')})")
