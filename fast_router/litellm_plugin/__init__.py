@@ -1,0 +1,1 @@
+"""The plugin: `litellm.Router` picks through the engine. `hook` is its switch."""
