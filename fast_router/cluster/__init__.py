@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,14 @@ from fast_router.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from fast_router.cluster.state import ClusterState
+    from fast_router.engine import Deployment, Lease
     from fast_router.router import AdvancedRouter
     from fast_router.settings import Settings
 
-__all__ = ["ClusterOptions", "attach", "state_of"]
+__all__ = ["ClusterOptions", "acquire", "attach", "state_of"]
+
+_MOST_CANDIDATES = 8
+"""Candidates that one admission asks for at a time."""
 
 _lock = threading.Lock()
 # By the engine's identity: a state keeps its engine alive, so an identity is not used twice while it is here.
@@ -81,3 +85,64 @@ def state_of(router: AdvancedRouter) -> ClusterState | None:
     """The state that `attach` made for `router`, None if there is none or it was closed."""
     state = _attached.get(id(router.engine))
     return None if state is None or state.closed else state
+
+
+async def acquire(
+    router: AdvancedRouter,
+    model: str,
+    *,
+    exclude: Collection[str] = (),
+    tokens: float = 0,
+    stream: bool = False,
+    key: str | None = None,
+) -> Lease:
+    """As `AdvancedRouter.acquire`, with limits that hold for the whole fleet (`limits: strict`).
+
+    One round trip admits the request to the first candidate, in the strategy's order, that has room for it: all
+    of its limits or none. Without strict limits, or while Redis does not answer, it is a plain `acquire`.
+
+    Args:
+        router: A router with shared state.
+        model: The model name.
+        exclude: Ids that must not be picked.
+        tokens: Prompt tokens, reserved until the answer's are known.
+        stream: True if the answer is streamed.
+        key: Session or prefix, for strategies with affinity.
+
+    Raises:
+        UnknownModelError: No deployment has that model name.
+        NoDeploymentError: Everybody rests, is excluded or at a limit; `retry_after` in seconds if it is known.
+    """
+    from fast_router.engine import Ask  # noqa: PLC0415
+    from fast_router.errors import NoDeploymentError  # noqa: PLC0415
+
+    state = state_of(router)
+    limits = None if state is None else state.limits
+    if limits is None:
+        return router.acquire(model, exclude=exclude, tokens=tokens, stream=stream, key=key)
+    group = router.group(model)
+    ruled_out = set(exclude)
+    wait: float | None = None
+    while True:
+        candidates: list[Deployment] = []
+        while len(candidates) < _MOST_CANDIDATES:
+            ask = Ask(ruled_out, tokens, stream, key) if ruled_out or tokens or stream or key is not None else None
+            found = router.engine.peek(group, ask)
+            if found is None:
+                break
+            candidates.append(found)
+            ruled_out.add(found.id)
+        if not candidates:
+            error = router.unavailable(group, exclude)
+            if wait is not None:
+                error = NoDeploymentError(f"every deployment of {model!r} is at its limit", retry_after=wait)
+            raise error
+        admission = await limits.admit(candidates, tokens=tokens)
+        if admission is None:
+            return router.acquire(model, exclude=exclude, tokens=tokens, stream=stream, key=key)
+        if admission.deployment is not None:
+            lease = router.engine.acquire_deployment(admission.deployment)
+            limits.bind(admission, lease, tokens=tokens)
+            return lease
+        if admission.retry_after is not None:
+            wait = admission.retry_after if wait is None else min(wait, admission.retry_after)

@@ -142,6 +142,15 @@ class Exchange:
             self.port.set_latency(self.fleet.latency(touched))
             self.port.add_usage(self.fleet.usage(touched, self.minute()))
 
+    def _introduce(self, fresh: list[str]) -> None:
+        """Tell deployments that the engine has only now what is known (LiteLLM's are made as they are asked for)."""
+        self.port.anew(fresh)
+        load = self.fleet.load()
+        self.port.set_load({short: load.get(short, 0) for short in fresh})
+        self.port.set_latency(self.fleet.latency(fresh))
+        self.port.add_usage(self.fleet.usage(fresh, self.minute()))
+        self._read_at = self._litellm_at = -float("inf")
+
     def expire(self) -> None:
         """Let go of those who fell silent."""
         self.fleet.expire(self._clock())
@@ -153,6 +162,8 @@ class Exchange:
         """Add what has to be said and asked now; nothing if nothing changed and nothing is due."""
         now = self._clock()
         sample = self.sample = self.port.sample(self.minute())
+        if sample.fresh:
+            self._introduce(sample.fresh)
         self._say_rests(batch, now)
         if now - self._full_at >= self.options.heartbeat:
             self._say_all(batch, sample, now)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fast_router.cluster.batch import code
 from fast_router.cluster.scripts import Caps, admit_call, release_call, spend_call
+from fast_router.engine.deployment import SPENT
 
 if TYPE_CHECKING:
     from fast_router.cluster.batch import Batch
@@ -31,6 +32,10 @@ __all__ = ["Admission", "StrictLimits", "caps_of"]
 
 _AWAY: Final = 1.0
 """Seconds for which nobody asks again after an admission was not answered in time."""
+
+
+_FULL_FOR: Final = 0.1
+"""Seconds for which a deployment without a free slot is not asked again."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,8 @@ class Admission:
 
 @dataclass
 class _Held:
+    """A slot, and the lease that it belongs to."""
+
     short: str
     minute: int
     reserved: float
@@ -60,6 +67,8 @@ class _Held:
 
 @dataclass
 class _Asked:
+    """An admission that waits for its answer."""
+
     candidates: list[tuple[str, Caps]]
     reservation: str
     tokens: float
@@ -158,6 +167,18 @@ class StrictLimits:
             self._names[lease] = admission.reservation
         if not lease.open:
             self._give_back(admission.reservation)
+
+    def refused(self, deployment: Deployment, seconds: float | None) -> None:
+        """Keep a deployment that is at the fleet's limit out of the next picks.
+
+        Args:
+            deployment: Who was refused.
+            seconds: Until when; None (a slot may come free any time) for a short while.
+        """
+        engine = self._state.engine
+        with engine.lock:
+            engine.hold(deployment, SPENT)
+            engine._later(engine.clock() + (seconds or _FULL_FOR), deployment, SPENT)
 
     def _ask(self, asked: _Asked, loop: asyncio.AbstractEventLoop) -> None:
         with self._lock:

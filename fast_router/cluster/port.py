@@ -31,11 +31,13 @@ class Sample:
         load: Open leases; only those above 0.
         usage: Requests and tokens of this process in the server's current minute.
         picks: All picks so far; the difference of two samples is the traffic between them.
+        fresh: Deployments that were not there, or were other objects, when the last sample was taken.
     """
 
     load: dict[str, int] = field(default_factory=dict)
     usage: dict[str, tuple[float, float]] = field(default_factory=dict)
     picks: int = 0
+    fresh: list[str] = field(default_factory=list)
 
 
 class EnginePort:
@@ -49,6 +51,7 @@ class EnginePort:
         self.engine = engine
         self._full: dict[str, str] = {}
         self._short: dict[str, str] = {}
+        self._objects: dict[str, Deployment] = {}
         # Own usage by the server's minutes: the engine's minutes follow this machine's clock.
         self._minute = -1
         self._usage: dict[str, tuple[float, float]] = {}
@@ -67,6 +70,12 @@ class EnginePort:
             self._full[known] = deployment_id
         return known
 
+    def anew(self, shorts: list[str]) -> None:
+        """New objects stand behind these ids: what was given to the old ones has to be given again."""
+        for short in shorts:
+            self._given.pop(short, None)
+            self._seen.pop(short, None)
+
     def deployment(self, short: str) -> Deployment | None:
         """The deployment behind a travelling id, None if this process has none such."""
         full = self._full.get(short)
@@ -83,6 +92,7 @@ class EnginePort:
             for full in [full for full in self._short if full not in living]:
                 short = self._short.pop(full)
                 self._full.pop(short, None)
+                self._objects.pop(full, None)
                 for kept in (self._usage, self._seen, self._given):
                     kept.pop(short, None)
 
@@ -102,6 +112,9 @@ class EnginePort:
         out = Sample(usage=self._usage)
         for deployment in list(self.engine.deployments.values()):
             out.picks += deployment.picks
+            if self._objects.get(deployment.id) is not deployment:
+                self._objects[deployment.id] = deployment
+                out.fresh.append(self.short(deployment.id))
             if deployment.in_flight > 0:
                 out.load[self.short(deployment.id)] = deployment.in_flight
             if deployment.minute_requests or deployment.minute_tokens:
