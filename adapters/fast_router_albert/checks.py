@@ -7,8 +7,6 @@ from typing import Any
 
 from pydantic import BaseModel, SecretStr, ValidationError
 
-from fast_router.errors import UnknownStrategyError
-
 from . import spellings
 from .dialects import ModelDraft, ProviderDraft
 from .endpoints import DEFAULT_URLS, SERVING_PROVIDERS, ModelType, ProviderType
@@ -296,13 +294,6 @@ def _validate(
     except ValidationError as error:
         for item in error.errors(include_url=False, include_input=False, include_context=True):
             _explain(kind, dict(item), values, path, paths, report)
-    except UnknownStrategyError:
-        from fast_router.engine.strategies import known_strategies  # noqa: PLC0415 - only for this message
-
-        names = ["shuffle", *known_strategies()]
-        value = values.get("strategy")
-        what = f"{report.shown(value)} is no strategy{_guess(value, names)}"
-        report.error(paths.get("strategy", path), what, _one_of(names))
     return None
 
 
@@ -330,6 +321,11 @@ def _explain(
         choices = _choices(part, name)
         word = "metric" if name == "qos_metric" else ("model type" if part is Model else "provider type")
         report.error(at, f"{report.shown(value)} is no {word}{_guess(value, choices)}", _one_of(choices))
+    elif kind == "strategy":
+        from fast_router.engine.strategies import known_strategies  # noqa: PLC0415 - only for this message
+
+        names = ["shuffle", *known_strategies()]
+        report.error(at, f"{report.shown(value)} is no strategy{_guess(value, names)}", _one_of(names))
     elif kind == "string_type":
         word = "a number" if isinstance(value, (int, float)) and not isinstance(value, bool) else report.shown(value)
         report.error(at, f"{word} where text is needed", f"Put it in quotes. {right}".strip())

@@ -98,7 +98,7 @@ def load_config(
     document = _read(source)
     secrets = secrets_in(document.data)
     found = interpolate(document, os.environ if environ is None else environ, strict=strict)
-    report = Report(document, secrets | secrets_in(document.data) | found.values)
+    report = Report(document, secrets | secrets_in(document.data) | found.values, silent=found.unset)
     report.problems += found.errors
     report.warnings += found.warnings
     models = drafts(report)

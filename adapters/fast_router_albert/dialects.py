@@ -77,7 +77,23 @@ def drafts(report: Report) -> list[ModelDraft]:
             found.append(_model(raw, path, report))
         else:
             report.error(path, f"{report.shown(raw)} is not a model", "Write `- name: …` with its keys below.")
+    _label_the_rest(found, data)
     return found
+
+
+def _label_the_rest(found: list[ModelDraft], data: Mapping[str, Any]) -> None:
+    """A model whose keys every later dialect shares is of the file's newest dialect."""
+    newest = max((draft.dialect for draft in found), default="")
+    settings, dependencies = data.get("settings"), data.get("dependencies")
+    if isinstance(settings, Mapping):
+        if any(str(key).startswith("celery_") for key in settings):
+            newest = max(newest, "D4")
+        if any(str(key).startswith("routing_") for key in settings):
+            newest = max(newest, "D5")
+    if isinstance(dependencies, Mapping) and "celery" in dependencies:
+        newest = max(newest, "D5")
+    for draft in found:
+        draft.dialect = draft.dialect or max(newest, "D3")
 
 
 def _model(raw: Mapping[str, Any], path: PathKey, report: Report) -> ModelDraft:
@@ -213,7 +229,7 @@ def _dialect(draft: ModelDraft, *, flat: bool, clients: bool) -> str:
     for dialect, keys in _MARKS:
         if spelled & keys or (dialect == "D6" and null_limit):
             return dialect
-    return "D3"
+    return ""
 
 
 _MARKS = (

@@ -66,7 +66,7 @@ def discover_names(drafts: list[ModelDraft], report: Report, *, ask: bool) -> No
     if not ask:
         for draft in unnamed:
             report.error(draft.path, "this flat entry leaves the model's name to the server", f"{add}.")
-            _name(draft, "unknown")
+            _name(draft, f"unnamed-{draft.path[-1]}")
         return
     with httpx.Client(timeout=DISCOVERY_TIMEOUT, follow_redirects=False) as client:
         for draft in unnamed:
@@ -79,7 +79,7 @@ def _ask(client: httpx.Client, draft: ModelDraft, report: Report, add: str) -> N
     try:
         url = clean_url(str(provider.values.get("url")))
     except ValueError:
-        _name(draft, "unknown")
+        _name(draft, f"unnamed-{draft.path[-1]}")
         return  # the URL's own problem is reported where it is checked
     key = provider.values.get("key")
     if isinstance(key, str) and key.isascii() and key.isprintable():
@@ -93,7 +93,7 @@ def _ask(client: httpx.Client, draft: ModelDraft, report: Report, add: str) -> N
         client.headers.pop("Authorization", None)
     if name is None:
         report.error(draft.at("url"), what, f"Start the server, or {add[0].lower()}{add[1:]}.")
-    _name(draft, name or "unknown")
+    _name(draft, name or f"unnamed-{draft.path[-1]}")
 
 
 def _name(draft: ModelDraft, name: Any) -> None:

@@ -30,6 +30,7 @@ class Interpolation:
         names: Path → the variable's name, where the whole value came from one variable that is set.
         mixed: Paths whose value is made of text and at least one variable that is set.
         values: What variables held (secrets, most of them): to be kept out of messages.
+        unset: Paths whose value has an unset variable in it that is an error.
         errors: Unset variables in parts that are read.
         warnings: Unset variables elsewhere, and text that only looks like a variable.
     """
@@ -37,6 +38,7 @@ class Interpolation:
     names: dict[PathKey, str] = field(default_factory=dict)
     mixed: set[PathKey] = field(default_factory=set)
     values: set[str] = field(default_factory=set)
+    unset: set[PathKey] = field(default_factory=set)
     errors: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
 
@@ -88,6 +90,8 @@ def _replace(
         if default is not None:
             return default[2:]
         fatal = strict and _is_used(path)
+        if fatal:
+            found.unset.add(path)
         (found.errors if fatal else found.warnings).append(
             Problem(
                 join(path),

@@ -53,16 +53,20 @@ class Report:
     Args:
         document: What was read.
         secrets: Texts that no message may hold.
+        silent: Paths whose problem is reported already, and explains every other problem there.
     """
 
-    def __init__(self, document: Document, secrets: Iterable[str] = ()) -> None:
+    def __init__(self, document: Document, secrets: Iterable[str] = (), *, silent: Iterable[PathKey] = ()) -> None:
         self.document = document
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
+        self._silent = set(silent)
         self._secrets = {secret for secret in secrets if len(secret) >= 4}
 
     def error(self, path: PathKey, what: str, right: str = "") -> None:
         """Note a problem at `path`."""
+        if path in self._silent:
+            return
         self.problems.append(self._problem(path, what, right))
 
     def warn(self, path: PathKey, what: str, right: str = "") -> None:

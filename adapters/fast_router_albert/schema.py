@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_core import PydanticCustomError
 
+from fast_router.errors import UnknownStrategyError
+
 from .endpoints import DEFAULT_URLS, ModelType, ProviderType
 
 __all__ = ["BasicAuth", "Metric", "Model", "Provider", "Secret", "Strategy", "clean_url"]
@@ -70,7 +72,10 @@ def _no_bool(value: object) -> object:
 def _strategy(value: str) -> str:
     from fast_router.engine.strategies import canonical  # noqa: PLC0415 - the engine is not needed to import this
 
-    return canonical(value)
+    try:
+        return canonical(value)
+    except UnknownStrategyError:
+        raise PydanticCustomError("strategy", "no known strategy") from None
 
 
 def _name(value: str) -> str:
