@@ -10,7 +10,7 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fast_router.direct import ListPicker
 from fast_router.engine import Ask, Deployment, Engine, Lease, ModelGroup, canonical
@@ -18,6 +18,9 @@ from fast_router.engine.deployment import CLOSED, RESTING
 from fast_router.engine.strategies.base import Rng
 from fast_router.entries import Spec, read_entry, read_list
 from fast_router.errors import NoDeploymentError, UnknownModelError
+
+if TYPE_CHECKING:
+    from fast_router.engine.failover import FailoverPolicy
 
 __all__ = ["AdvancedRouter", "LeaseContext", "live_routers"]
 
@@ -71,6 +74,7 @@ class AdvancedRouter:
         self.number = next(_numbers)
         self.engine = Engine(clock=clock, wall=wall, rng=rng)
         self.groups: dict[str, ModelGroup] = {}
+        self.failover: FailoverPolicy | None = None
         self._specs: list[Spec] = []
         self._pick = ListPicker(self._strategy, options, self.engine).pick
         if model_list is not None:
@@ -276,6 +280,26 @@ class AdvancedRouter:
         if deployment is not None:
             self.engine.wake(deployment)
 
+    def enable_failover(self, **options: Any) -> FailoverPolicy:
+        """Let deployments that fail rest, come back with a single probe, and start slowly; once is enough.
+
+        Args:
+            options: Arguments of `fast_router.engine.failover.FailoverPolicy`, such as
+                `options=BreakerOptions(cooldown=10)`.
+
+        Returns:
+            The policy, also to be found as `failover`.
+        """
+        if self.failover is None:
+            from fast_router.engine.failover import FailoverPolicy  # noqa: PLC0415 - only who asks for it pays
+
+            def members(deployment: Deployment) -> Sequence[Deployment]:
+                group = self.groups.get(deployment.name)
+                return (deployment,) if group is None else group.members
+
+            self.failover = FailoverPolicy(self.engine, members, **options)
+        return self.failover
+
     def set_outside(self, loads: Mapping[str, float]) -> None:
         """Tell the load that other processes or the servers themselves know of, by id, in requests."""
         self.engine.set_outside(loads)
@@ -291,7 +315,7 @@ class AdvancedRouter:
             return {
                 "strategy": self._strategy,
                 "models": {
-                    name: {"strategy": group.strategy, "deployments": _rows(group.members, now)}
+                    name: {"strategy": group.strategy, "deployments": _rows(group.members, now, self.failover)}
                     for name, group in self.groups.items()
                 },
             }
@@ -300,7 +324,7 @@ class AdvancedRouter:
         return f"<AdvancedRouter {self._strategy}: {len(self.deployments)} deployments, {len(self.groups)} models>"
 
 
-def _rows(members: Iterable[Deployment], now: float) -> list[dict[str, Any]]:
+def _rows(members: Iterable[Deployment], now: float, failover: FailoverPolicy | None) -> list[dict[str, Any]]:
     return [
         {
             "id": d.id,
@@ -315,6 +339,7 @@ def _rows(members: Iterable[Deployment], now: float) -> list[dict[str, Any]]:
             "eligible": not d.held,
             "resting": round(max(0.0, d.resting_until - now), 3) if d.held & RESTING else 0.0,
             "closed": bool(d.held & CLOSED),
+            "breaker": None if failover is None else failover.describe(d.id),
         }
         for d in members
     ]
