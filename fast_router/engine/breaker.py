@@ -105,6 +105,7 @@ class Change:
         reason: Why, in words for an operator.
         until: Clock time in seconds at which an open breaker lets a probe through, else 0.
         failure: The kind of failure that opened it, None where no failure did.
+        ordered: Whether somebody else ordered it.
     """
 
     old: BreakerState
@@ -112,6 +113,7 @@ class Change:
     reason: str
     until: float = 0.0
     failure: FailureKind | None = None
+    ordered: bool = False
 
 
 _OK, _FAILED = 0, 1
@@ -137,6 +139,7 @@ class Breaker:
         "_rng",
         "_server_in_a_row",
         "generation",
+        "last_failure",
         "reason",
         "state",
         "until",
@@ -149,6 +152,7 @@ class Breaker:
         self.generation = 0
         self.until = 0.0
         self.reason = ""
+        self.last_failure: FailureKind | None = None
         self._openings = 0
         self._closed_at: float | None = None
         self._probe_until: float | None = None
@@ -162,6 +166,14 @@ class Breaker:
     def options(self) -> BreakerOptions:
         """How it decides."""
         return self._options
+
+    def configure(self, options: BreakerOptions) -> None:
+        """Decide by other options from now on; the window keeps its length until it opens next."""
+        if options != self._options:
+            if options.window != self._options.window:
+                self._counts = SlidingCounts(options.window)
+            self._allowed = None
+            self._options = options
 
     # What the picks ask.
 

@@ -16,7 +16,7 @@ until a deployment has failed: a breaker is made at a deployment's first failure
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fast_router.engine.breaker import Breaker, BreakerOptions, BreakerState, Change
@@ -74,7 +74,10 @@ class FailoverPolicy:
         outliers: The outlier rules, None for none.
         decides: For a failure, whether the breaker decides (True) or somebody else does (False, then only
             rests from outside open it). None: the breaker always decides.
-        on_change: Told about each state change, outside every lock: the place for a log line.
+        retry_after: For a failure, the seconds for which its provider asks to stay away. None: what its headers say.
+        why: For a rest that somebody else ordered, the reason in words for an operator.
+        on_change: Told about each state change: the place for a log line. A change from open to open is a
+            deadline that has become later.
         wall_clock: Unix time in seconds, for the dates in Retry-After headers.
         rng: Source of the jitter.
     """
@@ -89,6 +92,8 @@ class FailoverPolicy:
         budget: BudgetOptions | None = None,
         outliers: OutlierOptions | None = None,
         decides: Callable[[Deployment, BaseException, FailureKind], bool] | None = None,
+        retry_after: Callable[[Deployment, BaseException], float | None] | None = None,
+        why: Callable[[Deployment], str] | None = None,
         on_change: Callable[[Deployment, Change], None] | None = None,
         wall_clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
@@ -102,6 +107,8 @@ class FailoverPolicy:
         self._outlier_options = outliers
         self._detectors: dict[str, OutlierDetector] = {}
         self._decides = decides
+        self._retry_after = retry_after or self._from_headers
+        self._why = why
         self._on_change = on_change
         self._wall_clock = wall_clock
         self._rng = rng
@@ -169,6 +176,9 @@ class FailoverPolicy:
 
     # What happens.
 
+    def _from_headers(self, _deployment: Deployment, error: BaseException) -> float | None:
+        return retry_after_from_error(error, wall_clock=self._wall_clock)
+
     def failed(self, deployment: Deployment, error: BaseException, *, generation: int | None = None) -> None:
         """Note a failure on a deployment, for attempts that have no lease.
 
@@ -185,13 +195,15 @@ class FailoverPolicy:
     def wake(self, deployment: Deployment, reason: str) -> None:
         """Bring a deployment back early, for example because a health check succeeded."""
         with self.engine.lock:
-            breaker = self.breaker(deployment)
-            change = breaker.wake(self.engine.clock(), reason)
-            if change is not None:
-                self._closed(deployment, breaker, change)
-            elif deployment.held & RESTING:
-                self.engine.wake(deployment)
+            self._woken(deployment, self.breaker(deployment), reason)
         self._tell()
+
+    def _woken(self, deployment: Deployment, breaker: Breaker, reason: str) -> None:
+        change = breaker.wake(self.engine.clock(), reason)
+        if change is not None:
+            self._closed(deployment, breaker, change)
+        elif deployment.held & RESTING:
+            self.engine.wake(deployment)
 
     def trip(self, deployment: Deployment, reason: str, seconds: float | None = None) -> bool:
         """Let a deployment rest if the ejection cap allows it.
@@ -253,15 +265,27 @@ class FailoverPolicy:
             self._cancelled(deployment, breaker, generation)
             return
         now = self.engine.clock()
-        deciding = self._decides is None or self._decides(deployment, error, kind)
-        if not deciding and breaker.state is BreakerState.CLOSED:
-            return
-        retry_after = retry_after_from_error(error, wall_clock=self._wall_clock)
+        breaker.last_failure = kind
+        if callable(self._options):
+            breaker.configure(self._options(deployment))
+        if self._decides is not None and not self._decides(deployment, error, kind):
+            if breaker.state is BreakerState.HALF_OPEN and generation == breaker.generation:
+                # Whoever decides has let it come back; one failure more is theirs to count.
+                self._woken(deployment, breaker, "cooldown over")
+            if breaker.state is not BreakerState.OPEN:
+                return
+        retry_after = self._retry_after(deployment, error)
         change = breaker.failure(now, kind, generation, retry_after)
         if change is not None:
             self._opened(deployment, breaker, change)
-        elif breaker.state is BreakerState.OPEN and deployment.held & RESTING:
+        elif (
+            breaker.state is BreakerState.OPEN
+            and deployment.held & RESTING
+            and breaker.until > deployment.resting_until
+        ):
             self._rest(deployment, breaker.until - now)
+            longer = Change(breaker.state, breaker.state, "a longer rest was asked for", breaker.until, kind)
+            self._changes.append((deployment, longer))
 
     def _cancelled(self, deployment: Deployment, breaker: Breaker, generation: int) -> None:
         if breaker.state is BreakerState.HALF_OPEN and generation == breaker.generation:
@@ -310,7 +334,8 @@ class FailoverPolicy:
         with self.engine.lock:
             if self._resting_by_us:
                 return
-            self.ordered(deployment, deployment.resting_until - self.engine.clock(), "cooldown")
+            reason = "cooldown" if self._why is None else self._why(deployment)
+            self.ordered(deployment, deployment.resting_until - self.engine.clock(), reason)
 
     def ordered(self, deployment: Deployment, seconds: float, reason: str) -> None:
         """Take over a rest that somebody else ordered: no cap applies to it.
@@ -326,7 +351,7 @@ class FailoverPolicy:
             self._watch(deployment)
             self._rest(deployment, seconds)
             if change is not None:
-                self._changes.append((deployment, change))
+                self._changes.append((deployment, replace(change, ordered=True)))
             self._somebody(self._members(deployment))
         self._tell()
 
