@@ -16,17 +16,19 @@ import logging
 import os
 import signal
 import tempfile
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from fast_router.errors import ConfigurationError
+
 from . import convert
 from .config import AlbertConfig, load_config
 from .reload import Stamp, Watcher, stamp_of
 
-__all__ = ["CONFIG_VARIABLE", "HOOK", "on_worker_startup", "prepare", "write_private"]
+__all__ = ["CONFIG_VARIABLE", "HOOK", "on_worker_startup", "prepare", "with_config", "write_private"]
 
 logger = logging.getLogger("fast_router.albert")
 
@@ -85,6 +87,30 @@ def prepare(
     if clean:
         atexit.register(target.unlink, missing_ok=True)
     return target
+
+
+def with_config(
+    command: Sequence[str], path: str | os.PathLike[str], *, environ: MutableMapping[str, str] | None = None
+) -> tuple[str, ...]:
+    """`command` as it runs a LiteLLM proxy on the Albert file at `path`; makes ready for it (see `prepare`).
+
+    Args:
+        command: ``litellm`` with its arguments but without ``--config``, or a server that runs the proxy's app.
+        path: The Albert file.
+        environ: The environment that the command will get; changed.
+
+    Raises:
+        AlbertConfigError: The file is wrong.
+        ConfigurationError: The command names a ``--config`` of its own.
+    """
+    environ = os.environ if environ is None else environ
+    is_litellm = Path(command[0]).name == "litellm"
+    if is_litellm and any(word.partition("=")[0] in {"--config", "-c"} for word in command[1:]):
+        msg = "--albert and litellm's --config both say which models there are; give one of them"
+        raise ConfigurationError(msg)
+    generated = prepare(path, environ=environ)
+    environ["CONFIG_FILE_PATH"] = str(generated)  # what the proxy's app reads under another server
+    return (command[0], "--config", str(generated), *command[1:]) if is_litellm else tuple(command)
 
 
 def _private_directory(environ: MutableMapping[str, str]) -> Path:
