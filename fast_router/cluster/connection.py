@@ -108,6 +108,9 @@ class Link:
         """Close everything; never raises."""
         await _close(self.subscription)
         await _close(self.client)
+        sentinels = getattr(getattr(self.client, "connection_pool", None), "sentinel_manager", None)
+        for sentinel in getattr(sentinels, "sentinels", ()):
+            await _close(sentinel)
         if self._extra is not None:
             await _close(self._extra)
 

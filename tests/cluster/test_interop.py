@@ -8,6 +8,7 @@ import pytest
 from litellm import Router
 from redis import Redis
 
+import fast_router
 import fast_router.cluster
 from fast_router.cluster.interop import LiteLLMKeys
 from fast_router.cluster.options import ClusterOptions
@@ -15,6 +16,14 @@ from fast_router.router import AdvancedRouter
 from tests.cluster.shared import entries, until
 
 pytestmark = pytest.mark.services
+
+
+@pytest.fixture(autouse=True)
+def _without_the_plugin():
+    """LiteLLM as it is: these Routers stand for proxies without us."""
+    fast_router.disable()
+    yield
+    fast_router.enable()
 
 
 @pytest.fixture
