@@ -27,6 +27,7 @@ __all__ = ["Link"]
 
 _READ_SECONDS = 1.0
 _BATCH = 128
+_GATHER_SECONDS = 0.01
 # Releases kept while Redis is away; the reservations behind any that are dropped lapse by themselves.
 _MOST_PENDING = 20_000
 
@@ -58,6 +59,8 @@ class Link:
         self._numbers = itertools.count()
         self._on_reply = on_reply
         self._complain = complain
+        self._reading: Any = None
+        self._read_at = self.loop.time()
         self._client = redis_client(settings.redis_url, settings)
         self._settle_script = self._client.register_script(lua("settle"))
         self._hold_script = self._client.register_script(lua("hold"))
@@ -71,6 +74,7 @@ class Link:
                 ("replies", self._read()),
                 ("settle", self._settle()),
                 ("heartbeat", self._beat()),
+                ("watch", self._watch()),
             )
         ]
         for task in self._tasks:
@@ -136,45 +140,78 @@ class Link:
     # -- replies -----------------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        key = self.reply_key
-        client = redis_client(self.settings.redis_url, self.settings, timeout=None)
+        """Take answers as they come, over a connection of its own.
+
+        redis-py's connection is used below its client: the client's bookkeeping costs more than the read.
+        """
+        pool = redis_client(self.settings.redis_url, self.settings, timeout=None).connection_pool
         many = True
         pause = 0.05
+        connection: Any = None
         try:
             while True:
                 try:
-                    if not self.redis_up:
-                        await asyncio.wait_for(client.ping(), self.settings.connect_timeout)
+                    if connection is None:
+                        fresh: Any = pool.make_connection()  # type: ignore[no-untyped-call]
+                        await asyncio.wait_for(fresh.connect(), self.settings.connect_timeout)
+                        connection = self._reading = fresh
+                        take = [connection.pack_command(*words) for words in self._commands()]
                         self.redis_up, pause = True, 0.05
-                    # A dead peer on a silent connection would keep a read without a limit for ever.
-                    for raw in await asyncio.wait_for(self._take(client, key, many), _READ_SECONDS + 2):
+                    self._read_at = self.loop.time()
+                    if many:
+                        await connection.send_packed_command(take[0], check_health=False)
+                        got = await connection.read_response()
+                        answers = got[1] if got else ()
+                    else:
+                        answers = await self._read_old(connection, take)
+                    for raw in answers:
                         self._dispatch(raw)
-                except ResponseError as error:  # noqa: PERF203 - the loop goes on after it
+                except ResponseError as error:
                     if many and "unknown command" in str(error).lower():
                         many = False  # a server before 7.0
                         continue
-                    await self._lost(error)
+                    self._lost(error)
                     await asyncio.sleep(pause)
                 except (RedisError, OSError, asyncio.TimeoutError) as error:
-                    await self._lost(error)
-                    await client.connection_pool.disconnect()
+                    self._lost(error)
+                    if connection is not None:
+                        with contextlib.suppress(RedisError, OSError):
+                            await connection.disconnect(nowait=True)
+                        connection = self._reading = None
                     await asyncio.sleep(pause)
                     pause = min(pause * 2, 0.5)
         finally:
             self.redis_up = False
-            with contextlib.suppress(Exception):
-                await client.aclose()
+            if connection is not None:
+                with contextlib.suppress(RedisError, OSError):
+                    await connection.disconnect(nowait=True)
 
-    async def _take(self, client: Any, key: str, many: bool) -> list[bytes]:
-        if many:
-            got = await client.execute_command("BLMPOP", _READ_SECONDS, 1, key, "LEFT", "COUNT", _BATCH)
-            return list(got[1]) if got else []
-        got = await client.blpop(key, timeout=_READ_SECONDS)
-        if not got:
+    def _commands(self) -> tuple[tuple[Any, ...], ...]:
+        return (
+            ("BLMPOP", _READ_SECONDS, 1, self.reply_key, "LEFT", "COUNT", _BATCH),
+            ("BLPOP", self.reply_key, int(_READ_SECONDS)),
+            ("LPOP", self.reply_key, _BATCH),
+        )
+
+    async def _read_old(self, connection: Any, take: list[Any]) -> list[bytes]:
+        await connection.send_packed_command(take[1], check_health=False)
+        first = await connection.read_response()
+        if not first:
             return []
-        return [got[1], *(await client.lpop(key, _BATCH) or [])]
+        await connection.send_packed_command(take[2], check_health=False)
+        return [first[1], *(await connection.read_response() or [])]
 
-    async def _lost(self, error: BaseException) -> None:
+    async def _watch(self) -> None:
+        """End a read that should have come back long ago: nobody else notices a connection to nowhere."""
+        while True:
+            await asyncio.sleep(_READ_SECONDS)
+            reading = self._reading
+            if reading is not None and self.loop.time() - self._read_at > _READ_SECONDS + 2:
+                self._lost(TimeoutError())
+                with contextlib.suppress(RedisError, OSError):
+                    await reading.disconnect(nowait=True)
+
+    def _lost(self, error: BaseException) -> None:
         if self.redis_up:
             self._complain(f"Redis is away ({type(error).__name__})")
         self.redis_up = False
@@ -193,10 +230,12 @@ class Link:
         try:
             while True:
                 await self._dirty.wait()
+                # Ends come in crowds; one call for all of the next moment costs no request anything.
+                await asyncio.sleep(_GATHER_SECONDS)
                 self._dirty.clear()
                 try:
                     await self._send()
-                except (RedisError, OSError, asyncio.TimeoutError):  # noqa: PERF203 - the loop goes on after it
+                except (RedisError, OSError, asyncio.TimeoutError):
                     await asyncio.sleep(0.25)
                     self._dirty.set()
         finally:

@@ -24,7 +24,6 @@ from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from fast_router.cluster.celery_broker import BrokerAwayError, QueueFullError
 from fast_router.cluster.celery_grant import Grant
 from fast_router.cluster.celery_link import Link
 from fast_router.cluster.celery_settings import Candidate, CelerySettings
@@ -98,7 +97,7 @@ class CeleryRouting:
         self._gates: dict[str, _Gate] = {}
         self._announced: dict[tuple[str, str], float] = {}
         self._resting: dict[str, deque[asyncio.Future[None]]] = {}
-        self._publishing: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._counts: Counter[str] = Counter()
         self._complaints: dict[str, tuple[float, int]] = {}
         self._closed = False
@@ -272,32 +271,14 @@ class CeleryRouting:
         """Publish and wait for the answer; a string says why there is none."""
         future: asyncio.Future[Reply | str] = link.loop.create_future()
         link.waiting[rid] = future
-        # Not awaited: the broker's confirmation may be slower than the answer, and only the deadline counts.
-        publishing = link.loop.create_task(link.broker.publish(model, rid, payload, priority, silence))
-        self._publishing.add(publishing)
-        publishing.add_done_callback(partial(self._published, future))
+        failed = partial(_resolve, future)
+        link.broker.publish(model, rid, payload, priority, silence, failed)
         timer = link.loop.call_later(silence, _resolve, future, "deadline")
         try:
             return await future
         finally:
             timer.cancel()
             link.waiting.pop(rid, None)
-
-    def _published(self, future: asyncio.Future[Reply | str], task: asyncio.Task[None]) -> None:
-        self._publishing.discard(task)
-        if task.cancelled():
-            _resolve(future, "broker")
-            return
-        error = task.exception()
-        if error is None:
-            return
-        if isinstance(error, QueueFullError):
-            _resolve(future, "full")
-        elif isinstance(error, BrokerAwayError):
-            _resolve(future, "broker")
-        else:
-            self._complain(f"a task could not be published: {type(error).__name__}")
-            _resolve(future, "broker")
 
     def _on_reply(self, link: Link, reply: Reply) -> None:
         future = link.waiting.get(reply.rid)
@@ -414,8 +395,8 @@ class CeleryRouting:
         if now - self._announced.get(key, -_ANNOUNCE_SECONDS) >= _ANNOUNCE_SECONDS:
             self._announced[key] = now
             task = link.loop.create_task(link.announce(model))
-            self._publishing.add(task)
-            task.add_done_callback(self._publishing.discard)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     # -- what is told ----------------------------------------------------------------------------------
 
@@ -455,7 +436,7 @@ _inherited: list[object] = []
 
 def _after_fork() -> None:
     for routing in _everyone:
-        _inherited.append((routing._main, routing._background, routing._thread, routing._publishing))
+        _inherited.append((routing._main, routing._background, routing._thread, routing._tasks))
         routing._lock = threading.Lock()
         routing._reset()
 
