@@ -1,0 +1,30 @@
+"""Three real upstreams for every test of this folder, LiteLLM unpatched, and its price map as shipped."""
+
+from __future__ import annotations
+
+import litellm
+import pytest
+
+import fast_router
+from fast_router.testing import Upstream
+
+
+@pytest.fixture(scope="module", autouse=True)
+def litellm_alone():
+    """These tests install single features themselves: the plugin as a whole is off meanwhile."""
+    was_on = fast_router.status()["enabled"]
+    assert fast_router.disable() == []
+    yield
+    if was_on:
+        fast_router.enable()
+
+
+@pytest.fixture(scope="session")
+def upstreams():
+    with Upstream(tokens=3) as first, Upstream(tokens=5) as second, Upstream(tokens=2) as third:
+        yield [first, second, third]
+
+
+@pytest.fixture(scope="session")
+def cost():
+    return {key: dict(row) for key, row in litellm.model_cost.items()}
