@@ -54,7 +54,7 @@ class Attempt:
         open: False once it has ended; a task that outlives the call must not lease into it.
     """
 
-    __slots__ = ("__weakref__", "fresh", "ledger", "lease", "model", "more", "open")
+    __slots__ = ("__weakref__", "fresh", "lease", "ledger", "model", "more", "open")
 
     def __init__(self, model: Any, tried: Ledger | None) -> None:
         self.model = model
@@ -132,13 +132,14 @@ def usage_of(response: Any) -> tuple[float, float]:
     usage = response.get("usage") if isinstance(response, dict) else getattr(response, "usage", None)
     if usage is None:
         return 0.0, 0.0
-    read = usage.get if isinstance(usage, dict) else lambda key: getattr(usage, key, None)
-    completion = read("completion_tokens") or read("output_tokens") or 0
-    prompt = read("prompt_tokens") or read("input_tokens") or 0
-    total = read("total_tokens") or 0
-    if not isinstance(completion, (int, float)) or not isinstance(prompt, (int, float)):
-        return 0.0, 0.0
-    return float(completion), float(total if isinstance(total, (int, float)) and total else completion + prompt)
+    completion = _number(usage, "completion_tokens") or _number(usage, "output_tokens")
+    prompt = _number(usage, "prompt_tokens") or _number(usage, "input_tokens")
+    return completion, _number(usage, "total_tokens") or completion + prompt
+
+
+def _number(usage: Any, key: str) -> float:
+    value = usage.get(key) if isinstance(usage, dict) else getattr(usage, key, None)
+    return float(value) if isinstance(value, (int, float)) else 0.0
 
 
 def _is_cache_hit(response: Any) -> bool:

@@ -10,10 +10,12 @@ from typing import Any
 
 __all__ = ["CallbackVerdict"]
 
-# Filters of LiteLLM's own that only act on requests with certain keys; those keys are special anyway.
-_BY_REQUEST_KEY = frozenset(
-    {"_PROXY_LiteLLMManagedFiles", "_PROXY_LiteLLMManagedVectorStores", "ResponsesApiDeploymentCheck"}
-)
+# Filters of LiteLLM's own that only act on requests with a certain key.
+_BY_REQUEST_KEY = {
+    "_PROXY_LiteLLMManagedFiles": "model_file_id_mapping",
+    "_PROXY_LiteLLMManagedVectorStores": "model_resource_id_mapping",
+    "ResponsesApiDeploymentCheck": "previous_response_id",
+}
 
 
 async def _returns_its_argument(
@@ -33,11 +35,13 @@ class CallbackVerdict:
     Attributes:
         seen: The list as it was when this was worked out.
         why: Why picks must go through LiteLLM's pipeline, None if they need not.
+        keys: Request keys with which they must all the same.
     """
 
-    __slots__ = ("seen", "why")
+    __slots__ = ("keys", "seen", "why")
 
     def __init__(self) -> None:
+        self.keys: frozenset[str] = frozenset()
         self.seen: list[Any] = []
         self.why: str | None = None
 
@@ -49,6 +53,8 @@ class CallbackVerdict:
             why = _why(callback)
             if why is not None:
                 break
+        named = {cls.__name__ for callback in seen for cls in type(callback).__mro__}
+        self.keys = frozenset(key for name, key in _BY_REQUEST_KEY.items() if name in named)
         # In this order: a pick on another thread may read between the two.
         self.why = why if why is not None else self.why
         self.seen = seen

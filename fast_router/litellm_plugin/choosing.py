@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.litellm_plugin.snapshot import Plan
 
-__all__ = ["Filtered", "count_tokens", "filtered_pick", "install_choice"]
+__all__ = ["Filtered", "ask_of", "count_tokens", "filtered_pick", "install_choice"]
 
 _LITELLM = object()
 """The choice is LiteLLM's."""
@@ -91,9 +92,8 @@ class Filtered:
         if not left:
             return _LITELLM
         limits = any(tier.respects_limits for tier in group.tiers.values())
-        tokens = count_tokens(*prompt) if limits and any(d.tpm is not None for d in left) else 0.0
-        stream = request_kwargs.get("stream") is True
-        ask = Ask((), tokens, stream) if tokens or stream else None
+        counts = limits and any(d.tpm is not None for d in left)
+        ask = ask_of(group.strategy, request_kwargs, prompt, counts=counts)
         self._drop()
         self.lease = binding.engine.acquire_from(group, left, ask)
         return _LITELLM if self.lease is None else entries[self.lease.deployment.id]
@@ -159,7 +159,7 @@ class filtered_pick:  # noqa: N801 - used as a function
         self._core = core
         self._outer: Filtered | None = None
 
-    def __enter__(self) -> filtered_pick:
+    def __enter__(self) -> filtered_pick:  # noqa: PYI034 - it is never subclassed
         self._outer = _running.get()
         _running.set(self._filtered)
         return self
@@ -203,7 +203,56 @@ def count_tokens(messages: Any, text: Any) -> float:
         return 0.0
 
 
+def ask_of(
+    strategy: str, request_kwargs: Mapping[str, Any], prompt: tuple[Any, Any], *, counts: bool
+) -> Ask | None:
+    """What a strategy needs to know about a request, None if there is nothing.
+
+    Args:
+        strategy: Its canonical name.
+        request_kwargs: The request as LiteLLM's selection gets it.
+        prompt: Its messages and its input; one of them is None.
+        counts: Whether its tokens matter, because a candidate has a tokens/minute limit.
+    """
+    tokens = count_tokens(*prompt) if counts else 0.0
+    stream = request_kwargs.get("stream") is True
+    key = None
+    if strategy.endswith("_affinity"):
+        key = _text_of(prompt) if strategy.startswith("prefix") else _session_of(request_kwargs)
+    return Ask((), tokens, stream, key) if tokens or stream or key is not None else None
+
+
+def _session_of(request_kwargs: Mapping[str, Any]) -> str | None:
+    """What names a session, the most particular first: LiteLLM's own words for it, then OpenAI's."""
+    places: list[tuple[Any, str]] = [(request_kwargs, "litellm_session_id")]
+    for bucket in (request_kwargs.get("litellm_metadata"), request_kwargs.get("metadata")):
+        places += [(bucket, "session_id"), (bucket, "litellm_session_id")]
+    places += [(request_kwargs, "prompt_cache_key"), (request_kwargs, "user"), (request_kwargs, "safety_identifier")]
+    for place, word in places:
+        value = place.get(word) if isinstance(place, Mapping) else None
+        if isinstance(value, str) and value:
+            return value
+    return None
+
+
+def _text_of(prompt: tuple[Any, Any]) -> str | None:
+    """The prompt as one text, in the order in which a server's cache would see it."""
+    messages, text = prompt
+    if isinstance(text, str):
+        return text or None
+    parts: list[str] = []
+    for message in messages if isinstance(messages, (list, tuple)) else text if isinstance(text, list) else ():
+        content = message.get("content") if isinstance(message, Mapping) else message
+        parts.append(str(message.get("role", "")) if isinstance(message, Mapping) else "")
+        pieces = content if isinstance(content, list) else [content]
+        parts += [piece.get("text", "") if isinstance(piece, Mapping) else str(piece or "") for piece in pieces]
+    return "\n".join(part for part in parts if isinstance(part, str)) or None
+
+
 # -- what stands in LiteLLM's place ------------------------------------------------------------------------
+
+
+_SELECTOR_ARGUMENTS = ("model_group", "healthy_deployments", "messages", "input", "request_kwargs")
 
 
 def _choose(strategy: str, selector: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -211,7 +260,7 @@ def _choose(strategy: str, selector: Any, args: tuple[Any, ...], kwargs: Mapping
     if filtered is None:
         return _LITELLM
     try:
-        given = dict(zip(("model_group", "healthy_deployments", "messages", "input", "request_kwargs"), args, strict=False))
+        given = dict(zip(_SELECTOR_ARGUMENTS, args, strict=False))
         given.update(kwargs)
         return filtered.choose(
             strategy,
@@ -280,4 +329,4 @@ def install_choice(patches: PatchSet, band: Band) -> None:
             ("get_available_deployments", _sync_selector),
         ):
             if method in vars(cls):
-                patches.replace(cls, method, lambda original, make=make, strategy=strategy: make(strategy, original))
+                patches.replace(cls, method, partial(make, strategy))

@@ -131,7 +131,7 @@ def _watch() -> None:
     if "litellm" in sys.modules:
         _watch_with_wrapt()
     else:
-        sys.meta_path.insert(0, _Trigger())  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _Trigger())
 
 
 def _watch_with_wrapt(name: str = _WATCHED) -> None:
@@ -192,9 +192,9 @@ def _installer(path: str) -> Callable[[PatchSet, Any], list[str]]:
 
 def _public_hook(problem: str) -> Callable[[PatchSet, Any], list[str]]:
     def install(patches: PatchSet, _band: Any) -> list[str]:
-        from fast_router.litellm_plugin.public_hook import install as install_public  # noqa: PLC0415
+        from fast_router.litellm_plugin import public_hook  # noqa: PLC0415
 
-        return install_public(patches, problem)
+        return public_hook.install(patches, problem)
 
     return install
 

@@ -169,6 +169,6 @@ def _forwarding_code(free: tuple[str, ...]) -> CodeType:
     source += "        return _original(*args, **kwargs)\n"
     source += "    return forward\n"
     namespace: dict[str, Any] = {}
-    exec(source, namespace)  # noqa: S102 - our own text, with names that the compiler gave out
+    exec(source, namespace)
     forward: FunctionType = namespace["outer"]()
     return forward.__code__

@@ -10,15 +10,16 @@ closure, copies nothing and logs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fast_router.engine import Ask
 from fast_router.litellm_plugin.attempts import current
 from fast_router.litellm_plugin.binding import KEY, Binding, bind
 from fast_router.litellm_plugin.callbacks import CallbackVerdict
-from fast_router.litellm_plugin.choosing import Filtered, count_tokens, filtered_pick, install_choice
+from fast_router.litellm_plugin.choosing import Filtered, ask_of, filtered_pick, install_choice
 from fast_router.litellm_plugin.cooldowns import refresh, watch_redis
+from fast_router.litellm_plugin.snapshot import SPECIAL, watched_attributes
 from fast_router.litellm_plugin.status import tally
 
 if TYPE_CHECKING:
@@ -37,38 +38,13 @@ _NOBODY = "nobody is eligible"
 _PASS_THROUGH = "pass-through"
 
 
-def _guard(band: Band) -> Callable[[dict[str, Any], Binding, Plan], bool]:
-    """Whether a plan still describes its Router: cheap comparisons by identity, for changes nobody announced."""
-
-    def name(*names: str) -> str:
-        return f"_core_{names[0]}" if band.facade else (names[-1] if band.name in ("1.91", "1.99") else names[0])
-
-    model_list_key, strategy_key = name("model_list"), name("routing_strategy")
-    alias_key, default_key = name("model_group_alias"), name("default_deployment")
-    groups_key = name("routing_groups", "_routing_groups")
-    pre_call_key, tags_key = name("enable_pre_call_checks"), name("enable_tag_filtering")
-    health_key, plugins_key = name("enable_health_check_routing"), name("routing_plugins")
-    has_groups, has_plugins = band.name != "1.83", band.name not in ("1.83", "1.91")
-
-    def still_true(state: dict[str, Any], binding: Binding, plan: Plan) -> bool:
-        alias = state[alias_key]
-        return (
-            plan.version == binding.version
-            and state[model_list_key] is plan.model_list
-            and len(plan.model_list) == plan.size
-            and len(state) == plan.attributes
-            and state[strategy_key] is plan.strategy
-            and alias is plan.alias
-            and (not alias or alias.get(plan.model) is plan.target)
-            and state[default_key] is plan.default
-            and state[pre_call_key] is plan.pre_call
-            and state[tags_key] is plan.tags
-            and state[health_key] is plan.health
-            and (not has_groups or state[groups_key] is plan.groups)
-            and (not has_plugins or (state[plugins_key] is plan.plugins and not plan.plugins) or not plan.fast)
-        )
-
-    return still_true
+def _holds(binding: Binding, plan: Plan) -> bool:
+    """Whether `plan` still describes its Router: see `_watched_write` for how assignments are noticed."""
+    return (
+        plan.version == binding.version
+        and len(plan.model_list) == plan.size
+        and (not plan.alias or plan.alias.get(plan.model) is plan.target)
+    )
 
 
 class _Selection:
@@ -81,7 +57,6 @@ class _Selection:
         self.band = band
         self.litellm = litellm
         self.verdict = CallbackVerdict()
-        self.still_true = _guard(band)
         # The request keys that this LiteLLM's selection understands and takes out.
         keys = ("_target_order", "_excluded_deployment_ids", "_retry_skipped_deployment_ids")
         self.popped = keys[: {"1.83": 1, "1.91": 2, "1.99": 2}.get(band.name, 3)]
@@ -117,7 +92,7 @@ class _Selection:
         if binding.engine.clock() >= binding.redis_due:
             refresh(binding, core)
         plan = binding.plans.get(model)
-        if plan is None or not self.still_true(vars(core), binding, plan):
+        if plan is None or not _holds(binding, plan):
             watch_redis(binding, core)
             plan = binding.plan(core, model)
         attempt = current.get()
@@ -141,13 +116,15 @@ class _Selection:
             callbacks = self.litellm.callbacks
             if callbacks != self.verdict.seen:
                 self.verdict.update(callbacks)
+            if self.verdict.keys and not self.verdict.keys.isdisjoint(kwargs):
+                return "a callback that filters"
             if self.verdict.why is not None:
                 return self.verdict.why
             if plan.services and self.litellm.service_callback:
                 return "service callbacks"
         if self.call_marked():
             return "an endpoint that narrows the candidates"
-        for key in plan.special:
+        for key in SPECIAL | plan.special:
             if key in kwargs and key not in self.popped and _matters(key, kwargs[key]):
                 return f"the request's {key.strip('_')}"
         state = kwargs.get(_COMPACTION)
@@ -173,7 +150,7 @@ class _Selection:
             return None
         kwargs = request_kwargs or {}
         engine = binding.engine
-        ask = _ask(plan, kwargs, prompt) if plan.asks else None
+        ask = ask_of(group.strategy, kwargs, prompt, counts=plan.counts) if plan.asks else None
         tried = attempt.ledger if attempt is not None and attempt.ledger is not None else None
         if (tried is None or not tried.tried) and not any(key in kwargs for key in self.popped):
             lease = engine.acquire(group, ask)
@@ -238,12 +215,6 @@ def _lowest(candidates: Sequence[Deployment]) -> Sequence[Deployment]:
     return [d for d in candidates if d.order == lowest]
 
 
-def _ask(plan: Plan, kwargs: Mapping[str, Any], prompt: tuple[Any, Any]) -> Ask | None:
-    tokens = count_tokens(*prompt) if plan.counts else 0.0
-    stream = kwargs.get("stream") is True
-    return Ask((), tokens, stream) if tokens or stream else None
-
-
 # -- the replacements --------------------------------------------------------------------------------------
 
 
@@ -251,13 +222,12 @@ def _ask(plan: Plan, kwargs: Mapping[str, Any], prompt: tuple[Any, Any]) -> Ask 
 
 
 def _asynchronous(selection: _Selection, original: Any) -> Any:
-    still_true = selection.still_true
     verdict = selection.verdict
     litellm = selection.litellm
     marked = selection.call_marked if selection.band.facade else None
     attempt_of = current.get
 
-    async def async_get_available_deployment(  # noqa: PLR0917 - LiteLLM's signature
+    async def async_get_available_deployment(
         self: Any,
         model: Any,
         request_kwargs: Any,
@@ -266,17 +236,19 @@ def _asynchronous(selection: _Selection, original: Any) -> Any:
         specific_deployment: Any = False,
     ) -> Any:
         try:
-            state = self.__dict__
-            binding = state.get(KEY)
+            binding = self.__dict__.get(KEY)
             plan = None if binding is None else binding.plans.get(model)
             attempt = attempt_of()
             if (
                 plan is not None
                 and plan.fast
                 and (attempt is None or attempt.fresh)
-                and still_true(state, binding, plan)
+                and plan.version == binding.version
+                and len(plan.model_list) == plan.size
+                and (not plan.alias or plan.alias.get(model) is plan.target)
                 and verdict.seen == litellm.callbacks
                 and verdict.why is None
+                and (not verdict.keys or request_kwargs.keys().isdisjoint(verdict.keys))
                 and not specific_deployment
                 and not plan.asks
                 and binding.redis_due == _NEVER
@@ -294,12 +266,12 @@ def _asynchronous(selection: _Selection, original: Any) -> Any:
                     and (not internal or (type(internal) is dict and internal.keys().isdisjoint(gated)))
                 ):
                     if attempt is None:
-                        deployment = binding.engine.peek(plan.group)
+                        deployment = plan.peek(plan.group)
                         if deployment is not None:
                             tally.fast += 1
                             return deployment.entry
                     else:
-                        lease = binding.engine.acquire(plan.group)
+                        lease = plan.acquire(plan.group)
                         if lease is not None:
                             attempt.lease = lease
                             attempt.fresh = False
@@ -329,11 +301,10 @@ def _asynchronous(selection: _Selection, original: Any) -> Any:
 
 
 def _synchronous(selection: _Selection, original: Any) -> Any:
-    still_true = selection.still_true
     marked = selection.call_marked if selection.band.facade else None
     attempt_of = current.get
 
-    def get_available_deployment(  # noqa: PLR0917 - LiteLLM's signature
+    def get_available_deployment(
         self: Any,
         model: Any,
         messages: Any = None,
@@ -342,15 +313,16 @@ def _synchronous(selection: _Selection, original: Any) -> Any:
         request_kwargs: Any = None,
     ) -> Any:
         try:
-            state = self.__dict__
-            binding = state.get(KEY)
+            binding = self.__dict__.get(KEY)
             plan = None if binding is None else binding.plans.get(model)
             attempt = attempt_of()
             if (
                 plan is not None
                 and plan.fast_sync
                 and (attempt is None or attempt.fresh)
-                and still_true(state, binding, plan)
+                and plan.version == binding.version
+                and len(plan.model_list) == plan.size
+                and (not plan.alias or plan.alias.get(model) is plan.target)
                 and not specific_deployment
                 and not plan.asks
                 and binding.redis_due == _NEVER
@@ -365,12 +337,12 @@ def _synchronous(selection: _Selection, original: Any) -> Any:
                 )
             ):
                 if attempt is None:
-                    deployment = binding.engine.peek(plan.group)
+                    deployment = plan.peek(plan.group)
                     if deployment is not None:
                         tally.fast += 1
                         return deployment.entry
                 else:
-                    lease = binding.engine.acquire(plan.group)
+                    lease = plan.acquire(plan.group)
                     if lease is not None:
                         attempt.lease = lease
                         attempt.fresh = False
@@ -424,7 +396,7 @@ def _pass_through(selection: _Selection, core: Any, model: Any) -> Filtered | No
             return None
         binding = bind(core, selection.band)
         plan = binding.plans.get(model)
-        if plan is None or not selection.still_true(vars(core), binding, plan):
+        if plan is None or not _holds(binding, plan):
             plan = binding.plan(core, model)
         return Filtered(binding, plan, current.get(), _PASS_THROUGH)
     except Exception as error:  # noqa: BLE001 - LiteLLM's own pick answers
@@ -444,6 +416,30 @@ def _announced(original: Any) -> Any:
     return changed
 
 
+def _watched_write(original: Any, watched: frozenset[str]) -> Any:
+    """Around `__setattr__` of the core class: whoever assigns a setting makes the plans outdated."""
+
+    def __setattr__(self: Any, name: str, value: Any) -> None:  # noqa: N807 - it stands in for that method
+        original(self, name, value)
+        if name in watched:
+            binding = self.__dict__.get(KEY)
+            if binding is not None:
+                binding.version += 1
+
+    return __setattr__
+
+
+def _watched_delete(original: Any, watched: frozenset[str]) -> Any:
+    def __delattr__(self: Any, name: str) -> None:  # noqa: N807 - it stands in for that method
+        original(self, name)
+        if name in watched:
+            binding = self.__dict__.get(KEY)
+            if binding is not None:
+                binding.version += 1
+
+    return __delattr__
+
+
 def install(patches: PatchSet, band: Band) -> list[str]:
     """Pick for every Router."""
     selection = _Selection(patches, band)
@@ -454,9 +450,12 @@ def install(patches: PatchSet, band: Band) -> list[str]:
         ("get_available_deployment_for_pass_through", _sync_pass_through),
     ):
         if band.has(name):
-            patches.replace(band.core, band.slot(name), lambda original, make=make: make(selection, original))
+            patches.replace(band.core, band.slot(name), partial(make, selection))
     for name in ("_invalidate_access_groups_cache", "_invalidate_model_group_info_cache"):
         if band.has(name):
             patches.replace(band.core, band.slot(name), _announced)
+    watched = watched_attributes(band)
+    patches.replace(band.core, "__setattr__", lambda original: _watched_write(original, watched))
+    patches.replace(band.core, "__delattr__", lambda original: _watched_delete(original, watched))
     install_choice(patches, band)
     return ["selection"]

@@ -12,14 +12,15 @@ from collections.abc import Mapping, Sequence
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
-from fast_router.engine import ModelGroup
+from fast_router.engine import Engine, ModelGroup
 from fast_router.errors import FastRouterError
 from fast_router.litellm_plugin import overlay
 
 if TYPE_CHECKING:
+    from fast_router.litellm_plugin.bands import Band
     from fast_router.litellm_plugin.binding import Binding
 
-__all__ = ["STRATEGIES", "Plan", "compile_plan", "options_of", "price_of"]
+__all__ = ["SPECIAL", "STRATEGIES", "Plan", "compile_plan", "options_of", "price_of", "watched_attributes"]
 
 STRATEGIES = {
     "simple-shuffle": "simple_shuffle",
@@ -43,7 +44,7 @@ _SELECTORS = {
 }
 
 # A request with one of these is not ordinary.
-_SPECIAL = frozenset(
+SPECIAL = frozenset(
     {
         "routing_strategy",
         "enable_tag_filtering",
@@ -51,10 +52,6 @@ _SPECIAL = frozenset(
         "_target_order",
         "_excluded_deployment_ids",
         "_retry_skipped_deployment_ids",
-        # What LiteLLM's own filter callbacks look for, so that their mere presence costs nothing.
-        "model_file_id_mapping",
-        "model_resource_id_mapping",
-        "previous_response_id",
     }
 )
 # Metadata that an earlier pass of the same request through LiteLLM's routing left behind: LiteLLM clears it.
@@ -80,6 +77,17 @@ _INFO_FEATURES = (
     ("enforce_supported_endpoints", "enforced endpoints"),
     ("max_embedding_batch_size", "embedding batch size"),
 )
+_SETTINGS = (
+    "model_list",
+    "model_names",
+    "model_group_alias",
+    "routing_strategy",
+    "routing_groups",
+    "_routing_groups",
+    "default_deployment",
+    "cooldown_cache",
+    "cache",
+)
 _ROUTER_FEATURES = (
     ("enable_pre_call_checks", "pre-call checks"),
     ("enable_tag_filtering", "tags"),
@@ -92,6 +100,12 @@ _ROUTER_FEATURES = (
     ("_request_scoped_selectors", "request-scoped callbacks"),
     ("_request_scoped_policies", "request-scoped callbacks"),
 )
+
+
+def watched_attributes(band: Band) -> frozenset[str]:
+    """What makes plans outdated when it is assigned to a Router: settings, and methods of the pipeline."""
+    names = {*_SETTINGS, *(name for name, _ in _ROUTER_FEATURES), *(names[0] for names in _SELECTORS.values())}
+    return frozenset({*names, *(f"_core_{name}" for name in names), *band.stock_names()})
 
 
 class Plan:
@@ -115,36 +129,31 @@ class Plan:
     """
 
     __slots__ = (
+        "acquire",
         "alias",
         "asks",
-        "attributes",
         "counts",
-        "default",
         "fast",
         "fast_sync",
         "gated",
         "group",
-        "groups",
-        "health",
         "listed",
         "model",
         "model_list",
         "options",
         "overlay",
-        "plugins",
-        "pre_call",
+        "peek",
         "services",
         "size",
         "special",
         "strategy",
-        "tags",
         "target",
         "version",
         "why",
         "why_sync",
     )
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, engine: Engine) -> None:
         self.model = model
         self.listed = True
         self.group: ModelGroup | None = None
@@ -152,27 +161,23 @@ class Plan:
         self.why_sync: str | None = None
         self.fast = False
         self.fast_sync = False
-        self.special = _SPECIAL
+        self.special = SPECIAL
         self.gated: frozenset[str] = frozenset()
         self.asks = False
         self.counts = False
         self.services = False
         self.overlay: str | None = None
         self.options: Mapping[str, Any] = {}
-        # What the guard of every pick compares, see `selection`.
+        # What every pick compares, see `selection`.
         self.version = -1
         self.model_list: Any = None
         self.size = -1
-        self.attributes = -1
         self.strategy: Any = None
         self.alias: Any = None
         self.target: Any = None
-        self.groups: Any = None
-        self.default: Any = None
-        self.pre_call: Any = None
-        self.tags: Any = None
-        self.health: Any = None
-        self.plugins: Any = None
+        # The engine's, at hand.
+        self.acquire = engine.acquire
+        self.peek = engine.peek
 
 
 class _NotFast(Exception):  # noqa: N818 - not an error: the reason why a plan has no fast lane
@@ -182,7 +187,7 @@ class _NotFast(Exception):  # noqa: N818 - not an error: the reason why a plan h
 def compile_plan(binding: Binding, core: Any, model: str) -> Plan:
     """Compile the plan of `model`, whatever it is; never raises for what a Router may hold."""
     band = binding.band
-    plan = Plan(model)
+    plan = Plan(model, binding.engine)
     # Read before anything else: a change during the compilation then makes this plan outdated.
     plan.version = binding.version
     read = band.read
@@ -190,25 +195,18 @@ def compile_plan(binding: Binding, core: Any, model: str) -> Plan:
     plan.size = len(plan.model_list or ())
     plan.strategy = read(core, "routing_strategy")
     plan.alias = read(core, "model_group_alias")
-    plan.groups = read(core, "routing_groups", "_routing_groups")
-    plan.default = read(core, "default_deployment")
-    plan.pre_call = read(core, "enable_pre_call_checks")
-    plan.tags = read(core, "enable_tag_filtering")
-    plan.health = read(core, "enable_health_check_routing")
-    plan.plugins = read(core, "routing_plugins")
-    alias, groups = plan.alias or {}, plan.groups or {}
+    alias, groups = plan.alias or {}, read(core, "routing_groups", "_routing_groups") or {}
     plan.target = alias.get(model) if isinstance(alias, Mapping) else None
     try:
         if model not in (read(core, "model_names", default=()) or ()) and model not in alias and model not in groups:
             plan.listed = False
-            raise _NotFast("the name is not in the model list")  # noqa: EM101, TRY301 - control flow, not an error
+            raise _NotFast("the name is not in the model list")  # noqa: TRY301 - control flow, not an error
         _resolve(binding, core, plan)
     except _NotFast as reason:
         plan.why = plan.why or str(reason)
         plan.why_sync = plan.why_sync or str(reason)
     except FastRouterError as error:
         plan.why = plan.why_sync = f"unreadable deployment ({type(error).__name__})"
-    plan.attributes = len(vars(core))
     plan.fast = plan.why is None and plan.group is not None
     plan.fast_sync = plan.why_sync is None and plan.group is not None
     return plan
@@ -223,12 +221,12 @@ def _resolve(binding: Binding, core: Any, plan: Plan) -> None:
     plan.options = options
     routable = [e for e in entries if not _blocked(e)] if band.has("_filter_blocked_deployments") else list(entries)
     if not routable:
-        raise _NotFast("every deployment is blocked")  # noqa: EM101 - control flow, not an error
+        raise _NotFast("every deployment is blocked")
     plan.group = binding.group(resolved, name, options, routable)
     tiers = plan.group.tiers.values()
     limits = any(tier.respects_limits for tier in tiers)
     plan.counts = limits and any(d.tpm is not None for d in plan.group.members)
-    plan.asks = plan.counts or name == "latency_based"
+    plan.asks = plan.counts or name == "latency_based" or name.endswith("_affinity")
     plan.services = plan.overlay is None and name != "simple_shuffle"
     sync_why = _why_sync(binding, core, plan, entries)
     plan.why_sync = plan.why_sync or sync_why
@@ -236,7 +234,7 @@ def _resolve(binding: Binding, core: Any, plan: Plan) -> None:
         # LiteLLM answers asynchronous requests by its synchronous selection then.
         plan.why = plan.why or plan.why_sync
         return
-    plan.why = plan.why or sync_why or _why_async(plan, entries)
+    plan.why = plan.why or sync_why or _why_async(band, core, entries)
     gated = set(_LEFT_BEHIND) if band.has("_stamp_or_clear_metadata_key") else set()
     if any((e.get("model_info") or {}).get("access_groups") for e in entries):
         gated |= _AUTH
@@ -254,16 +252,16 @@ def _entries(binding: Binding, core: Any, model: str) -> Sequence[Mapping[str, A
     try:
         # In a context of its own: what the running request has set must not colour a plan for all of them.
         _, found = Context().run(lambda: ask(model=model, request_kwargs={}))
-    except Exception as error:  # noqa: BLE001 - LiteLLM's error comes from LiteLLM, when it is asked for real
-        raise _NotFast("the name resolves to nothing") from error  # noqa: EM101
+    except Exception as error:
+        raise _NotFast("the name resolves to nothing") from error
     if isinstance(found, dict):
-        raise _NotFast("the name is a single deployment")  # noqa: EM101
+        raise _NotFast("the name is a single deployment")
     index = vars(core).get("model_id_to_deployment_index_map") or {}
     model_list = binding.band.read(core, "model_list") or []
     for entry in found:
         at = index.get((entry.get("model_info") or {}).get("id"))
         if not isinstance(at, int) or at >= len(model_list) or model_list[at] is not entry:
-            raise _NotFast("deployments that LiteLLM rewrites per request")  # noqa: EM101
+            raise _NotFast("deployments that LiteLLM rewrites per request")
     return list(found)
 
 
@@ -293,14 +291,14 @@ def _strategy(
         name = plan.strategy if isinstance(plan.strategy, str) else None
         selector = vars(core).get(_SELECTORS[name][0]) if name in _SELECTORS else None
     if name not in STRATEGIES:
-        raise _NotFast(f"the strategy {name!r} is LiteLLM's alone")  # noqa: EM102
+        raise _NotFast(f"the strategy {name!r} is LiteLLM's alone")
     if name != "simple-shuffle":
         expected = _SELECTORS[name][1]
         if type(selector).__name__ != expected or not type(selector).__module__.startswith("litellm."):
-            raise _NotFast("a strategy object of somebody else")  # noqa: EM101
+            raise _NotFast("a strategy object of somebody else")
     options = options_of(selector)
     if options is None:
-        raise _NotFast("strategy options that only LiteLLM has")  # noqa: EM101
+        raise _NotFast("strategy options that only LiteLLM has")
     return STRATEGIES[name], options
 
 
@@ -340,8 +338,8 @@ def _why_sync(binding: Binding, core: Any, plan: Plan, entries: Sequence[Mapping
     return None
 
 
-def _why_async(plan: Plan, entries: Sequence[Mapping[str, Any]]) -> str | None:
-    if plan.tags:
+def _why_async(band: Band, core: Any, entries: Sequence[Mapping[str, Any]]) -> str | None:
+    if band.read(core, "enable_tag_filtering"):
         return "tags"
     if any((entry.get("model_info") or {}).get("enable_tag_filtering") is not None for entry in entries):
         return "tags"

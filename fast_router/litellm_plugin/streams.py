@@ -13,6 +13,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Generator
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fast_router.litellm_plugin.status import tally
@@ -154,11 +155,8 @@ def _call_id(response: Any) -> str | None:
     found = getattr(logging, "litellm_call_id", None)
     # Only asynchronous streams are told about: LiteLLM calls back for the others in a thread of its own, and
     # having it do so for us would cost every request.
-    return found if isinstance(found, str) and hasattr(type(response), "__anext__") and _asynchronous(response) else None
-
-
-def _asynchronous(response: Any) -> bool:
-    return "_sync_generator" not in getattr(response, "__dict__", ())
+    asynchronous = hasattr(type(response), "__anext__") and "_sync_generator" not in getattr(response, "__dict__", ())
+    return found if asynchronous and isinstance(found, str) else None
 
 
 def _replace_source(response: Any, watch: Watch) -> bool:
@@ -195,7 +193,7 @@ class AsyncSource(AsyncGenerator[Any, Any]):
         """As of a generator."""
         return await self._source.asend(value)
 
-    async def athrow(self, *error: Any) -> Any:  # type: ignore[override]
+    async def athrow(self, *error: Any) -> Any:
         """As of a generator."""
         return await self._source.athrow(*error)
 
@@ -226,7 +224,7 @@ class SyncSource(Generator[Any, Any, Any]):
         """As of a generator."""
         return self._source.send(value)
 
-    def throw(self, *error: Any) -> Any:  # type: ignore[override]
+    def throw(self, *error: Any) -> Any:
         """As of a generator."""
         return self._source.throw(*error)
 
@@ -324,7 +322,7 @@ def _change_class(response: Any, watch: Watch) -> bool:
     return True
 
 
-def _followed_class(kind: type) -> type:
+def _followed_class(kind: Any) -> type:
     members: dict[str, Any] = {
         "__module__": kind.__module__,
         "__qualname__": kind.__qualname__,
@@ -334,20 +332,20 @@ def _followed_class(kind: type) -> type:
     if hasattr(kind, "__anext__"):
 
         async def __anext__(self: Any) -> Any:  # noqa: N807
-            return await _next(super(followed, self).__anext__, getattr(self, _WATCH))  # type: ignore[misc]
+            return await _next(partial(kind.__anext__, self), getattr(self, _WATCH))
 
         members["__anext__"] = __anext__
     if hasattr(kind, "__next__"):
 
         def __next__(self: Any) -> Any:  # noqa: N807
-            return _next_sync(super(followed, self).__next__, getattr(self, _WATCH))  # type: ignore[misc]
+            return _next_sync(partial(kind.__next__, self), getattr(self, _WATCH))
 
         members["__next__"] = __next__
     if inspect.iscoroutinefunction(getattr(kind, "aclose", None)):
 
         async def aclose(self: Any) -> Any:
             try:
-                return await super(followed, self).aclose()  # type: ignore[misc]
+                return await kind.aclose(self)
             finally:
                 getattr(self, _WATCH).closed()
 
@@ -356,13 +354,12 @@ def _followed_class(kind: type) -> type:
 
         def close(self: Any) -> Any:
             try:
-                return super(followed, self).close()  # type: ignore[misc]
+                return kind.close(self)
             finally:
                 getattr(self, _WATCH).closed()
 
         members["close"] = close
-    followed = type(kind.__name__, (kind,), members)
-    return followed
+    return type(kind.__name__, (kind,), members)
 
 
 # -- usage of streams, told later --------------------------------------------------------------------------
