@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["demo"]
 
-_LOADING = "loading LiteLLM"
+_MOST_A_SECOND = 120.0
 _START_COMMAND = "fast-router run -- litellm --config config.yaml"
 
 
@@ -52,14 +52,17 @@ _SERVERS = {
 
 
 @click.command()
-@click.option("--requests", default=2000, show_default=True, type=click.IntRange(10), help="Requests a run.")
-@click.option("--rate", default=120.0, show_default=True, type=click.FloatRange(1), help="Requests a second.")
+@click.option("--requests", default=1500, show_default=True, type=click.IntRange(10), help="Requests a run, at most.")
+@click.option("--rate", type=click.FloatRange(1), help="Requests a second; by default what suits this machine.")
+@click.option(
+    "--seconds", default=18.0, show_default=True, type=click.FloatRange(1), help="Seconds of arrivals a run, at most."
+)
 @click.option(
     "--stream", default=0.25, show_default=True, type=click.FloatRange(0, 1), help="Share that asks for a stream."
 )
 @click.option("--seed", default=7, show_default=True, help="Seed of the arrivals and the faults.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON and nothing else.")
-def demo(*, requests: int, rate: float, stream: float, seed: int, as_json: bool) -> None:
+def demo(*, requests: int, rate: float | None, seconds: float, stream: float, seed: int, as_json: bool) -> None:
     """Send real requests through litellm.Router, without fast_router and with it.
 
     Four servers start on this machine, one of them slow and one flaky. The same seeded arrivals go through
@@ -67,16 +70,20 @@ def demo(*, requests: int, rate: float, stream: float, seed: int, as_json: bool)
     n-th request meets the same fate in every run.
     """
     console = None if as_json else _console()
-    load = {"requests": requests, "rate": rate, "stream": stream, "seed": seed}
     with contextlib.ExitStack() as stack:
         fleet = stack.enter_context(_fleet())
+        runs = [stack.enter_context(_Run(side, fleet)) for side in _SIDES]
+        with console.status("loading LiteLLM, once for each run") if console else contextlib.nullcontext():
+            for run in runs:
+                run.wait_until_ready()
+            rate = rate or runs[0].suitable_rate(stream)
+        requests = max(10, min(requests, int(rate * seconds)))
+        load = {"requests": requests, "rate": rate, "stream": stream, "seed": seed}
         if console:
             _introduce(console, load)
-        runs = [stack.enter_context(_Run(side, fleet, load)) for side in _SIDES]
         with _progress(console, requests) as show:
-            show(_LOADING, 0)
             for run in runs:
-                run.carry_out(show)
+                run.carry_out(load, show)
     if as_json:
         click.echo(json.dumps({"load": load, "runs": [run.as_dict() for run in runs]}, indent=2))
     if console:
@@ -116,7 +123,6 @@ class _Run:
 
     side: _Side
     fleet: Fleet
-    load: dict[str, Any]
     result: dict[str, Any] = field(default_factory=dict)
     arrived: dict[str, int] = field(default_factory=dict)
 
@@ -132,7 +138,7 @@ class _Run:
             text=True,
         )
         urls = {name: self.fleet[name].api_base for name in _SERVERS}
-        orders = {"strategy": self.side.strategy, "plugin": self.side.plugin, "urls": urls, **self.load}
+        orders = {"strategy": self.side.strategy, "plugin": self.side.plugin, "urls": urls}
         self._tell(json.dumps(orders | {"warm_up": self.fleet["warm-up"].api_base}))
         return self
 
@@ -145,13 +151,22 @@ class _Run:
         self._process.wait()
         self._errors.close()
 
-    def carry_out(self, show: Callable[[str, int], None]) -> None:
+    def wait_until_ready(self) -> None:
+        """Return when LiteLLM is loaded and warm."""
+        self._hear("ready")
+
+    def suitable_rate(self, stream: float) -> float:
+        """Requests a second that keep about half a processor busy, so that waiting shows the servers, not us."""
+        self._tell(json.dumps({"calibrate": 80, "stream": stream}))
+        throughput = float(self._hear("throughput")["throughput"])
+        return min(_MOST_A_SECOND, max(5.0, round(throughput / 2)))
+
+    def carry_out(self, load: dict[str, Any], show: Callable[[str, int], None]) -> None:
         """Send this side's load and keep its result."""
         title = self.side.title.replace("\n", " ")
-        self._hear("ready")
         show(title, 0)
         self.fleet.reset()
-        self._tell("go")
+        self._tell(json.dumps({"go": load}))
         while True:
             message = self._hear()
             if "over" in message:
@@ -206,11 +221,6 @@ def _progress(console: Console | None, requests: int) -> Iterator[Callable[[str,
 
         def show(title: str, over: int) -> None:
             if title not in tasks:
-                for task in [one.id for one in bars.tasks if one.total is None]:
-                    bars.remove_task(task)
-                if title == _LOADING:
-                    bars.add_task(title, total=None)
-                    return
                 tasks[title] = bars.add_task(title, total=requests)
             bars.update(tasks[title], completed=over)
 
@@ -242,6 +252,7 @@ def _table(runs: list[_Run]) -> Table:
     for share in ("p50", "p95"):
         table.add_row(f"first token {share}", *(_milliseconds(run.result["first_token"][share]) for run in runs))
     table.add_section()
+    table.add_row("CPU a request", *(f"{run.result['cpu_seconds'] * 1e3:.1f} ms" for run in runs))
     table.add_row("cost of a pick", *(f"{run.result['pick_seconds'] * 1e6:.1f} µs" for run in runs))
     return table
 

@@ -1,8 +1,9 @@
 """One side of `fast-router demo`, in a process of its own: LiteLLM's Router under one strategy, with or without us.
 
 A process each, because Routers leave callbacks and caches behind in LiteLLM's global lists; the second run of one
-process would pay for the first. Reads one line of JSON (what to do), says `{"ready": true}` when LiteLLM is loaded
-and warm, waits for a line, then prints `{"over": n}` as requests end and finally `{"result": {...}}`.
+process would pay for the first. Reads one line of JSON (whom to ask), says `{"ready": true}` when LiteLLM is loaded
+and warm; then answers lines: `{"calibrate": n}` with `{"throughput": requests a second}`, `{"go": load}` with
+`{"over": n}` as requests end and finally `{"result": {...}}`.
 """
 
 from __future__ import annotations
@@ -66,23 +67,46 @@ async def _pick_cost(router: litellm.Router) -> float:
 
 
 async def _side(orders: dict[str, Any]) -> None:
-    random.seed(orders["seed"])  # LiteLLM's own random picks
     warm = _router({"warm-up": orders["warm_up"]}, orders["strategy"])
     await drive(lambda one: _ask(warm, one), arrivals(_WARM_UP, 100, stream_share=0.5))
-    warm.discard()
     _say({"ready": True})
-    await asyncio.to_thread(sys.stdin.readline)
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        wish = json.loads(line)
+        if "calibrate" in wish:
+            _say({"throughput": await _throughput(warm, wish["calibrate"], wish["stream"])})
+        else:
+            warm.discard()
+            _say({"result": await _run(orders, wish["go"])})
 
+
+async def _throughput(router: litellm.Router, requests: int, stream: float) -> float:
+    """Requests a second that this process manages, ten at a time, of a server that answers at once."""
+    coming = iter(arrivals(requests, 1, stream_share=stream))
+
+    async def one_after_the_other() -> None:
+        for arrival in coming:
+            answer = await _ask(router, arrival)
+            if arrival.stream:
+                async for _ in answer:
+                    pass
+
+    began = time.perf_counter()
+    await asyncio.gather(*(one_after_the_other() for _ in range(10)))
+    return requests / (time.perf_counter() - began)
+
+
+async def _run(orders: dict[str, Any], load: dict[str, Any]) -> dict[str, Any]:
+    random.seed(load["seed"])  # LiteLLM's own random picks
     router = _router(orders["urls"], orders["strategy"])
-    coming = arrivals(orders["requests"], orders["rate"], stream_share=orders["stream"], seed=orders["seed"])
+    coming = arrivals(load["requests"], load["rate"], stream_share=load["stream"], seed=load["seed"])
+    busy = time.process_time()
     outcome = await drive(lambda one: _ask(router, one), coming, lambda over: _say({"over": over}))
+    busy = time.process_time() - busy
     # A fresh Router for the stop-watch: cooldowns of the run must not make its picks easier or harder.
-    result = outcome.as_dict() | {"pick_seconds": await _pick_cost(_router(orders["urls"], orders["strategy"]))}
-    if orders["plugin"]:
-        status = fast_router.status()
-        result["picks"] = status.get("picks", {})
-        result["litellm"] = status.get("litellm")
-    _say({"result": result})
+    pick = await _pick_cost(_router(orders["urls"], orders["strategy"]))
+    result = outcome.as_dict() | {"pick_seconds": pick, "cpu_seconds": busy / load["requests"]}
+    status = fast_router.status()
+    return result | ({"picks": status["picks"], "litellm": status["litellm"]} if orders["plugin"] else {})
 
 
 def main() -> None:
