@@ -244,7 +244,7 @@ def _qos(values: dict[str, Any], draft: ProviderDraft, report: Report) -> None:
 
 def _unit(values: dict[str, Any], draft: ProviderDraft, report: Report) -> None:
     limit = values.get("qos_limit")
-    timed = values.get("qos_metric") in {Metric.TTFT.value, Metric.LATENCY.value}
+    timed = values.get("qos_metric") in (Metric.TTFT.value, Metric.LATENCY.value)
     if timed and isinstance(limit, (int, float)) and 0 < limit < 10:
         report.warn(draft.at("qos_limit"), f"{limit} is read as milliseconds", "Multiply by 1000 if you meant seconds.")
 

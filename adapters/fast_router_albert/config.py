@@ -154,7 +154,7 @@ def _plain(source: Mapping[str, Any]) -> dict[str, Any]:
             return {str(key): copy(item, depth + 1) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
             return [copy(item, depth + 1) for item in value]
-        return value
+        return value if value is None or isinstance(value, (str, int, float)) else str(value)
 
     data: dict[str, Any] = copy(source, 0)
     return data
