@@ -7,7 +7,8 @@ import math
 
 import pytest
 import redis
-from hypothesis import HealthCheck, settings, strategies as st
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from fast_router.cluster.celery_settings import Candidate, CelerySettings
@@ -91,11 +92,7 @@ def machine(url):
             self.number += 1
             rid = f"r{self.number}"
             load = {name: sum(held == name for held in self.open.values()) for name in PROVIDERS}
-            room = {
-                name
-                for name, limit in zip(PROVIDERS, limits, strict=True)
-                if limit is None or load[name] < limit
-            }
+            room = {name for name, limit in zip(PROVIDERS, limits, strict=True) if limit is None or load[name] < limit}
             outcome, provider = self.scripts.decide(rid, self.candidates(limits), strategy, seed)
             (reply,) = self.scripts.replies()
             assert reply.rid == rid
