@@ -8,6 +8,8 @@ LITELLM_VERSIONS ?= 1.83.14 1.91.0 1.99.0 1.106.2 1.109.1
 
 # LiteLLM asks the network for its price list at import unless told to use the one it ships.
 export LITELLM_LOCAL_MODEL_COST_MAP := True
+# Without compiled files every process would compile LiteLLM's half a million lines anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types pytest examples test-compat bench servers clean

@@ -20,6 +20,8 @@ for version in "$@"; do
         "$uv" pip install --quiet --python "$folder/bin/python" --override "$overrides" \
             --editable '.[cli,redis]' "litellm[proxy]==$version" \
             gunicorn hypothesis pytest pytest-asyncio pytest-timeout
+        # Compiled once, and not again by each of the many processes that the tests start.
+        env -u PYTHONDONTWRITEBYTECODE "$folder/bin/python" -c "import litellm.proxy.proxy_server" >/dev/null
         touch "$stamp"
     fi
     echo "== LiteLLM $version: tests/litellm_plugin"

@@ -49,3 +49,7 @@ if [[ -x $uv ]]; then
 else
     "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[$extra]"
 fi
+
+# LiteLLM is large: compiled once here, and not again by each of the many processes that will import it.
+echo "venv: compiling litellm"
+env -u PYTHONDONTWRITEBYTECODE LITELLM_LOCAL_MODEL_COST_MAP=True "$folder/bin/python" -c "import litellm"
