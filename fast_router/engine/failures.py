@@ -82,6 +82,7 @@ _BY_STATUS: Final = {
     499: FailureKind.CANCELLED,
     504: FailureKind.TIMEOUT,
 }
+_ANSWERED: Final = frozenset({"APIStatusError", "HTTPStatusError", "ClientResponseError"})
 # How deep a chain of causes is followed: exceptions may form long chains in retry loops.
 _DEPTH: Final = 6
 
@@ -154,7 +155,8 @@ def _from_causes(error: BaseException) -> FailureKind | None:
         kind = _named(cause)
         if kind in (FailureKind.CONNECTION, FailureKind.TIMEOUT):
             return kind
-        if kind is not None or status_of(cause) is not None:
+        # LiteLLM dresses a refused connection as a 500 twice; only these stand for an answer that came.
+        if kind is not None or any(cls.__name__ in _ANSWERED for cls in type(cause).__mro__):
             return None
         cause = cause.__cause__ or cause.__context__
     return None

@@ -135,15 +135,19 @@ def _get_min_cooldown(original: Any) -> Any:
 # -- every failure once --------------------------------------------------------------------------------------
 
 
-def _mark(error: Any, deployment_id: Any) -> bool:
-    """Note that a failure was judged for a deployment; False if it was before."""
+def _mark(core: Any, error: Any, deployment_id: Any) -> bool:
+    """Note that a Router has judged a failure of a deployment; False if it has before.
+
+    LiteLLM calls the callbacks of every Router of the process for every failure, so each counts by itself.
+    """
     state = getattr(error, "__dict__", None)
     if state is None or deployment_id is None:
         return True
-    judged: set[str] = state.setdefault(_JUDGED, set())
-    if str(deployment_id) in judged:
+    judged: set[tuple[int, str]] = state.setdefault(_JUDGED, set())
+    key = (id(core), str(deployment_id))
+    if key in judged:
         return False
-    judged.add(str(deployment_id))
+    judged.add(key)
     return True
 
 
@@ -152,7 +156,7 @@ def _callback_on_failure(original: Any) -> Any:
         self: Any, kwargs: Any, completion_response: Any, start_time: Any, end_time: Any
     ) -> Any:
         info = (kwargs.get("litellm_params") or {}).get("model_info") or {}
-        if not _mark(kwargs.get("exception"), info.get("id") if isinstance(info, dict) else None):
+        if not _mark(self, kwargs.get("exception"), info.get("id") if isinstance(info, dict) else None):
             return False
         return original(self, kwargs, completion_response, start_time, end_time)
 
@@ -165,7 +169,8 @@ def _trigger_for_fallback(original: Any) -> Any:
     def _trigger_cooldown_for_failed_deployment(*args: Any, **kwargs: Any) -> Any:
         given = signature.bind(*args, **kwargs).arguments
         error = next((value for value in given.values() if isinstance(value, BaseException)), None)
-        if getattr(error, "failed_deployment_id", None) in getattr(error, _JUDGED, ()):
+        failed = str(getattr(error, "failed_deployment_id", None))
+        if any(id_ == failed for _, id_ in getattr(error, _JUDGED, ())):
             return None
         return original(*args, **kwargs)
 
@@ -185,7 +190,7 @@ def judge(
         request: The attempt's keyword arguments.
         group: The model name as the request has it.
     """
-    if deployment_id in getattr(error, _JUDGED, ()):
+    if (id(core), deployment_id) in getattr(error, _JUDGED, ()):
         return
     listed: Callable[..., Any] = getattr(core, band.slot("get_model_info"))
     entry = listed(id=deployment_id)
