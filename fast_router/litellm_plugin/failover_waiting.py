@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fast_router import settings
 from fast_router.engine.waiting import QueueFullError, Ticket, TicketState, WaitQueue
 from fast_router.litellm_plugin.binding import Binding, existing
+from fast_router.litellm_plugin.selection import seam
 from fast_router.litellm_plugin.status import tally
 
 if TYPE_CHECKING:
@@ -28,34 +29,45 @@ _LONGEST_NAP = 1.0
 
 def install(patches: PatchSet, band: Band) -> list[str]:
     """Let asynchronous picks wait where `max_wait` asks for it."""
-    patches.replace(band.core, band.slot("async_get_available_deployment"), _pick)
+    del band
+
+    def adopt(changed: settings.Settings) -> None:
+        # Picks pay for this only while it is wanted.
+        seam.active = bool(changed.max_wait)
+
+    seam.around = _pick
+    stop = settings.on_change(adopt)
+    adopt(settings.current())
+
+    def undo() -> None:
+        stop()
+        seam.active = False
+        seam.around = None
+
+    patches.on_restore(undo)
     return ["waiting"]
 
 
-def _pick(original: Any) -> Any:
-    async def async_get_available_deployment(self: Any, *args: Any, **kwargs: Any) -> Any:
-        seconds = settings.current().max_wait
-        if not seconds:
-            return await original(self, *args, **kwargs)
-        ticket: Ticket | None = None
-        waiting: Waiting | None = None
-        queue: WaitQueue | None = None
-        try:
-            waiting = _of(self)
-            group = waiting.group(args, kwargs) if waiting is not None else None
-            if waiting is not None and group is not None:
-                queue = waiting.queue(group)
-                ticket = await waiting.wait(group, queue, seconds, _priority(args, kwargs))
-        except Exception as error:  # noqa: BLE001 - LiteLLM's own answer follows
-            tally.failed(error, "waiting for a deployment")
-        try:
-            return await original(self, *args, **kwargs)
-        finally:
-            # Held until the pick is made: nobody may overtake a waiter on its last step.
-            if ticket is not None and queue is not None:
-                queue.done(ticket)
-
-    return async_get_available_deployment
+async def _pick(pick: Any, core: Any, *args: Any) -> Any:
+    seconds = settings.current().max_wait
+    if not seconds:
+        return await pick(core, *args)
+    ticket: Ticket | None = None
+    queue: WaitQueue | None = None
+    try:
+        waiting = _of(core)
+        group = waiting.group(args, {}) if waiting is not None else None
+        if waiting is not None and group is not None:
+            queue = waiting.queue(group)
+            ticket = await waiting.wait(group, queue, seconds, _priority(args, {}))
+    except Exception as error:  # noqa: BLE001 - LiteLLM's own answer follows
+        tally.failed(error, "waiting for a deployment")
+    try:
+        return await pick(core, *args)
+    finally:
+        # Held until the pick is made: nobody may overtake a waiter on its last step.
+        if ticket is not None and queue is not None:
+            queue.done(ticket)
 
 
 def _of(core: Any) -> Waiting | None:

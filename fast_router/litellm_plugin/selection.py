@@ -10,7 +10,7 @@ closure, copies nothing and logs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.litellm_plugin.snapshot import Plan
 
-__all__ = ["install"]
+__all__ = ["Seam", "install", "seam"]
 
 _COMPACTION = "_context_compaction_state"
 _WEB_SEARCH = frozenset({"web_search", "web_search_preview"})
@@ -45,6 +45,25 @@ def _holds(binding: Binding, plan: Plan) -> bool:
         and len(plan.model_list) == plan.size
         and (not plan.alias or plan.alias.get(plan.model) is plan.target)
     )
+
+
+class Seam:
+    """Where somebody can stand around asynchronous picks, at no cost while nobody does.
+
+    Attributes:
+        active: True to have every asynchronous pick go through `around`.
+        around: `await around(pick, core, model, request_kwargs, messages, input, specific_deployment)` answers
+            with a deployment, normally `await pick(...)` of the same arguments.
+    """
+
+    __slots__ = ("active", "around")
+
+    def __init__(self) -> None:
+        self.active = False
+        self.around: Callable[..., Awaitable[Any]] | None = None
+
+
+seam = Seam()
 
 
 class _Selection:
@@ -227,6 +246,30 @@ def _asynchronous(selection: _Selection, original: Any) -> Any:
     marked = selection.call_marked if selection.band.facade else None
     attempt_of = current.get
 
+    async def longer(
+        self: Any, model: Any, request_kwargs: Any, messages: Any, text: Any, specific_deployment: Any
+    ) -> Any:
+        try:
+            decided = selection.decide(
+                self, model, request_kwargs, (messages, text), specific=specific_deployment, synchronous=False
+            )
+        except Exception as error:  # noqa: BLE001 - LiteLLM's own pick answers
+            tally.failed(error, "a pick")
+            decided = None
+        if decided is not None and not isinstance(decided, Filtered):
+            return decided
+        with filtered_pick(decided, self) as pick:
+            return pick.settled(
+                await original(
+                    self,
+                    model=model,
+                    request_kwargs=request_kwargs,
+                    messages=messages,
+                    input=text,
+                    specific_deployment=specific_deployment,
+                )
+            )
+
     async def async_get_available_deployment(
         self: Any,
         model: Any,
@@ -241,7 +284,7 @@ def _asynchronous(selection: _Selection, original: Any) -> Any:
             attempt = attempt_of()
             if (
                 plan is not None
-                and plan.fast
+                and plan.short
                 and (attempt is None or attempt.fresh)
                 and plan.version == binding.version
                 and len(plan.model_list) == plan.size
@@ -250,8 +293,8 @@ def _asynchronous(selection: _Selection, original: Any) -> Any:
                 and verdict.why is None
                 and (not verdict.keys or request_kwargs.keys().isdisjoint(verdict.keys))
                 and not specific_deployment
-                and not plan.asks
-                and binding.redis_due == _NEVER
+                and not seam.active
+                and (binding.redis_due == _NEVER or binding.redis_due > binding.engine.clock())
                 and not (plan.services and litellm.service_callback)
                 and (marked is None or not marked())
                 and request_kwargs.keys().isdisjoint(plan.special)
@@ -277,25 +320,11 @@ def _asynchronous(selection: _Selection, original: Any) -> Any:
                             attempt.fresh = False
                             tally.fast += 1
                             return lease.deployment.entry
-            decided = selection.decide(
-                self, model, request_kwargs, (messages, input), specific=specific_deployment, synchronous=False
-            )
-        except Exception as error:  # noqa: BLE001 - LiteLLM's own pick answers
+        except Exception as error:  # noqa: BLE001 - the longer way begins anew
             tally.failed(error, "a pick")
-            decided = None
-        if decided is not None and not isinstance(decided, Filtered):
-            return decided
-        with filtered_pick(decided, self) as pick:
-            return pick.settled(
-                await original(
-                    self,
-                    model=model,
-                    request_kwargs=request_kwargs,
-                    messages=messages,
-                    input=input,
-                    specific_deployment=specific_deployment,
-                )
-            )
+        if seam.active and seam.around is not None:
+            return await seam.around(longer, self, model, request_kwargs, messages, input, specific_deployment)
+        return await longer(self, model, request_kwargs, messages, input, specific_deployment)
 
     return async_get_available_deployment
 
@@ -318,14 +347,13 @@ def _synchronous(selection: _Selection, original: Any) -> Any:
             attempt = attempt_of()
             if (
                 plan is not None
-                and plan.fast_sync
+                and plan.short_sync
                 and (attempt is None or attempt.fresh)
                 and plan.version == binding.version
                 and len(plan.model_list) == plan.size
                 and (not plan.alias or plan.alias.get(model) is plan.target)
                 and not specific_deployment
-                and not plan.asks
-                and binding.redis_due == _NEVER
+                and (binding.redis_due == _NEVER or binding.redis_due > binding.engine.clock())
                 and (marked is None or not marked())
                 # What its metadata may hold that matters, `decide` looks at.
                 and (

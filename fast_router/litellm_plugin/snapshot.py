@@ -1,8 +1,8 @@
 """From a Router to a plan: which deployments a model name means now, and whether anything special is in use.
 
 LiteLLM's own function says which deployments a name stands for, so aliases, routing groups and its quirks are
-followed exactly. A plan is `fast` if no step of LiteLLM's pipeline between that list and the strategy could change
-anything for an ordinary request; what an ordinary request is, `special` and `gated` say: keys whose presence
+followed exactly. A plan has a fast lane if no step of LiteLLM's pipeline between that list and the strategy could
+change anything for an ordinary request; what an ordinary request is, `special` and `gated` say: keys whose presence
 sends a request through LiteLLM's own filters.
 """
 
@@ -118,8 +118,8 @@ class Plan:
         group: Who is picked from; None if the name stands for nothing that can be grouped.
         why: Why asynchronous picks cannot take the fast lane, None if they can.
         why_sync: The same for synchronous picks, for which LiteLLM runs fewer filters.
-        fast: `why` is None.
-        fast_sync: `why_sync` is None.
+        short: `why` is None and `asks` is False: the engine can be asked right away.
+        short_sync: The same for synchronous picks.
         special: Request keys that send a request through LiteLLM's filters.
         gated: Metadata keys that do.
         asks: True if the pick needs to know about the request: streaming, or its tokens.
@@ -133,8 +133,6 @@ class Plan:
         "alias",
         "asks",
         "counts",
-        "fast",
-        "fast_sync",
         "gated",
         "group",
         "listed",
@@ -144,6 +142,8 @@ class Plan:
         "overlay",
         "peek",
         "services",
+        "short",
+        "short_sync",
         "size",
         "special",
         "strategy",
@@ -159,8 +159,8 @@ class Plan:
         self.group: ModelGroup | None = None
         self.why: str | None = None
         self.why_sync: str | None = None
-        self.fast = False
-        self.fast_sync = False
+        self.short = False
+        self.short_sync = False
         self.special = SPECIAL
         self.gated: frozenset[str] = frozenset()
         self.asks = False
@@ -207,8 +207,8 @@ def compile_plan(binding: Binding, core: Any, model: str) -> Plan:
         plan.why_sync = plan.why_sync or str(reason)
     except FastRouterError as error:
         plan.why = plan.why_sync = f"unreadable deployment ({type(error).__name__})"
-    plan.fast = plan.why is None and plan.group is not None
-    plan.fast_sync = plan.why_sync is None and plan.group is not None
+    plan.short = plan.why is None and plan.group is not None and not plan.asks
+    plan.short_sync = plan.why_sync is None and plan.group is not None and not plan.asks
     return plan
 
 
