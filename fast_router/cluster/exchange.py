@@ -19,6 +19,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final
 
 from fast_router.cluster.batch import Batch
+from fast_router.cluster.behind import WriteBehind
 from fast_router.cluster.interop import LiteLLMKeys
 from fast_router.cluster.membership import Fleet
 from fast_router.cluster.port import EnginePort, Sample
@@ -73,6 +74,7 @@ class Exchange:
             if interop
             else None
         )
+        self.behind = WriteBehind(engine.deployments.__contains__) if interop and target.litellm else None
         self.pace = options.interval
         self.heard_myself = 0.0
         self.counts = {"messages": 0, "heard": 0, "unreadable": 0}
@@ -177,9 +179,15 @@ class Exchange:
             self._write_litellm(batch, self.litellm, sample)
             if now - self._litellm_at >= LITELLM_EVERY:
                 self._ask_litellm(batch, self.litellm, now)
+                self._catch_up(batch)
+
+    def _catch_up(self, batch: Batch) -> None:
+        if self.behind is not None:
+            batch.add(*self.behind.commands())
 
     def farewell(self, batch: Batch) -> None:
         """Add the good-bye."""
+        self._catch_up(batch)
         self._publish(batch, self._message("bye"))
         batch.add([("HDEL", self.instances_key, self.instance)])
 

@@ -17,6 +17,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 from fast_router.cluster import attach, state_of
+from fast_router.cluster.behind import install_behind, register
 from fast_router.cluster.options import ClusterOptions
 from fast_router.errors import ConfigurationError
 from fast_router.settings import current as settings
@@ -89,21 +90,20 @@ class _Keeper:
         picks = sum(d.picks for d in list(binding.engine.deployments.values()))
         if age < SETTLED_AGE or (picks < SETTLED_PICKS and age < SETTLED_ANYWAY):
             return False
-        if not settings().redis_url and not _has_redis(core):
+        from fast_router.cluster.connection import redis_of  # noqa: PLC0415 - only where there is a Router to attach
+
+        if not settings().redis_url and redis_of(core) is None:
             return age > _GIVE_UP
         try:
-            self.attached.add(attach(binding.router, litellm_router=core))
+            state = attach(binding.router, litellm_router=core)
+            self.attached.add(state)
+            if state.exchange.behind is not None:
+                register(redis_of(core), state.exchange.behind)
         except ConfigurationError as error:
             _log.error("shared state is off: %s", error)
         except Exception as error:  # noqa: BLE001 - routing goes on without
             _log.warning("shared state is off (%s)", type(error).__name__)
         return True
-
-
-def _has_redis(core: Any) -> bool:
-    from fast_router.cluster.connection import redis_of  # noqa: PLC0415
-
-    return redis_of(core) is not None
 
 
 def install(patches: PatchSet, band: Band) -> list[str]:
@@ -125,10 +125,11 @@ def install(patches: PatchSet, band: Band) -> list[str]:
         keeper.stop()
 
     patches.on_restore(undo)
+    features = ["shared state", *install_behind(patches)]
     if options.limits != "strict":
-        return ["shared state"]
+        return features
     patches.replace(band.core, band.slot("async_get_available_deployment"), _admitting)
-    return ["shared state", "strict limits"]
+    return [*features, "strict limits"]
 
 
 # -- strict limits -----------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 from fast_router.cluster.batch import Batch, code
+from fast_router.cluster.behind import succeed, unregister
 from fast_router.cluster.connection import Link, Target
 from fast_router.cluster.exchange import Exchange
 from fast_router.cluster.limits import StrictLimits
@@ -93,6 +94,8 @@ class ClusterState:
             self.engine.on_rest.remove(self._rested)
         if self.limits is not None:
             self.limits.close()
+        if self.exchange.behind is not None:
+            unregister(self.exchange.behind)
         self.nudge()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
@@ -259,7 +262,9 @@ class ClusterState:
         """Begin anew in a child process: the parent's thread, connections and identity are not ours."""
         if self._closed:
             return
+        old = self.exchange.behind
         self._begin()
+        succeed(old, self.exchange.behind)
         # What the parent heard is not ours to keep: the child hears it anew.
         self.engine.set_outside({d.id: 0.0 for d in self.engine.deployments.values() if d.outside})
         self.start()
