@@ -133,6 +133,9 @@ def _provider(
     before = len(report.problems)
     _key(values, draft, found, report)
     _auth(values, draft, report)
+    if "basic_auth" in values and model_type is ModelType.AUTOMATIC_SPEECH_RECOGNITION:
+        what = "LiteLLM sends no header of ours with transcriptions: there, basic_auth only works with ModelRouter"
+        report.warn(draft.at("basic_auth"), what, "Give the server a key for LiteLLM.")
     _qos(values, draft, report)
     for one, other in (("total_params", "active_params"), ("active_params", "total_params")):
         if one not in values and other in values:

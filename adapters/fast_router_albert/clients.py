@@ -7,7 +7,7 @@ calls take leases of their own on the same server, and outcomes are reported to 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -51,6 +51,10 @@ class _Place:
 
     engine: Engine
     deployment: Deployment
+
+
+def _nothing() -> None:
+    """A client without a lease has none to hand over."""
 
 
 class ModelClient(openai.AsyncOpenAI):
@@ -108,6 +112,7 @@ class ModelClient(openai.AsyncOpenAI):
         )
         self._place: _Place | None = None
         self._lease: Lease | None = None
+        self._hand_over: Callable[[], object] = _nothing
         self._bare = dict(self.__dict__)
 
     # -- leases ----------------------------------------------------------------------------------
@@ -123,13 +128,14 @@ class ModelClient(openai.AsyncOpenAI):
         twin = object.__new__(type(self))
         # The bare state lacks `chat`, `embeddings` and so on, which remember the client they were made for.
         twin.__dict__.update(self._bare, _bare=self._bare, _lease=lease)
-        hold_until_collected(twin, lease)
+        twin._hand_over = hold_until_collected(twin, lease)
         return twin
 
     def _take(self) -> Lease | None:
         """The pick's lease for the first call, a lease of its own for every later one."""
         lease, self._lease = self._lease, None
         if lease is not None and lease.open:
+            self._hand_over()  # from here on the call ends the lease, not the client
             return lease
         if self._place is not None:
             return self._place.engine.acquire_deployment(self._place.deployment)

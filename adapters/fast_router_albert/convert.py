@@ -125,7 +125,9 @@ def litellm_params(model: Model, provider: Provider, *, references: bool = False
         # Where the file says nothing, LiteLLM's own price list may.
         params["input_cost_per_token"], params["output_cost_per_token"] = (cost / 1_000_000 for cost in costs)
     if provider.basic_auth is not None:
-        params["extra_headers"] = {"Authorization": basic_header(provider)}
+        # LiteLLM's rerank reads another argument than its other calls.
+        where = "headers" if model.type is ModelType.TEXT_CLASSIFICATION else "extra_headers"
+        params[where] = {"Authorization": basic_header(provider)}
     parallel = provider.max_parallel_requests
     if parallel:
         params["max_parallel_requests"] = parallel
@@ -144,6 +146,9 @@ def _route(kind: ModelType, provider: Provider) -> tuple[str, str]:
     """LiteLLM's provider name and the api_base that it wants."""
     base = f"{provider.url}/v1"
     rerank = kind is ModelType.TEXT_CLASSIFICATION
+    generates = kind not in {ModelType.TEXT_CLASSIFICATION, ModelType.IMAGE_TO_TEXT}
+    if provider.basic_auth is not None and generates:
+        return "openai", base  # the one provider of LiteLLM that lets a header of ours replace its own
     if provider.type is ProviderType.VLLM:
         return "hosted_vllm", base
     if provider.type is ProviderType.MISTRAL:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
@@ -40,9 +40,15 @@ def tokens_of(answer: Any) -> tuple[int, int]:
     return count("completion_tokens"), count("total_tokens")
 
 
-def hold_until_collected(owner: Any, lease: Lease) -> None:
-    """Give the lease back (as cancelled) when `owner` is collected, if nothing did before."""
-    weakref.finalize(owner, lease.abandon).atexit = False
+def hold_until_collected(owner: Any, lease: Lease) -> Callable[[], object]:
+    """Give the lease back (as cancelled) when `owner` is collected, if nothing did before.
+
+    Returns:
+        What hands the lease to somebody else: `owner` may then go without ending it.
+    """
+    guard = weakref.finalize(owner, lease.abandon)
+    guard.atexit = False
+    return guard.detach
 
 
 class CountedStream(httpx.AsyncByteStream):
