@@ -15,6 +15,10 @@ import httpx
 
 from fast_router.engine import Lease
 
+_LAST_EVENT = b"data: [DONE]"
+_TAIL = 64
+"""Bytes kept of a stream: enough to hold its last event, wherever the network cuts it."""
+
 __all__ = ["CountedStream", "give_back", "hold_until_collected", "tokens_of"]
 
 
@@ -62,6 +66,7 @@ class CountedStream(httpx.AsyncByteStream):
     def __init__(self, inner: httpx.AsyncByteStream, lease: Lease) -> None:
         self._inner = inner
         self._lease = lease
+        self._tail = b""
         hold_until_collected(self, lease)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -69,7 +74,11 @@ class CountedStream(httpx.AsyncByteStream):
             async for chunk in self._inner:
                 if chunk:
                     self._lease.first_token()
+                    self._tail = (self._tail + chunk)[-_TAIL:]
                 yield chunk
+        except (asyncio.CancelledError, GeneratorExit):
+            self._left()
+            raise
         except BaseException as error:
             give_back(self._lease, error)
             raise
@@ -77,5 +86,9 @@ class CountedStream(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         """Close the body; a stream that was not read to its end counts as cancelled."""
-        self._lease.release(cancelled=True)
+        self._left()
         await self._inner.aclose()
+
+    def _left(self) -> None:
+        """The reader left: well after the last event (the openai client stops there), else as cancelled."""
+        self._lease.release(cancelled=_LAST_EVENT not in self._tail)
