@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from math import exp
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fast_router.engine.strategies.base import Rng
+from fast_router.engine.strategies.base import Ask, Rng
 from fast_router.engine.strategies.power_of_two import PowerOfTwo
 
 if TYPE_CHECKING:
@@ -48,6 +48,30 @@ class PeakEwma(PowerOfTwo):
         super().__init__(members, rng, options)
         self._decay = float(options.get("decay") or DECAY)
 
+    def pick(self, now: float, ask: Ask | None) -> Deployment | None:
+        """The better of two different draws."""
+        ready = self.ready
+        if ask is not None and ask.exclude:
+            return self.pick_from(ready, now, ask)
+        if self._sums is not None and ready:
+            one, other = self.draw(), self.draw()
+            return self.better(one, other if other is not one else self.draw(), now)
+        return self._of_two(ready, now) if ready else None
+
+    def choose(self, candidates: Sequence[Deployment], now: float, ask: Ask | None) -> Deployment:
+        """The same rule over any candidates."""
+        return self._of_two(candidates, now) if self._sums is None else super().choose(candidates, now, ask)
+
+    def _of_two(self, candidates: Sequence[Deployment], now: float) -> Deployment:
+        # Without replacement, as in Finagle: a server ten times slower than the rest of its group of four would
+        # get a sixteenth of the traffic from being drawn twice alone, and that sixteenth is the p99.
+        count = len(candidates)
+        first = int(self.random() * count)
+        if count == 1:
+            return candidates[first]
+        second = int(self.random() * (count - 1))
+        return self.better(candidates[first], candidates[second + (second >= first)], now)
+
     def better(self, one: Deployment, other: Deployment, now: float) -> Deployment:
         """The one with the lower expected wait; the first one if equal."""
         if one is other:
@@ -60,4 +84,8 @@ class PeakEwma(PowerOfTwo):
         ewma = deployment.ewma
         if ewma is None:
             return 0.0 if load < 1 else _UNKNOWN + load
-        return ewma * exp((deployment.ewma_at - now) / self._decay) * (load + 1) / (deployment.share or 1.0)
+        if deployment.in_flight < 1:
+            # Idle, it may have recovered unseen. With a call out, that call will tell: until it does, a slow
+            # server must not look faster by the second.
+            ewma *= exp((deployment.ewma_at - now) / self._decay)
+        return ewma * (load + 1) / (deployment.share or 1.0)
