@@ -137,7 +137,7 @@ def main() -> None:
         "Direct API, one pick from the caller's list, µs",
         ["deployments", "matching", PEER, "fast_router", "times faster"],
         [
-            "Each side in its own process, taking turns; medians; the loop's own cost is taken off.",
+            "CPU time; each side in its own process, taking turns; medians; the loop's own cost is taken off.",
             "A call names its arguments and blocks one model that nobody is called.",
         ],
     )

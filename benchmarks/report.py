@@ -83,7 +83,7 @@ class Report:
         table = Table(title=self.title, title_justify="left")
         for place, column in enumerate(self.columns):
             numbers = all(isinstance(row[column], (int, float)) or row[column] is None for row in self.rows)
-            table.add_column(column, justify="right" if numbers and place else "left")
+            table.add_column(column, justify="right" if numbers and place else "left", no_wrap=not place)
         for line in cells:
             table.add_row(*line)
         console = Console()
