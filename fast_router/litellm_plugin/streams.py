@@ -116,7 +116,8 @@ class Watch:
             lease._engine.observe(
                 lease.deployment,
                 self._seconds,
-                completion_tokens=completion_tokens,
+                # LiteLLM counts none where it lacks a tokenizer: a chunk is a token, as near as anyone can say.
+                completion_tokens=completion_tokens or float(self._items),
                 total_tokens=total_tokens,
                 first_token=lease.seconds_to_first_token,
             )

@@ -1,0 +1,291 @@
+"""On and off: what is patched, that it comes back, and what happens when something is not as expected."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import types
+
+import litellm
+import pytest
+from litellm import Router
+from plugin_support import asynchronous, core_of, entry, in_flight, pick_id, picks, router, sync_id
+
+import fast_router
+from fast_router.litellm_plugin import bands, hook, selection
+from fast_router.litellm_plugin.patching import PatchSet
+
+
+@pytest.fixture(autouse=True)
+def plugin():
+    assert fast_router.enable()
+    yield
+    fast_router.enable()
+
+
+def members() -> dict[tuple[str, str], object]:
+    """Everything that could be patched, as it is now."""
+    module = sys.modules[core_of(router(entry("a"))).__class__.__module__]
+    found: dict[tuple[str, str], object] = {}
+    handlers = [value for name, value in vars(module).items() if name.endswith(("Handler", "Handler_v2"))]
+    for owner in (Router, getattr(module, "PythonCore", Router), *handlers):
+        found.update({(owner.__name__, name): value for name, value in vars(owner).items()})
+    found.update({("module", name): value for name, value in vars(module).items() if callable(value)})
+    return found
+
+
+def test_off_gives_back_the_identical_objects():
+    patched = members()
+    assert hook.disable() == []
+    original = members()
+    assert hook.enable()
+    assert hook.disable() == []
+    again = members()
+    hook.enable()
+    assert original.keys() == again.keys()
+    assert [key for key in original if original[key] is not again[key]] == []
+    assert [key for key in original if original[key] is not patched.get(key)], "nothing was patched"
+
+
+def test_twice_on_is_once_on():
+    before = members()
+    assert hook.enable()
+    after = members()
+    assert [key for key in before if before[key] is not after[key]] == []
+    made = router(entry("a"))
+    start = picks()["fast"]
+    pick_id(made)
+    assert picks()["fast"] == start + 1
+
+
+def test_existing_routers_follow_the_switch():
+    hook.disable()
+    made = router(entry("a"), entry("b"))
+    before = picks()
+    assert pick_id(made) in "ab"
+    assert picks() == before
+    hook.enable()
+    assert pick_id(made) in "ab"
+    assert picks()["fast"] == before["fast"] + 1
+    hook.disable()
+    assert pick_id(made) in "ab"
+    assert picks()["fast"] == before["fast"] + 1
+
+
+def run_python(text: str, **environment: str) -> dict:
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", text],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    return json.loads(result.stdout.strip().splitlines()[-1])
+
+
+def test_environment_turns_it_off_before_anything_is_touched():
+    found = run_python(
+        """
+import json, sys
+import litellm, litellm.router as module
+core = getattr(module, "PythonCore", module.Router)
+before = dict(vars(core))
+meta = list(sys.meta_path)
+import fast_router
+fast_router.enable()
+same = all(vars(core)[name] is value for name, value in before.items())
+print(json.dumps({"same": same, "meta": meta == sys.meta_path, "status": fast_router.status()}))
+""",
+        FAST_ROUTER_ENABLED="0",
+    )
+    assert found["same"]
+    assert found["meta"]
+    assert not found["status"]["enabled"]
+    assert found["status"]["switched_off_by_environment"]
+
+
+@pytest.mark.parametrize("first", ["fast_router", "litellm"])
+def test_order_of_imports_does_not_matter(first):
+    second = {"fast_router": "litellm", "litellm": "fast_router"}[first]
+    found = run_python(
+        f"""
+import json, sys
+import {first}
+early = "litellm" in sys.modules
+import {second}
+import fast_router, litellm
+litellm.Router
+print(json.dumps({{"early": early, "enabled": fast_router.status()["enabled"]}}))
+"""
+    )
+    assert found["early"] == (first == "litellm")
+    assert found["enabled"]
+
+
+def test_a_feature_can_be_switched_off():
+    found = run_python(
+        "import json, litellm, fast_router; litellm.Router; print(json.dumps(fast_router.status()))",
+        FAST_ROUTER_DISABLED_FEATURES="bookkeeping, model_list",
+    )
+    assert found["enabled"]
+    assert {"bookkeeping", "model_list"} <= found["skipped"].keys()
+    assert "selection" in found["features"]
+
+
+def test_an_error_of_ours_is_counted_and_litellm_answers(monkeypatch, caplog):
+    made = router(entry("a"), entry("b"))
+    errors = fast_router.status()["errors"]["count"]
+
+    def broken(*_args, **_kwargs):
+        raise ZeroDivisionError("sk-secret")
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, logger="fast_router"):
+        patch.setattr(selection, "bind", broken)
+        assert {pick_id(made), sync_id(made)} <= {"a", "b"}
+    status = fast_router.status()
+    assert status["errors"]["count"] == errors + 2
+    assert status["errors"]["last"].startswith("ZeroDivisionError")
+    assert "sk-secret" not in json.dumps(status)
+    assert "sk-secret" not in caplog.text
+    assert len([r for r in caplog.records if r.name == "fast_router"]) <= 1
+
+
+def test_a_choice_of_ours_that_fails_is_litellms(monkeypatch):
+    from fast_router.litellm_plugin.binding import Binding
+
+    made = router(entry("a"), entry("b"), enable_tag_filtering=True)
+    errors = fast_router.status()["errors"]["count"]
+
+    def broken(*_args, **_kwargs):
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Binding, "group_containing", broken)
+        assert pick_id(made) in "ab"
+    assert fast_router.status()["errors"]["count"] == errors + 1
+    assert in_flight(made) == 0
+
+
+def test_a_litellm_without_the_members_is_left_alone_but_for_its_public_hook(caplog):
+    hook.disable()
+    stranger = types.ModuleType("litellm.router")
+
+    class Strange:
+        pass
+
+    Strange.__module__ = stranger.__name__
+    stranger.Router = Strange
+    callbacks = list(litellm.callbacks)
+    with pytest.raises(bands.UnknownBandError, match="make_call"):
+        bands.find_band(stranger)
+    try:
+        with caplog.at_level(logging.WARNING, logger="fast_router"):
+            hook._patch(stranger)
+        assert hook.status()["features"] == ["public hook"]
+        assert hook.status()["band"] is None
+        assert hook.status()["patched"] == []
+        assert len([r for r in caplog.records if "FAST_ROUTER_ENABLED=0" in r.getMessage()]) == 1
+        made = router(*(entry(name) for name in "abcd"))
+        seen = {pick_id(made, litellm_call_id=f"call-{n}") for n in range(4)}
+        assert seen == set("abcd"), "calls that have not ended count"
+        tagged = router(entry("a", order=1), entry("b", order=2))
+        assert {pick_id(tagged, litellm_call_id=f"other-{n}") for n in range(6)} == {"a"}
+    finally:
+        hook.disable()
+    assert litellm.callbacks == callbacks
+
+
+def test_a_core_that_is_too_new_is_unknown(monkeypatch):
+    monkeypatch.setattr(bands, "_litellm_version", lambda: "1.111.0")
+    with pytest.raises(bands.UnknownBandError, match=r"1\.111\.0"):
+        bands.find_band(sys.modules["litellm.router"])
+
+
+def test_this_litellms_pipeline_is_known():
+    assert fast_router.status()["band"] is not None
+    assert "fast lane" not in fast_router.status()["skipped"]
+
+
+def test_an_unknown_pipeline_runs_and_only_the_choice_is_ours(monkeypatch):
+    monkeypatch.setattr(bands, "KNOWN_PIPELINES", {})
+    hook.disable()
+    hook.enable()
+    made = router(entry("a"), entry("b"), routing_strategy="least-busy")
+    before = picks()
+    assert pick_id(made) in "ab"
+    after = picks()
+    assert after["fast"] == before["fast"]
+    assert after["filtered"] == before["filtered"] + 1
+    assert "fast lane" in fast_router.status()["skipped"]
+    monkeypatch.undo()
+    hook.disable()
+    hook.enable()
+
+
+class Owner:
+    def method(self, x: int) -> int:
+        return x
+
+    @staticmethod
+    def static(x: int) -> int:
+        return x
+
+
+class Heir(Owner):
+    pass
+
+
+def plus_one(original):
+    def method(self, x):
+        return original(self, x) + 1
+
+    return method
+
+
+def test_patches_stack_and_rewind():
+    original = vars(Owner)["method"]
+    patches = PatchSet()
+    patches.replace(Owner, "method", plus_one)
+    mark = patches.mark()
+    patches.replace(Owner, "method", plus_one)
+    patches.replace(Heir, "method", plus_one)
+    assert (Owner().method(0), Heir().method(0)) == (2, 3)
+    patches.rewind(mark)
+    assert (Owner().method(0), Heir().method(0)) == (1, 1)
+    assert "method" not in vars(Heir)
+    assert patches.restore() == []
+    assert vars(Owner)["method"] is original
+
+
+def test_a_patch_over_ours_stays_and_ours_only_forwards():
+    patches = PatchSet()
+    patches.replace(Owner, "method", plus_one)
+    ours = vars(Owner)["method"]
+
+    def theirs(self, x):
+        return ours(self, x) * 10
+
+    original = vars(Owner)["method"].__fast_router_original__
+    try:
+        Owner.method = theirs
+        assert Owner().method(1) == 20
+        assert patches.restore() == ["Owner.method"]
+        assert vars(Owner)["method"] is theirs
+        assert Owner().method(1) == 10
+    finally:
+        Owner.method = original
+
+
+def test_advanced_router_wants_a_router():
+    with pytest.raises(TypeError, match="str"):
+        fast_router.advanced_router("m")
+    made = router(entry("a"), entry("b"))
+    ours = fast_router.advanced_router(made)
+    assert ours is fast_router.advanced_router(made)
+    assert [row["id"] for row in ours.stats()["models"]["m"]["deployments"]] == ["a", "b"]
+    assert "sk-test" not in json.dumps(ours.stats())
+    assert asynchronous(made)
