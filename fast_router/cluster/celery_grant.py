@@ -54,13 +54,19 @@ class Grant(str):
             self._first = time.monotonic() - self._started
 
     def release(
-        self, error: BaseException | None = None, *, completion_tokens: int = 0, cancelled: bool = False
+        self,
+        error: BaseException | None = None,
+        *,
+        completion_tokens: float = 0,
+        first_token: float | None = None,
+        cancelled: bool = False,
     ) -> bool:
         """The request is over: free the slot and record what was measured.
 
         Args:
             error: What failed, None for success.
             completion_tokens: Tokens of the answer, 0 if it has none.
+            first_token: Seconds to the first token, for callers that did not call `first_token()`.
             cancelled: The client went away; nothing is measured.
 
         Returns:
@@ -72,6 +78,8 @@ class Grant(str):
         except AttributeError:
             return False
         seconds = time.monotonic() - self._started
+        if self._first < 0 and first_token is not None:
+            self._first = first_token
         outcome = "drop" if cancelled else "error" if error is not None else "ok"
         per_token = seconds / completion_tokens if completion_tokens > 0 else -1.0
         self._release(self, outcome, (seconds, self._first, per_token))

@@ -154,6 +154,14 @@ class CeleryRouting:
         work = self._decide(link, model, candidates, deadline, priority, strategy)
         return asyncio.run_coroutine_threadsafe(work, link.loop).result()
 
+    def may_block(self) -> bool:
+        """Whether `decide_sync` here holds up nobody else: False on the event loop that asynchronous calls use."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return True
+        return self._main is None or self._main.loop is not loop
+
     async def start(self, timeout: float = 5.0) -> bool:
         """Connect now instead of at the first request; True if broker and Redis answered in time (seconds)."""
         link = self._link_here()

@@ -1,0 +1,27 @@
+"""Celery routing's feature switch: nothing of Celery is imported before somebody asks for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fast_router import settings
+
+if TYPE_CHECKING:
+    from fast_router.litellm_plugin.bands import Band
+    from fast_router.litellm_plugin.patching import PatchSet
+
+__all__ = ["install"]
+
+
+def install(patches: PatchSet, band: Band) -> list[str]:
+    """Have routing workers choose, if the settings say `routing: celery` when LiteLLM is patched.
+
+    Raises:
+        ModuleNotFoundError: The `celery` extra is not installed.
+        ConfigurationError: The settings of Celery routing are wrong, or this LiteLLM is too old for it.
+    """
+    if settings.current().routing != "celery":
+        return []
+    from fast_router.cluster import celery_plugin  # noqa: PLC0415
+
+    return celery_plugin.install(patches, band)

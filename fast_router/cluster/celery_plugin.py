@@ -1,0 +1,285 @@
+"""Celery routing for `litellm.Router`: with `FAST_ROUTER_ROUTING=celery` a routing worker chooses the deployment.
+
+The worker is asked first; then LiteLLM's pick runs as always, with every deployment but the chosen one left
+out by LiteLLM's own request key for that. So all its filters still count, whatever they are: if they refuse
+the worker's choice, the pick is made without it and the slot is given back. The reservation lives as long as
+the attempt does.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from fast_router import settings as options
+from fast_router.cluster.celery_config import load_settings
+from fast_router.cluster.celery_routing import CeleryRouting
+from fast_router.cluster.celery_settings import Candidate
+from fast_router.errors import ConfigurationError, ModelBusyError, RoutingTimeoutError
+from fast_router.litellm_plugin import attempts
+from fast_router.litellm_plugin.binding import bind
+from fast_router.litellm_plugin.status import tally
+
+if TYPE_CHECKING:
+    from fast_router.cluster.celery_grant import Grant
+    from fast_router.engine import Deployment
+    from fast_router.litellm_plugin.attempts import Attempt
+    from fast_router.litellm_plugin.bands import Band
+    from fast_router.litellm_plugin.binding import Binding
+    from fast_router.litellm_plugin.patching import PatchSet
+    from fast_router.litellm_plugin.snapshot import Plan
+
+__all__ = ["candidates_of", "install", "process_routing"]
+
+_EXCLUDED = "_excluded_deployment_ids"
+# Keys with which a request goes to one particular deployment: there is nothing to ask.
+_DECIDED = ("specific_deployment", "deployment_id")
+
+_lock = threading.Lock()
+_routing: CeleryRouting | None = None
+# True while an asynchronous pick runs that has asked: LiteLLM answers some of those with its synchronous one.
+_asking: ContextVar[bool] = ContextVar("fast_router_celery_asking", default=False)
+_grants: weakref.WeakKeyDictionary[Attempt, Grant] = weakref.WeakKeyDictionary()
+
+
+def process_routing() -> CeleryRouting | None:
+    """This process's Celery routing; None unless `FAST_ROUTER_ROUTING=celery` (or the setting) asks for it.
+
+    Raises:
+        ConfigurationError: It is asked for and its settings are wrong.
+    """
+    global _routing  # noqa: PLW0603 - one process, one routing
+    if options.current().routing != "celery":
+        return None
+    if _routing is None:
+        with _lock:
+            if _routing is None:
+                _routing = CeleryRouting(load_settings())
+    return _routing
+
+
+def candidates_of(deployments: Sequence[Deployment]) -> list[Candidate]:
+    """What the worker needs to know about deployments of the engine."""
+    return [
+        Candidate(
+            d.id,
+            weight=d.weight if d.weight and d.weight > 0 else 1.0,
+            qos_metric=d.qos_metric if d.qos_metric in {"inflight", "ttft", "latency", "performance"} else None,  # type: ignore[arg-type]
+            qos_limit=d.qos_limit,
+            max_parallel=d.max_parallel,
+        )
+        for d in deployments
+    ]
+
+
+class _Question:
+    """What one pick asks a worker, and what is done with the answer."""
+
+    __slots__ = ("binding", "candidates", "deployments", "grant", "model", "priority", "strategy")
+
+    def __init__(
+        self, binding: Binding, plan: Plan, deployments: Sequence[Deployment], kwargs: Mapping[str, Any]
+    ) -> None:
+        group = plan.group
+        assert group is not None
+        self.binding = binding
+        self.deployments = deployments
+        self.model = group.name
+        self.candidates = candidates_of(deployments)
+        self.strategy = group.strategy
+        priority = kwargs.get("priority")
+        self.priority = priority if isinstance(priority, int) else 0
+        self.grant: Grant | None = None
+
+    def steer(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Leave out everybody but the chosen one; returns the request as it was."""
+        before = dict(kwargs)
+        left_out = [d.id for d in self.deployments if d.id != self.grant]
+        kwargs[_EXCLUDED] = [*(kwargs.get(_EXCLUDED) or ()), *left_out]
+        return before
+
+    def settled(self, picked: Any, kwargs: dict[str, Any]) -> None:
+        """The pick is made: its attempt keeps the reservation, if it goes where that is."""
+        kwargs.pop(_EXCLUDED, None)
+        grant, self.grant = self.grant, None
+        if grant is None:
+            return
+        deployment = self.binding.known(picked)
+        attempt = attempts.current.get()
+        if deployment is None or deployment.id != grant or attempt is None or not attempt.open:
+            grant.release(cancelled=True)
+        else:
+            _grants[attempt] = grant
+
+    def dropped(self) -> None:
+        """Nothing came of it."""
+        if self.grant is not None:
+            self.grant.release(cancelled=True)
+            self.grant = None
+
+
+def _question(core: Any, band: Band, model: Any, kwargs: Mapping[str, Any] | None, specific: Any) -> _Question | None:
+    if kwargs is None or specific or not isinstance(model, str) or any(kwargs.get(key) for key in _DECIDED):
+        return None
+    binding = bind(core, band)
+    plan = binding.plans.get(model)
+    if plan is None or plan.version != binding.version or len(plan.model_list) != plan.size:
+        plan = binding.plan(core, model)
+    if plan.group is None:
+        return None
+    binding.engine.settle()
+    excluded = set(kwargs.get(_EXCLUDED) or ())
+    eligible = [d for d in plan.group.members if not d.held and d.id not in excluded]
+    attempt = attempts.current.get()
+    if attempt is not None and attempt.ledger is not None and attempt.ledger.tried:
+        eligible = list(attempt.ledger.narrow(eligible))
+    orders = [d.order for d in eligible if d.order is not None]
+    wanted = kwargs.get("_target_order")
+    tier = wanted if wanted is not None else min(orders) if orders else None
+    if tier is not None:
+        eligible = [d for d in eligible if d.order == tier]
+    return _Question(binding, plan, eligible, kwargs) if len(eligible) > 0 else None
+
+
+def _as_litellm(error: ModelBusyError | RoutingTimeoutError, model: Any) -> Exception:
+    """The same answer as an error that LiteLLM's Router and proxy know what to do with."""
+    import httpx  # noqa: PLC0415 - LiteLLM is imported, and so is this
+    from litellm import exceptions  # noqa: PLC0415
+
+    wait = str(max(1, round(error.retry_after or 1)))
+    response = httpx.Response(
+        error.status_code, headers={"retry-after": wait}, request=httpx.Request("POST", "https://fast-router.invalid")
+    )
+    if isinstance(error, ModelBusyError):
+        found: Exception = exceptions.ServiceUnavailableError(
+            str(error), llm_provider="", model=str(model), response=response
+        )
+    else:
+        found = exceptions.APIError(504, str(error), llm_provider="", model=str(model), request=response.request)
+    return found
+
+
+def _ended(attempt: Attempt, error: BaseException | None, cancelled: bool) -> None:
+    grant = _grants.pop(attempt, None)
+    if grant is not None:
+        lease = attempt.lease
+        first = lease.seconds_to_first_token if lease is not None else None
+        grant.release(error, first_token=first, cancelled=cancelled)
+
+
+def _asynchronous(original: Any, patches: PatchSet, band: Band) -> Any:
+    async def async_get_available_deployment(
+        self: Any,
+        model: Any,
+        request_kwargs: Any,
+        messages: Any = None,
+        input: Any = None,  # noqa: A002
+        specific_deployment: Any = False,
+    ) -> Any:
+        question: _Question | None = None
+        try:
+            routing = process_routing() if patches.active else None
+            if routing is not None:
+                question = _question(self, band, model, request_kwargs, specific_deployment)
+            if routing is not None and question is not None:
+                question.grant = await routing.decide(
+                    question.model, question.candidates, priority=question.priority, strategy=question.strategy
+                )
+        except (ModelBusyError, RoutingTimeoutError) as error:
+            raise _as_litellm(error, model) from None
+        except Exception as error:  # noqa: BLE001 - the pick is made here
+            tally.failed(error, "asking a routing worker")
+        rest = (messages, input, specific_deployment)
+        if question is None or question.grant is None:
+            return await original(self, model, request_kwargs, *rest)
+        before = question.steer(request_kwargs)
+        asked = _asking.set(True)
+        try:
+            picked = await original(self, model, request_kwargs, *rest)
+        except Exception:  # noqa: BLE001 - LiteLLM's filters refuse the choice, or nobody is left
+            question.dropped()
+            _restore(request_kwargs, before)
+            return await original(self, model, request_kwargs, *rest)
+        except BaseException:
+            question.dropped()
+            raise
+        finally:
+            _asking.reset(asked)
+        question.settled(picked, request_kwargs)
+        return picked
+
+    return async_get_available_deployment
+
+
+def _synchronous(original: Any, patches: PatchSet, band: Band) -> Any:
+    def get_available_deployment(
+        self: Any,
+        model: Any,
+        messages: Any = None,
+        input: Any = None,  # noqa: A002
+        specific_deployment: Any = False,
+        request_kwargs: Any = None,
+    ) -> Any:
+        question: _Question | None = None
+        try:
+            routing = process_routing() if patches.active and not _asking.get() else None
+            if routing is not None and routing.may_block():
+                question = _question(self, band, model, request_kwargs, specific_deployment)
+            if routing is not None and question is not None:
+                question.grant = routing.decide_sync(
+                    question.model, question.candidates, priority=question.priority, strategy=question.strategy
+                )
+        except (ModelBusyError, RoutingTimeoutError) as error:
+            raise _as_litellm(error, model) from None
+        except Exception as error:  # noqa: BLE001 - the pick is made here
+            tally.failed(error, "asking a routing worker")
+        rest = (messages, input, specific_deployment)
+        if question is None or question.grant is None:
+            return original(self, model, *rest, request_kwargs)
+        before = question.steer(request_kwargs)
+        try:
+            picked = original(self, model, *rest, request_kwargs)
+        except Exception:  # noqa: BLE001 - see above
+            question.dropped()
+            _restore(request_kwargs, before)
+            return original(self, model, *rest, request_kwargs)
+        except BaseException:
+            question.dropped()
+            raise
+        question.settled(picked, request_kwargs)
+        return picked
+
+    return get_available_deployment
+
+
+def _restore(request_kwargs: dict[str, Any], before: dict[str, Any]) -> None:
+    """Undo what a failed pick took out of the request or put in."""
+    request_kwargs.clear()
+    request_kwargs.update(before)
+
+
+def install(patches: PatchSet, band: Band) -> list[str]:
+    """Ask a routing worker before every pick, if the settings say so when LiteLLM is patched.
+
+    Raises:
+        ConfigurationError: Celery routing is asked for with wrong settings.
+    """
+    if options.current().routing != "celery":
+        return []
+    if band.name == "1.83":
+        raise ConfigurationError("Celery routing needs LiteLLM 1.91 or later: before, a pick cannot be steered")
+    process_routing()
+    patches.replace(
+        band.core,
+        band.slot("async_get_available_deployment"),
+        lambda original: _asynchronous(original, patches, band),
+    )
+    patches.replace(
+        band.core, band.slot("get_available_deployment"), lambda original: _synchronous(original, patches, band)
+    )
+    attempts.on_end.append(_ended)
+    patches.on_restore(lambda: attempts.on_end.remove(_ended))
+    return ["celery_routing"]

@@ -1,0 +1,192 @@
+"""A real litellm.Router whose deployments are chosen by a routing worker, in front of real upstreams."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from tests.cluster.celery_help import Worker, settings_for
+
+pytestmark = pytest.mark.services
+
+PROGRAM = """
+import asyncio, json, os, sys
+import fast_router
+fast_router.configure(routing="celery")
+import litellm
+from aiohttp import web
+from fast_router.cluster.celery_plugin import process_routing
+
+def answer(name):
+    async def chat(request):
+        asked = await request.json()
+        if asked["messages"][0]["content"] == "fail":
+            return web.json_response({"error": {"message": "broken"}}, status=500)
+        return web.json_response({
+            "id": "x", "object": "chat.completion", "created": 1, "model": "m",
+            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": name}}],
+            "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3},
+        })
+    return chat
+
+async def main():
+    runners, entries = [], []
+    for name in ("one", "two"):
+        app = web.Application()
+        app.router.add_post("/v1/chat/completions", answer(name))
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port = runner.addresses[0][1]
+        runners.append(runner)
+        entries.append({
+            "model_name": "m",
+            "litellm_params": {"model": "openai/m", "api_base": f"http://127.0.0.1:{port}/v1", "api_key": "k",
+                               "tags": ["free" if name == "two" else "paid"],
+                               **json.loads(os.environ.get("PARAMS", "{}"))},
+            "model_info": {"id": name},
+        })
+    router = litellm.Router(model_list=entries, num_retries=0, **json.loads(os.environ.get("ROUTER", "{}")))
+    routing = process_routing()
+    assert await routing.start(20)
+    out = {"answers": [], "errors": []}
+    async def ask(content="hello", **more):
+        try:
+            found = await router.acompletion("m", [{"role": "user", "content": content}], **more)
+            out["answers"].append(found.choices[0].message.content)
+        except Exception as error:
+            out["errors"].append([type(error).__name__, getattr(error, "status_code", None), str(error)[:200]])
+    BODY
+    await asyncio.sleep(0.1)
+    out["stats"] = routing.stats()
+    out["features"] = fast_router.status()["features"]
+    await routing.close()
+    for runner in runners:
+        await runner.cleanup()
+    print(json.dumps(out))
+
+asyncio.run(main())
+"""
+
+
+def run(settings, body, **environment):
+    program = PROGRAM.replace("    BODY\n", textwrap.indent(textwrap.dedent(body).strip("\n"), "    ") + "\n")
+    own = {
+        "FAST_ROUTER_CELERY_BROKER_URL": settings.broker_url,
+        "FAST_ROUTER_REDIS_URL": settings.redis_url,
+        "FAST_ROUTER_CELERY_QUEUE_PREFIX": settings.queue_prefix,
+        "FAST_ROUTER_CELERY_KEY_PREFIX": settings.key_prefix,
+        "FAST_ROUTER_CELERY_DEADLINE": "20",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "FAST_ROUTER_DISABLED_FEATURES": "shared_state",
+    }
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        env={**os.environ, **own, **environment},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture
+def settings(amqp_url, redis_url):
+    return settings_for(amqp_url, redis_url)
+
+
+def test_the_worker_chooses_for_the_router(settings):
+    with Worker(settings, "--models", "m"):
+        out = run(
+            settings,
+            """
+            for _ in range(10):
+                await ask()
+            await ask("fail")
+            await asyncio.gather(*(ask() for _ in range(10)))
+            await asyncio.to_thread(router.completion, "m", [{"role": "user", "content": "x"}])
+            """,
+        )
+    assert "celery_routing" in out["features"]
+    assert len(out["answers"]) == 20
+    assert set(out["answers"]) == {"one", "two"}
+    assert [name for name, *_ in out["errors"]] == ["InternalServerError"]
+    assert out["stats"]["granted"] >= 22
+    assert out["stats"]["local"] == {}
+    assert out["stats"]["held"] == 0, "every slot came back"
+
+
+def test_filters_of_litellm_still_count(settings):
+    # The worker may choose either; LiteLLM's tags allow one only.
+    with Worker(settings, "--models", "m"):
+        out = run(
+            settings,
+            """
+            for _ in range(8):
+                await ask(metadata={"tags": ["free"]})
+            """,
+            ROUTER='{"enable_tag_filtering": true}',
+        )
+    assert out["errors"] == []
+    assert set(out["answers"]) == {"two"}
+    assert out["stats"]["granted"] == 8
+    assert out["stats"]["held"] == 0
+
+
+def test_without_a_worker_the_router_picks_by_itself(settings):
+    out = run(
+        settings,
+        """
+        for _ in range(20):
+            await ask()
+        """,
+        FAST_ROUTER_CELERY_DEADLINE="0.05",
+    )
+    assert out["errors"] == []
+    assert len(out["answers"]) == 20
+    assert out["stats"]["local"] == {"deadline": 3, "paused": 17}
+
+
+def test_busy_is_a_503_of_litellm(settings):
+    with Worker(settings, "--models", "m"):
+        out = run(
+            settings,
+            """
+            from fast_router.cluster.celery_settings import Candidate
+            taken = [await routing.decide("m", [Candidate(name)]) for name in ("one", "two")]
+            await ask()
+            for grant in taken:
+                grant.release()
+            await asyncio.sleep(0.2)
+            await ask()
+            """,
+            FAST_ROUTER_CELERY_MAX_RETRIES="1",
+            FAST_ROUTER_CELERY_RETRY_COUNTDOWN="0.01",
+            PARAMS='{"max_parallel_requests": 1}',
+        )
+    assert len(out["answers"]) == 1
+    ((name, status, text),) = out["errors"]
+    assert (name, status) == ("ServiceUnavailableError", 503)
+    assert "Model is too busy" in text
+
+
+def test_off_by_default():
+    program = "import fast_router, litellm, sys; assert 'celery' not in sys.modules; print(fast_router.status()['features'])"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "celery_routing" not in done.stdout
