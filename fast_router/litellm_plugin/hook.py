@@ -36,6 +36,7 @@ FEATURES = (
     ("model_list", "fast_router.litellm_plugin.model_list"),
     ("process_status", "fast_router.observe.process_status"),
     ("shared_state", "fast_router.cluster.plugin"),
+    ("celery_routing", "fast_router.cluster.celery_gate"),
 )
 """What `enable` installs, in this order: a name, and a module with `install(patches, band)`."""
 
