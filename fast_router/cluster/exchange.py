@@ -80,6 +80,8 @@ class Exchange:
         self.counts = {"messages": 0, "heard": 0, "unreadable": 0}
         # Deployments that began to rest, from the threads that saw it. Bounded: a rest is repeated on reconnect.
         self.outbox: deque[Deployment] = deque(maxlen=10_000)
+        # Deployments whose rest was ended early.
+        self.woken: deque[Deployment] = deque(maxlen=10_000)
         self._engine = engine
         self._clock = clock
         # Rests that everybody knows of: short id → end, by our clock.
@@ -241,16 +243,12 @@ class Exchange:
             # The same rest often comes twice: from this process and, by LiteLLM's key, from another.
             if left > 0 and now + left > self._told.get(short, 0.0) + _SAME:
                 rests[short] = round(left, 3)
-        if self._told:
-            resting = self.port.resting()
-            for short, until in list(self._told.items()):
-                if until <= now:
-                    del self._told[short]
-                elif short not in resting and short not in rests and until - now > _SAME:
-                    # It rests no longer although its time is not over: somebody woke it here.
-                    del self._told[short]
-                    if self.port.deployment(short) is not None:
-                        rests[short] = 0.0
+        while self.woken:
+            short = self.port.short(self.woken.popleft().id)
+            if self._told.pop(short, 0.0) > now and short not in rests:
+                rests[short] = 0.0
+        for short in [short for short, until in self._told.items() if until <= now]:
+            del self._told[short]
         if rests:
             self._send_rests(batch, rests, now)
 

@@ -58,6 +58,7 @@ class ClusterState:
         self._closed = False
         self._begin()
         engine.on_rest.append(self._rested)
+        engine.on_wake.append(self._woken)
         _states.add(self)
 
     def _begin(self) -> None:
@@ -92,6 +93,7 @@ class ClusterState:
         self._closed = True
         with contextlib.suppress(ValueError):
             self.engine.on_rest.remove(self._rested)
+            self.engine.on_wake.remove(self._woken)
         if self.limits is not None:
             self.limits.close()
         if self.exchange.behind is not None:
@@ -145,6 +147,11 @@ class ClusterState:
         # Called by the engine, on whatever thread a request failed.
         if not self.exchange.port.echo:
             self.exchange.outbox.append(deployment)
+            self.nudge()
+
+    def _woken(self, deployment: Deployment) -> None:
+        if not self.exchange.port.echo:
+            self.exchange.woken.append(deployment)
             self.nudge()
 
     # -- the loop --------------------------------------------------------------------------------

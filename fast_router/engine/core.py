@@ -43,6 +43,7 @@ class Engine:
         on_release: Called after each release, outside the lock: (lease, error, cancelled).
         on_available: Called when a deployment became eligible or has room again, outside the lock.
         on_rest: Called when a deployment begins to rest or rests longer, outside the lock.
+        on_wake: Called when a rest was ended early, outside the lock of `wake`.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Engine:
         self.on_release: list[ReleaseHook] = []
         self.on_available: list[DeploymentHook] = []
         self.on_rest: list[DeploymentHook] = []
+        self.on_wake: list[DeploymentHook] = []
         # (when, serial, deployment, bit): what to free, and when. `_due` is the earliest of these and of the
         # end of the minute, so that a pick has one comparison to make.
         self._timers: list[tuple[float, int, Deployment, int]] = []
@@ -336,11 +338,20 @@ class Engine:
         for hook in self.on_rest:
             hook(deployment)
 
-    def wake(self, deployment: Deployment) -> None:
-        """End the rest of `deployment` now."""
+    def wake(self, deployment: Deployment, *, quiet: bool = False) -> None:
+        """End the rest of `deployment` now.
+
+        Args:
+            deployment: Who.
+            quiet: True if that says nothing about its health (a panic uses what it has): `on_wake` is not called.
+        """
         with self.lock:
+            woken = bool(deployment.held & RESTING)
             deployment.resting_until = 0.0
             self.free(deployment, RESTING)
+        if woken and not quiet:
+            for hook in self.on_wake:
+                hook(deployment)
         self._announce()
 
     def set_outside(self, loads: Mapping[str, float]) -> None:

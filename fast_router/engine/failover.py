@@ -303,7 +303,7 @@ class FailoverPolicy:
             for member in group:
                 self.engine.free(member, PROBING)
                 if member.held & RESTING:
-                    self.engine.wake(member)
+                    self.engine.wake(member, quiet=True)
         self._somebody(group)
         self._changes.append((deployment, change))
 

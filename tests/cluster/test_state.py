@@ -56,6 +56,17 @@ def test_rests_and_wakes_travel(redis_url):
         assert one.deployments["d0"].eligible
 
 
+def test_a_panic_wakes_only_here(redis_url):
+    with member(redis_url) as (one, state), member(redis_url) as (two, _):
+        one.rest("d0", 30.0)
+        assert until(lambda: not two.deployments["d0"].eligible)
+        one.engine.wake(one.deployments["d0"], quiet=True)
+        said = state.status()["messages"]
+        assert until(lambda: state.status()["messages"] >= said + 2)
+        assert one.deployments["d0"].eligible
+        assert not two.deployments["d0"].eligible
+
+
 def test_a_longer_rest_is_not_shortened_by_a_shorter_one(redis_url):
     with member(redis_url) as (one, _), member(redis_url) as (two, _):
         one.rest("d0", 60.0)
