@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fast_router.router import AdvancedRouter
     from fast_router.settings import Settings
 
-__all__ = ["ClusterOptions", "acquire", "attach", "state_of"]
+__all__ = ["ClusterOptions", "acquire", "attach", "state_of", "statuses"]
 
 _MOST_CANDIDATES = 8
 """Candidates that one admission asks for at a time."""
@@ -146,3 +146,8 @@ async def acquire(
             return lease
         if admission.retry_after is not None:
             wait = admission.retry_after if wait is None else min(wait, admission.retry_after)
+
+
+def statuses() -> list[dict[str, Any]]:
+    """The status of every state that is attached in this process, for `fast_router.status()`."""
+    return [state.status() for state in list(_attached.values()) if not state.closed]
