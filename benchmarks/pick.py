@@ -69,12 +69,29 @@ def _cases(groups: int) -> list[str]:
     return [f"group-{number * 37 % groups}" for number in range(groups)]
 
 
+def _give_history(router: Any, groups: int, size: int) -> None:
+    """Let both sides know every deployment's latency: an empty history is not what a router lives with."""
+    import fast_router  # noqa: PLC0415
+
+    for group in range(groups):
+        known = {f"{group}-{number}": {"latency": [0.5 + number / size] * 10} for number in range(size)}
+        router.cache.set_cache(key=f"group-{group}_map", value=known)
+    ours = fast_router.advanced_router(router)
+    for group in range(groups):
+        for _ in range(size):  # each unknown deployment is probed once
+            with ours.lease(f"group-{group}"):
+                pass
+
+
 async def _rounds(strategy: str, groups: int, size: int, rounds: int) -> tuple[_Times, float]:
     import fast_router  # noqa: PLC0415 - installs its hook
     from fast_router.litellm_plugin.attempts import Attempt, current  # noqa: PLC0415
 
     # Built under the running loop: some strategies start a background task, which then ends with the loop.
     router = _router(strategy, groups, size)
+    fast_router.enable()
+    if strategy == "latency-based-routing":
+        _give_history(router, groups, size)
     names = _cases(groups)
     place = 0
 
