@@ -1,9 +1,10 @@
 """What we remember about one Router, and when to forget it.
 
-The books of a Router live in its `__dict__` and are dropped whole by the two methods through which
-every structural change of its deployments passes (`_invalidate_access_groups_cache` and
-`_invalidate_model_group_info_cache`). They are filled lazily by the next request: LiteLLM announces
-some changes before it makes them, so nothing is computed at the announcement.
+The books of a Router live in its `__dict__`. The two methods through which every structural change of
+its deployments passes (`_invalidate_access_groups_cache` and `_invalidate_model_group_info_cache`) make
+them forget what they know of groups; what they know of single deployments is checked against the live
+entry at every use and may stay. They are filled lazily by the next request: LiteLLM announces some
+changes before it makes them, so nothing is computed at the announcement.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _epoch = 0
 class Books:
     """The memos of one Router. Every entry carries what it must be checked against."""
 
-    __slots__ = ("deployments", "epoch", "groups", "infos", "limits", "lists", "owner", "resolved")
+    __slots__ = ("deployments", "epoch", "groups", "infos", "limits", "lists", "owner", "structure", "verdicts")
 
     def __init__(self, owner: int) -> None:
         self.owner = owner
@@ -40,18 +41,27 @@ class Books:
         self.deployments: dict[Any, Any] = {}
         #: (deployment id, model group, kind) → model info record
         self.infos: dict[Any, Any] = {}
+        #: (deployment id, model group) → record of a deployment that nothing limits
+        self.verdicts: dict[Any, Any] = {}
+        #: Counts the structural changes that were announced.
+        self.structure = 0
         #: Model name → list record
         self.lists: dict[str, Any] = {}
         #: Model group → usage key record
         self.groups: dict[str, Any] = {}
         #: Model group → remaining-usage limits record
         self.limits: dict[str, Any] = {}
-        #: Free for features: wildcard routes, provider lookups
-        self.resolved: dict[Any, Any] = {}
+
+    def forget(self) -> None:
+        """Forget the groups. New dicts: a request that is filling the old ones fills nothing that is read."""
+        self.structure += 1
+        self.lists = {}
+        self.groups = {}
+        self.limits = {}
 
 
 def new_epoch() -> None:
-    """Make every book of earlier installs invalid: nothing watched the Routers in between."""
+    """Have every book forget its groups: nothing watched the Routers since the last install."""
     global _epoch  # noqa: PLW0603  # one number for the process, written at install only
     _epoch += 1
 
@@ -59,9 +69,12 @@ def new_epoch() -> None:
 def books_of(router: Any) -> Books:
     """The books of ``router``, new ones if a change dropped them or if the Router is a copy."""
     books: Books | None = router.__dict__.get(BOOKS)
-    if books is None or books.epoch != _epoch or books.owner != id(router):
+    if books is None or books.owner != id(router):
         books = Books(id(router))
         router.__dict__[BOOKS] = books
+    elif books.epoch != _epoch:
+        books.forget()
+        books.epoch = _epoch
     return books
 
 
@@ -73,7 +86,7 @@ def remember(memo: dict[Any, Any], key: Any, record: Any) -> None:
 
 
 def forget_on_change(patches: PatchSet, band: Band) -> bool:
-    """Drop a Router's books whenever LiteLLM announces a change of its deployments.
+    """Have a Router's books forget the groups whenever LiteLLM announces a change of its deployments.
 
     Returns:
         False where a version has neither announcement; nothing may be remembered there.
@@ -92,18 +105,24 @@ def forget_on_change(patches: PatchSet, band: Band) -> bool:
 
     def make(original: Callable[[Any], None]) -> Callable[[Any], None]:
         def invalidate(self: Any) -> None:
-            self.__dict__.pop(BOOKS, None)
+            _forget(self)
             try:
                 original(self)
             finally:
-                # A request on another thread may have filled new books in the meantime.
-                self.__dict__.pop(BOOKS, None)
+                # A request on another thread may have filled them in the meantime.
+                _forget(self)
 
         return invalidate
 
     for name, _ in found:
         patches.replace(core, name, make)
     return True
+
+
+def _forget(router: Any) -> None:
+    books: Books | None = router.__dict__.get(BOOKS)
+    if books is not None:
+        books.forget()
 
 
 _plain: dict[tuple[type, frozenset[str]], bool] = {}

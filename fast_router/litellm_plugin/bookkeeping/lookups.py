@@ -28,19 +28,30 @@ _LIMITS = ("tpm", "rpm", "itpm", "otpm")
 class _Info:
     """A remembered model info with everything that it was made from."""
 
-    __slots__ = ("cost", "cost_key", "cost_rpm", "cost_tpm", "entry", "generation", "info", "untracked")
+    __slots__ = ("cost", "cost_key", "cost_rpm", "cost_tpm", "entry", "generation", "info", "structure")
 
-    def __init__(self, entry: dict[str, Any], info: Any, cost: dict[str, Any], generation: int) -> None:
+    def __init__(
+        self, entry: dict[str, Any], info: Any, cost: dict[str, Any], generation: int, structure: int | None
+    ) -> None:
         self.entry = entry
         self.info = info
         self.generation = generation
+        #: The structure that a wildcard deployment was resolved in, None for any other.
+        self.structure = structure
         #: The map itself: a reload replaces the object.
         self.cost = cost
         self.cost_key = info.get("key")
         row = cost.get(self.cost_key)
         self.cost_tpm = row.get("tpm") if row is not None else None
         self.cost_rpm = row.get("rpm") if row is not None else None
-        self.untracked = False
+
+    def of(self, entry: dict[str, Any]) -> _Info:
+        """The same of another deployment of the same model."""
+        twin = object.__new__(_Info)
+        for name in _Info.__slots__:
+            setattr(twin, name, getattr(self, name))
+        twin.entry = entry
+        return twin
 
 
 def entry_copy(entry: dict[str, Any]) -> dict[str, Any] | None:
@@ -56,6 +67,29 @@ def entry_copy(entry: dict[str, Any]) -> dict[str, Any] | None:
     return {**entry, "litellm_params": dict(params), "model_info": dict(info)}
 
 
+def _own_limit(entry: dict[str, Any]) -> bool:
+    places = (entry, entry["litellm_params"], entry["model_info"])
+    return any(place.get(limit) is not None for place in places for limit in _LIMITS)
+
+
+#: For these LiteLLM takes the provider from the model's name, whatever the deployment's address is.
+_NAMED_PROVIDERS = ("openai/", "hosted_vllm/")
+
+
+def _kinship(entry: dict[str, Any]) -> Any:
+    """What deployments share that have the same row of the price map; None where that is not certain."""
+    params, info = entry.get("litellm_params"), entry.get("model_info")
+    if type(params) is not dict or type(info) is not dict:
+        return None
+    model = params.get("model")
+    if type(model) is not str or not model.startswith(_NAMED_PROVIDERS) or "*" in model:
+        return None
+    if params.get("custom_llm_provider") is not None or params.get("use_litellm_proxy") is not None:
+        return None
+    base = info.get("base_model") or params.get("base_model")
+    return (model, base) if base is None or type(base) is str else None
+
+
 class LookupService:
     """Remembered deployments and model infos of every Router.
 
@@ -65,12 +99,14 @@ class LookupService:
         prices: The price map's generation.
     """
 
-    __slots__ = ("_litellm", "_names", "_prices")
+    __slots__ = ("_kin", "_litellm", "_names", "_prices")
 
     def __init__(self, litellm: Any, names: Names, prices: PriceClock) -> None:
         self._litellm = litellm
         self._names = names
         self._prices = prices
+        #: Model → record of one of its deployments that nothing limits.
+        self._kin: dict[Any, _Info] = {}
 
     def entry(self, router: Any, deployment_id: str) -> dict[str, Any] | None:
         """The live model_list entry of a deployment, None if it is unknown or not a plain dict."""
@@ -127,18 +163,30 @@ class LookupService:
         index = router.model_id_to_deployment_index_map.get(deployment_id)
         if index is None:
             return False
-        known: _Info | None = books_of(router).infos.get((deployment_id, group, "object"))
-        return (
-            known is not None
-            and known.untracked
-            and self._holds(router, known, getattr(router, self._names.model_list)[index])
-        )
+        entry = getattr(router, self._names.model_list)[index]
+        verdicts = books_of(router).verdicts
+        known: _Info | None = verdicts.get((deployment_id, group))
+        if known is not None and self._holds(router, known, entry):
+            return True
+        relative = self._kin.get(_kinship(entry)) if type(entry) is dict else None
+        if relative is None or not self._prices_hold(router, relative):
+            return False
+        copied = entry_copy(entry)
+        if copied is None or _own_limit(copied) or copied != entry:
+            return False
+        remember(verdicts, (deployment_id, group), relative.of(copied))
+        return True
 
     def _holds(self, router: Any, known: _Info, entry: Any) -> bool:
-        if known.generation != self._prices.now() or known.entry != entry:
+        return bool(known.entry == entry) and self._prices_hold(router, known)
+
+    def _prices_hold(self, router: Any, known: _Info) -> bool:
+        if known.generation != self._prices.now() or self._has_discoveries(router):
+            return False
+        if known.structure is not None and known.structure != books_of(router).structure:
             return False
         cost = self._litellm.model_cost
-        if cost is not known.cost or self._has_discoveries(router):
+        if cost is not known.cost:
             return False
         row = cost.get(known.cost_key)
         if row is None:
@@ -158,13 +206,19 @@ class LookupService:
             return None
         generation = self._prices.now()
         cost = self._litellm.model_cost
+        books = books_of(router)
+        wild = "*" in str(copied["litellm_params"].get("model"))
+        structure = books.structure if wild else None
         info = getattr(router, self._names.get_router_model_info)(deployment=deployment, received_model_name=group)
         if type(info) is not dict or copied != entry or generation != self._prices.now():
             return None
-        made = _Info(copied, info, cost, generation)
-        places = (entry, copied["litellm_params"], copied["model_info"], info)
-        made.untracked = all(place.get(limit) is None for place in places for limit in _LIMITS)
+        made = _Info(copied, info, cost, generation, structure)
         remember(memo, key, made)
+        if not _own_limit(copied) and all(info.get(limit) is None for limit in _LIMITS):
+            remember(books.verdicts, key[:2], made)
+            kinship = _kinship(copied)
+            if kinship is not None:
+                remember(self._kin, kinship, made)
         return made
 
     def _speaks_up(self, entry: dict[str, Any]) -> bool:

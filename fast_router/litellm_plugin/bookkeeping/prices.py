@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PriceClock"]
 
+_starts = count(step=2**40)
 _COUNTER = "_model_cost_mutation_generation"
 
 
@@ -29,7 +31,8 @@ class PriceClock:
 
     def __init__(self, utils: Any) -> None:
         self._names: dict[str, Any] = vars(utils)
-        self._own = 0
+        # A start of its own for every install: what changed in between was not counted.
+        self._own = next(_starts)
         self.counts_itself = isinstance(self._names.get(_COUNTER), int)
 
     def now(self) -> int:

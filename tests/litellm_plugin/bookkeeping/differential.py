@@ -231,7 +231,7 @@ async def observe(scenario: Any, upstreams: Any, cost: dict[str, Any]) -> dict[s
                 "requests": [upstream.records.requests for upstream in upstreams],
             }
         finally:
-            for logger, level in zip(loggers, levels):
+            for logger, level in zip(loggers, levels, strict=False):
                 logger.removeHandler(lines)
                 logger.setLevel(level)
             for router in world.routers:
