@@ -1,0 +1,266 @@
+"""Streams, hedges and health checks, against real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+
+import httpx
+import litellm
+import pytest
+from litellm import Router
+
+import fast_router
+from fast_router import settings
+from fast_router.engine.breaker import BreakerState
+from fast_router.litellm_plugin.failover_policy import policy_of
+from fast_router.litellm_plugin.health import HealthMonitor, load_from_metrics
+from fast_router.litellm_plugin.hook import _switch
+from fast_router.testing import Fleet, Upstream
+
+MESSAGES = [{"role": "user", "content": "hello"}]
+logging.getLogger("LiteLLM Router").setLevel(logging.CRITICAL)
+CALM = {
+    "error_rate": 0.0, "throttle_rate": 0.0, "reset_rate": 0.0, "hang_rate": 0.0, "cut_rate": 0.0, "latency": 0.0,
+    "script": (), "retry_after": None, "error_status": 500, "per_token": 0.0, "first_token": 0.0, "hold": False,
+    "cut_after": 2, "tokens": 8,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def fleet():
+    with Fleet(2) as running:
+        yield running
+
+
+@pytest.fixture
+def servers(fleet):
+    found = list(fleet.values())
+    for server in found:
+        server.order(**CALM)
+        server.reset()
+    return found
+
+
+@pytest.fixture(autouse=True)
+def plugin():
+    assert fast_router.enable()
+    yield
+    settings.reset()
+    assert fast_router.status()["errors"]["count"] == 0, fast_router.status()["errors"]
+
+
+def router(servers, **options):
+    options.setdefault("num_retries", 2)
+    return Router(
+        model_list=[
+            {
+                "model_name": "m",
+                "litellm_params": {"model": "hosted_vllm/test-model", "api_base": s.api_base, "api_key": "k"},
+                "model_info": {"id": f"d{i}"},
+            }
+            for i, s in enumerate(servers)
+        ],
+        **options,
+    )
+
+
+def failover(r):
+    return policy_of(_switch.band.core_of(r), _switch.band)
+
+
+async def read(stream):
+    return [chunk async for chunk in stream]
+
+
+async def ask(r, **kwargs):
+    return await r.acompletion(model="m", messages=MESSAGES, **kwargs)
+
+
+async def idle(r):
+    """Wait until nothing is in flight."""
+    deployments = fast_router.advanced_router(r).deployments.values()
+    deadline = time.monotonic() + 10
+    while any(d.in_flight for d in deployments) and time.monotonic() < deadline:
+        await asyncio.sleep(0.01)
+    return [d.in_flight for d in deployments]
+
+
+# -- streams -------------------------------------------------------------------------------------------------
+
+
+async def test_a_stream_that_fails_before_its_first_token_fails_over_unnoticed(servers):
+    servers[0].order(cut_rate=1.0, cut_after=0)
+    r = router(servers, disable_cooldowns=True)
+    for _ in range(8):
+        assert len(await read(await ask(r, stream=True))) > 2
+    assert servers[0].records.requests > 0
+    assert await idle(r) == [0, 0]
+
+
+async def test_switched_off_the_failure_is_the_callers(servers):
+    settings.configure(stream_failover=False)
+    for server in servers:
+        server.order(cut_rate=1.0, cut_after=0)
+    r = router(servers, disable_cooldowns=True)
+    stream = await ask(r, stream=True)
+    with pytest.raises(Exception, match=r"."):
+        await read(stream)
+    assert await idle(r) == [0, 0]
+
+
+async def test_after_the_first_token_nothing_is_repeated(servers):
+    for server in servers:
+        server.order(cut_rate=1.0, cut_after=2)
+    r = router(servers, disable_cooldowns=True)
+    stream = await ask(r, stream=True)
+    with pytest.raises(Exception, match=r"."):
+        await read(stream)
+    assert sum(s.records.requests for s in servers) == 1
+    assert await idle(r) == [0, 0]
+
+
+async def test_a_pause_longer_than_the_idle_timeout_ends_the_stream(servers):
+    settings.configure(stream_idle_timeout=0.3)
+    for server in servers:
+        server.order(per_token=30.0)
+    r = router(servers)
+    stream = await ask(r, stream=True)
+    with pytest.raises(litellm.Timeout):
+        await read(stream)
+    assert await idle(r) == [0, 0]
+
+
+async def test_a_stream_without_a_first_token_in_time_goes_elsewhere(servers):
+    settings.configure(stream_idle_timeout=0.3)
+    servers[0].order(first_token=30.0)
+    r = router(servers, disable_cooldowns=True)
+    for _ in range(6):
+        assert len(await read(await ask(r, stream=True))) > 2
+    assert await idle(r) == [0, 0]
+
+
+async def test_a_stream_keeps_its_class_and_can_be_closed_early(servers):
+    r = router(servers)
+    stream = await ask(r, stream=True)
+    assert isinstance(stream, litellm.CustomStreamWrapper)
+    await stream.__anext__()
+    with contextlib.suppress(AttributeError):
+        await stream.aclose()
+    del stream
+    assert await idle(r) == [0, 0]
+
+
+def test_synchronous_streams_still_work(servers):
+    r = router(servers)
+    assert len(list(r.completion(model="m", messages=MESSAGES, stream=True))) > 2
+
+
+# -- hedging -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_slow_first_attempt_is_overtaken_by_a_second(servers, stream):
+    settings.configure(hedge_percent=100, hedge_delay=0.05)
+    servers[0].order(hang_rate=1.0)
+    r = router(servers, timeout=60)
+    for _ in range(6):
+        answer = await asyncio.wait_for(ask(r, stream=stream), 30)
+        if stream:
+            await read(answer)
+    hedge = failover(r).hedges["m"][1]
+    assert hedge.fired == hedge.won == servers[0].records.requests > 0
+    assert await idle(r) == [0, 0]
+
+
+async def test_hedges_stay_within_their_budget(servers):
+    settings.configure(hedge_percent=10, hedge_delay=0.0)
+    for server in servers:
+        server.order(latency=0.02)
+    r = router(servers)
+    for _ in range(40):
+        await ask(r)
+    hedge = failover(r).hedges["m"][1]
+    assert hedge.fired == 4
+    assert await idle(r) == [0, 0]
+
+
+async def test_both_attempts_failing_is_the_first_ones_error_and_is_retried(servers):
+    settings.configure(hedge_percent=100, hedge_delay=0.05)
+    for server in servers:
+        server.order(latency=0.2, error_rate=1.0, error_latency=0.2)
+    r = router(servers, num_retries=0, disable_cooldowns=True)
+    with pytest.raises(litellm.InternalServerError):
+        await ask(r)
+    assert [s.records.requests for s in servers] == [1, 1]
+    assert await idle(r) == [0, 0]
+
+
+async def test_a_cancelled_race_leaves_no_lease(servers):
+    settings.configure(hedge_percent=100, hedge_delay=0.05)
+    for server in servers:
+        server.order(hang_rate=1.0)
+    r = router(servers, timeout=60)
+    task = asyncio.ensure_future(ask(r))
+    deadline = time.monotonic() + 20
+    while sum(s.records.requests for s in servers) < 2 and time.monotonic() < deadline:
+        await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await idle(r) == [0, 0]
+
+
+# -- health --------------------------------------------------------------------------------------------------
+
+
+def test_vllm_metrics_are_read_as_load():
+    text = """
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="a"} 3.0
+vllm:num_requests_running{engine="1",model_name="a"} 1.0
+vllm:num_requests_waiting{engine="0",model_name="a"} 2.0
+vllm:kv_cache_usage_perc{engine="0",model_name="a"} 0.5
+"""
+    assert load_from_metrics(text) == 4 + 2 * 1.5
+    assert load_from_metrics("python_gc_objects_collected_total 3") is None
+
+
+async def test_a_healthy_server_comes_back_before_its_deadline_and_a_spent_quota_does_not():
+    with Upstream(name="u") as one, Upstream(name="v") as two, Upstream(name="w") as three:
+        r = router([one, two, three], num_retries=2, cooldown_time=600)
+        two.order(throttle_rate=1.0, retry_after=600)
+        one.stop()
+        for _ in range(30):
+            await ask(r)
+        watched = failover(r)
+        assert [watched.policy.state(f"d{i}") for i in range(3)] == [
+            BreakerState.OPEN,
+            BreakerState.OPEN,
+            BreakerState.CLOSED,
+        ]
+        async with httpx.AsyncClient() as client:
+            await HealthMonitor.probe(client, watched)
+            assert watched.policy.state("d0") is BreakerState.OPEN
+            one.start()
+            await HealthMonitor.probe(client, watched)
+        assert watched.policy.state("d0") is BreakerState.CLOSED
+        assert watched.policy.state("d1") is BreakerState.OPEN
+        one.reset()
+        for _ in range(20):
+            await ask(r)
+        assert one.records.requests > 0
+
+
+async def test_other_clients_load_reaches_the_engine(servers):
+    with Upstream("vllm", name="v") as busy, Upstream("vllm", name="w") as free:
+        busy.order(background_running=7)
+        r = router([busy, free])
+        await ask(r)
+        async with httpx.AsyncClient() as client:
+            await HealthMonitor.read_loads(client, failover(r))
+        deployments = fast_router.advanced_router(r).deployments
+        assert deployments["d0"].outside >= 7
+        assert deployments["d1"].outside == 0
