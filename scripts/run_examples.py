@@ -4,7 +4,7 @@ An example is a file under examples/ with an `if __name__ == "__main__"` block; 
 examples use. A comment line `# example: …` near the top may say more, several words apart by commas:
 
     # example: needs redis, needs rabbitmq     private servers are started; REDIS_URL and AMQP_URL name them
-    # example: timeout 30                      seconds it may take (60 unless said otherwise)
+    # example: timeout 30                      seconds it may take (120 unless said otherwise)
     # example: by hand: why                    it is not run
 """
 
@@ -35,7 +35,7 @@ class Example:
 
     path: Path
     needs: set[str] = field(default_factory=set)
-    timeout: float = 60.0
+    timeout: float = 120.0
     by_hand: str = ""
 
     @property
