@@ -124,6 +124,7 @@ _LAZY = {
     "UnknownModelError": "fast_router.errors",
     "UnknownStrategyError": "fast_router.errors",
     "configure": "fast_router.settings",
+    "handler": "fast_router.handler",
     "known_strategies": "fast_router.engine",
     "register_strategy": "fast_router.engine",
 }

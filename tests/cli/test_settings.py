@@ -1,0 +1,180 @@
+"""The option table: precedence, errors that teach, and what it shows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+import fast_router
+from fast_router import settings
+from fast_router.cli import main
+from fast_router.errors import ConfigurationError
+
+PASSWORD = "hunter2-of-the-test"
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    for row in settings.rows():
+        monkeypatch.delenv(row.env, raising=False)
+    settings.reset()
+    yield
+    settings.reset()
+
+
+def test_arguments_win_over_environment_over_file_over_default(tmp_path, monkeypatch):
+    file = tmp_path / "options.yaml"
+    assert settings.current().max_wait == 0.0
+    file.write_text("max_wait: 1\n")
+    settings.reset()
+    monkeypatch.setenv("FAST_ROUTER_CONFIG", str(file))
+    assert settings.current().max_wait == 1.0
+    settings.reset()
+    monkeypatch.setenv("FAST_ROUTER_MAX_WAIT", "2.5")
+    assert settings.current().max_wait == 2.5
+    assert fast_router.configure(max_wait=3).max_wait == 3.0
+    assert settings.current().max_wait == 3.0
+    assert settings.sources()["max_wait"].startswith("configure")
+    assert fast_router.configure(max_wait=None).max_wait == 2.5
+
+
+def test_a_section_of_litellms_own_file_is_read_and_the_rest_is_left_alone(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("model_list: []\nfast_router:\n  strategy: peak_ewma\n")
+    assert settings.has_section(str(file))
+    assert settings.load(environ={"FAST_ROUTER_CONFIG": str(file)})[0].strategy == "peak_ewma"
+    file.write_text("model_list: []\nlitellm_settings: {}\n")
+    assert not settings.has_section(str(file))
+    assert settings.load(environ={"FAST_ROUTER_CONFIG": str(file)})[0].strategy is None
+
+
+def test_environment_strings_become_values():
+    environ = {
+        "FAST_ROUTER_DISABLED_FEATURES": "a, b,",
+        "FAST_ROUTER_ROUTER_SETTINGS": "{num_retries: 3}",
+        "FAST_ROUTER_LOG_LEVEL": "debug",
+        "FAST_ROUTER_STATUS": "yes",
+        "FAST_ROUTER_STRATEGY": "least-busy",
+        "FAST_ROUTER_MAX_WAIT": " ",
+    }
+    loaded, _ = settings.load(environ=environ)
+    assert loaded.disabled_features == ("a", "b")
+    assert loaded.router_settings == {"num_retries": 3}
+    assert loaded.log_level == "DEBUG"
+    assert loaded.status is True
+    assert loaded.strategy == "least-busy"
+    assert loaded.max_wait == 0.0
+
+
+@pytest.mark.parametrize(
+    ("environ", "arguments", "complaint"),
+    [
+        ({"FAST_ROUTER_MAX_WAIT": "-1"}, {}, r"FAST_ROUTER_MAX_WAIT: '-1': .*greater than or equal to 0.*seconds"),
+        ({"FAST_ROUTER_LOG_LEVEL": "loud"}, {}, r"FAST_ROUTER_LOG_LEVEL: 'LOUD': .*'DEBUG'"),
+        ({}, {"max_wiat": 1}, r"configure\(max_wiat=…\): no such option; did you mean 'max_wait'\?"),
+        ({"FAST_ROUTER_STRATEGY": "best"}, {}, r"FAST_ROUTER_STRATEGY: unknown strategy 'best'; known"),
+        ({"FAST_ROUTER_CONFIG": "/nowhere.yaml"}, {}, r"/nowhere.yaml: cannot be read"),
+        ({}, {"redis_url": {"password": PASSWORD}}, r"kept out of this message"),
+        ({"FAST_ROUTER_ROUTER_SETTINGS": f"{{redis_password: {PASSWORD}"}, {}, r"kept out of this message"),
+    ],
+)
+def test_wrong_values_are_one_error_that_names_source_and_remedy(environ, arguments, complaint):
+    with pytest.raises(ConfigurationError, match=complaint) as caught:
+        settings.load(arguments, environ)
+    assert PASSWORD not in str(caught.value)
+
+
+def test_several_problems_are_told_at_once(tmp_path):
+    file = tmp_path / "options.yaml"
+    file.write_text("max_wait: soon\nnonsense: 1\n")
+    with pytest.raises(ConfigurationError) as caught:
+        settings.load({"log_level": "loud"}, {"FAST_ROUTER_CONFIG": str(file)})
+    assert [word in str(caught.value) for word in ("max_wait", "nonsense", "log_level")] == [True] * 3
+
+
+@pytest.mark.parametrize("text", ["a: [", "- just\n- a list\n"])
+def test_a_broken_file_is_a_clear_error(tmp_path, text):
+    file = tmp_path / "options.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError, match=r"options\.yaml: "):
+        settings.load(environ={"FAST_ROUTER_CONFIG": str(file)})
+
+
+def test_configure_changes_nothing_if_a_value_is_wrong_and_tells_listeners_otherwise():
+    heard = []
+    stop = settings.on_change(heard.append)
+    before = settings.current()
+    with pytest.raises(ConfigurationError):
+        fast_router.configure(max_wait=1, log_level="loud")
+    assert settings.current() is before
+    assert heard == []
+    fast_router.configure(max_wait=1)
+    assert [each.max_wait for each in heard] == [1.0]
+    stop()
+    fast_router.configure(max_wait=2)
+    assert len(heard) == 1
+
+
+def test_settings_are_immutable_and_show_no_secrets():
+    loaded, _ = settings.load({"redis_url": f"redis://:{PASSWORD}@host"}, {})
+    assert PASSWORD not in repr(loaded)
+    with pytest.raises(AttributeError, match="configure"):
+        loaded.max_wait = 3
+
+
+@pytest.mark.parametrize(("text", "answer"), [("", True), ("1", True), ("on", True), ("0", False), ("No", False)])
+def test_enabled_reads_the_environment(monkeypatch, text, answer):
+    monkeypatch.setenv("FAST_ROUTER_ENABLED", text)
+    assert settings.enabled() is answer
+
+
+def test_enabled_refuses_what_is_neither_yes_nor_no(monkeypatch):
+    monkeypatch.setenv("FAST_ROUTER_ENABLED", "maybe")
+    with pytest.raises(ConfigurationError, match="'maybe' is neither a yes nor a no"):
+        settings.enabled()
+
+
+def test_every_row_is_complete_and_every_default_passes_its_own_check():
+    names = [row.name for row in settings.rows()]
+    assert len(names) == len(set(names))
+    for row in settings.rows():
+        assert row.sentence.endswith("."), row.name
+        assert f"`{row.env}`" in settings.markdown()
+        assert row.secret or not any(word in row.name for word in ("url", "password", "secret")), row.name
+    defaults = {row.name: getattr(settings.load(environ={})[0], row.name) for row in settings.rows()}
+    settings.load(defaults, {})
+
+
+def test_importing_the_table_imports_nothing_heavy():
+    code = (
+        "import sys, fast_router.settings; print(*sorted({'pydantic', 'yaml', 'litellm', 'wrapt'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_the_command_lists_values_sources_and_strangers(monkeypatch):
+    monkeypatch.setenv("FAST_ROUTER_MAX_WAIT", "2")
+    monkeypatch.setenv("FAST_ROUTER_REDIS_URL", f"redis://:{PASSWORD}@host")
+    monkeypatch.setenv("FAST_ROUTER_MAXWAIT", "2")
+    done = CliRunner().invoke(main, ["settings"])
+    assert done.exit_code == 0
+    assert "FAST_ROUTER_MAX_WAIT = 2 seconds  (FAST_ROUTER_MAX_WAIT)" in done.output
+    assert "FAST_ROUTER_REDIS_URL = set, not shown" in done.output
+    assert "FAST_ROUTER_MAXWAIT is set, but there is no such option" in done.output
+    assert PASSWORD not in done.output
+
+
+def test_the_command_prints_the_table_for_the_documentation():
+    done = CliRunner().invoke(main, ["settings", "--markdown"])
+    assert done.output.strip() == settings.markdown().strip()
+
+
+def test_a_wrong_setting_ends_the_command_with_one_line_and_exit_code_2(monkeypatch):
+    monkeypatch.setenv("FAST_ROUTER_MAX_WAIT", "soon")
+    done = CliRunner().invoke(main, ["settings"])
+    assert done.exit_code == 2
+    assert done.output.startswith("Error: FAST_ROUTER_MAX_WAIT: 'soon'")

@@ -1,0 +1,144 @@
+"""`fast-router status`: processes that want to be seen are, live, and only by their own user."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from fast_router import settings
+from fast_router.cli import main
+from fast_router.errors import ConfigurationError
+from fast_router.observe import process_status
+
+
+@pytest.fixture
+def runtime(monkeypatch):
+    # Short: a socket's path must fit into its address.
+    path = Path(tempfile.mkdtemp(prefix="fr-"))
+    monkeypatch.setenv("FAST_ROUTER_RUNTIME_DIR", str(path))
+    settings.reset()
+    yield path
+    process_status.stop()
+    settings.reset()
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def test_a_listening_process_answers_live_and_leaves_nothing_behind(runtime):
+    assert process_status.start()
+    assert process_status.start()
+    (found,) = process_status.processes()
+    assert found["pid"] == os.getpid()
+    assert set(found["status"]["picks"]) >= {"fast", "filtered", "delegated"}
+    assert [path.name for path in runtime.iterdir()] == [f"{os.getpid()}.sock"]
+    process_status.stop()
+    assert process_status.processes() == []
+    assert list(runtime.iterdir()) == []
+
+
+SEEN = """
+    import os, sys
+    from fast_router.observe import process_status
+    assert process_status.start()
+    if sys.argv[1] == "fork":
+        child = os.fork()
+        if child == 0:
+            print("ready", flush=True)
+            sys.stdin.readline()
+            os._exit(0)
+    print("ready", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def process(kind):
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(SEEN), kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_forked_workers_answer_for_themselves(runtime):
+    with process("fork") as parent:
+        assert [parent.stdout.readline(), parent.stdout.readline()] == ["ready\n", "ready\n"]
+        found = process_status.processes()
+        parent.communicate("\n\n")
+    assert len({each["pid"] for each in found}) == 2
+    assert parent.pid in {each["pid"] for each in found}
+
+
+def test_a_killed_process_is_cleared_away_by_the_next_reader(runtime):
+    with process("plain") as killed:
+        assert killed.stdout.readline() == "ready\n"
+        killed.send_signal(signal.SIGKILL)
+    assert [path.name for path in runtime.iterdir()] == [f"{killed.pid}.sock"]
+    assert process_status.processes() == []
+    assert list(runtime.iterdir()) == []
+
+
+def test_the_directory_is_private(runtime):
+    runtime.chmod(0o755)
+    with pytest.raises(ConfigurationError, match="only you can enter"):
+        process_status.directory()
+    assert process_status.start() is False
+
+
+def test_the_default_directory_is_made_for_the_user_alone(monkeypatch, tmp_path):
+    monkeypatch.delenv("FAST_ROUTER_RUNTIME_DIR", raising=False)
+    short = Path(tempfile.mkdtemp(prefix="fr-"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short))
+    settings.reset()
+    try:
+        assert process_status.directory() == short / "fast_router"
+        assert (short / "fast_router").stat().st_mode & 0o777 == 0o700
+    finally:
+        shutil.rmtree(short)
+
+
+def test_a_name_too_long_for_a_socket_is_told(monkeypatch):
+    monkeypatch.setenv("FAST_ROUTER_RUNTIME_DIR", "/tmp/" + "x" * 120)
+    settings.reset()
+    with pytest.raises(ConfigurationError, match="too long"):
+        process_status.directory()
+    settings.reset()
+
+
+def test_the_command_shows_each_process_or_says_why_there_is_none(runtime):
+    done = CliRunner().invoke(main, ["status"])
+    assert done.exit_code == 1
+    assert "no process answers in" in done.output
+    process_status.start()
+    done = CliRunner().invoke(main, ["status"])
+    assert done.exit_code == 0
+    assert f"(pid {os.getpid()})" in done.output
+    assert "picks: " in done.output
+    document = json.loads(CliRunner().invoke(main, ["status", "--json"]).output)
+    assert [each["pid"] for each in document] == [os.getpid()]
+
+
+def test_a_process_under_the_launcher_is_seen_once_it_uses_litellm_and_no_other(runtime):
+    code = (
+        "from fast_router.observe import process_status as p\n"
+        "before = len(p.processes())\n"
+        "import litellm\n"
+        "print(before, len(p.processes()))\n"
+    )
+    launched = subprocess.run(
+        [sys.executable, "-m", "fast_router.cli", "run", "--", sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    plain = subprocess.run(
+        [sys.executable, "-c", "import fast_router\n" + code], capture_output=True, text=True, check=True
+    )
+    assert launched.stdout.split() == ["0", "1"]
+    assert plain.stdout.split() == ["0", "0"]

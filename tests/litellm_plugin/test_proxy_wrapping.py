@@ -1,0 +1,214 @@
+"""An existing proxy under fast_router, without touching it: LiteLLM's real proxy with two workers, four ways."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+
+from fast_router.testing import Upstream
+
+pytestmark = [pytest.mark.proxy, pytest.mark.timeout(500)]
+
+PATIENCE = 240.0
+REQUESTS = 12
+UPSTREAM_KEY = "sk-upstream-of-the-test"
+MASTER_KEY = "sk-" + secrets.token_hex(32)
+WORKERS = 2
+CALLBACK = """
+litellm_settings:
+  callbacks: ["fast_router.handler"]
+"""
+
+
+@pytest.fixture(scope="module")
+def upstreams():
+    with Upstream(name="one") as one, Upstream(name="two") as two:
+        yield one, two
+
+
+class Proxy:
+    """A proxy process, its address and the directory where its workers answer."""
+
+    def __init__(self, command, url, runtime, environment, log):
+        self.url = url
+        self.runtime = runtime
+        self.environment = environment
+        self.log = log
+        self.process = subprocess.Popen(
+            command, env=environment, stdout=log.open("wb"), stderr=subprocess.STDOUT, start_new_session=True
+        )
+
+    def until(self, condition, what):
+        deadline = time.monotonic() + PATIENCE
+        while not (value := condition()):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"{what}; the proxy said:\n{self.log.read_text()[-6000:]}")
+            time.sleep(0.1)
+        return value
+
+    def alive(self):
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(f"{self.url}/health/liveliness", timeout=5).status_code == 200
+        return False
+
+    def statuses(self):
+        """What `fast-router status` says, as an operator would ask."""
+        done = subprocess.run(
+            [sys.executable, "-m", "fast_router.cli", "status", "--json"],
+            env={**self.environment, "PYTHONPATH": os.environ.get("PYTHONPATH", "")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return [each for each in json.loads(done.stdout or "[]") if each.get("status", {}).get("enabled")]
+
+    def stop(self):
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGTERM)
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait(30)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def program(name):
+    return str(Path(sys.executable).parent / name)
+
+
+@pytest.fixture
+def start(upstreams, tmp_path):
+    runtime = Path(tempfile.mkdtemp(prefix="fr-"))
+    started = []
+
+    def _start(command, *, extra="", **environment):
+        config = tmp_path / "config.yaml"
+        deployments = [
+            {
+                "model_name": "group",
+                "litellm_params": {"model": "openai/m", "api_base": each.api_base, "api_key": UPSTREAM_KEY},
+            }
+            for each in upstreams
+        ]
+        config.write_text("model_list: " + json.dumps(deployments) + "\n" + extra)
+        port = free_port()
+        words = {"config": str(config), "port": str(port)}
+        for each in upstreams:
+            each.reset()
+        env = {key: value for key, value in os.environ.items() if not key.startswith("FAST_ROUTER_")}
+        # Each worker would compile the whole of LiteLLM's proxy otherwise, for half a minute.
+        env.pop("PYTHONDONTWRITEBYTECODE", None)
+        env |= {
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+            "LITELLM_MASTER_KEY": MASTER_KEY,
+            "FAST_ROUTER_RUNTIME_DIR": str(runtime),
+        }
+        env |= {key: value.format(**words) for key, value in environment.items()}
+        proxy = Proxy(
+            [word.format(**words) for word in command],
+            f"http://127.0.0.1:{port}",
+            runtime,
+            env,
+            tmp_path / "proxy.log",
+        )
+        started.append(proxy)
+        return proxy
+
+    yield _start
+    for proxy in started:
+        proxy.stop()
+    shutil.rmtree(runtime, ignore_errors=True)
+
+
+# On a busy machine importing LiteLLM's proxy takes a worker longer than the 5 s after which uvicorn replaces it.
+PATIENT = ["120"] if "timeout_worker_healthcheck" in inspect.signature(uvicorn.Config).parameters else []
+LITELLM = ["--config", "{config}", "--host", "127.0.0.1", "--port", "{port}", "--num_workers", str(WORKERS)]
+LITELLM += [word for seconds in PATIENT for word in ("--timeout_worker_healthcheck", seconds)]
+UVICORN = ["--host", "127.0.0.1", "--port", "{port}", "--workers", str(WORKERS)]
+UVICORN += [word for seconds in PATIENT for word in ("--timeout-worker-healthcheck", seconds)]
+GUNICORN = ["-k", "uvicorn.workers.UvicornWorker", "-b", "127.0.0.1:{port}", "-w", str(WORKERS)]
+RUN = [sys.executable, "-m", "fast_router.cli", "run", "--"]
+
+WAYS = {
+    "launcher": ([*RUN, program("litellm"), *LITELLM], "", {}),
+    "launcher and gunicorn": (
+        [*RUN, program("gunicorn"), "litellm.proxy.proxy_server:app", *GUNICORN],
+        "",
+        {"CONFIG_FILE_PATH": "{config}"},
+    ),
+    "startup hook": (
+        [program("litellm"), *LITELLM],
+        "",
+        {"LITELLM_WORKER_STARTUP_HOOKS": "fast_router.auto:install"},
+    ),
+    "callback in the YAML": ([program("litellm"), *LITELLM], CALLBACK, {}),
+    "asgi under uvicorn": (
+        [program("uvicorn"), "fast_router.asgi:app", *UVICORN],
+        "",
+        {"CONFIG_FILE_PATH": "{config}"},
+    ),
+    "asgi under gunicorn": (
+        [program("gunicorn"), "fast_router.asgi:app", *GUNICORN],
+        "",
+        {"CONFIG_FILE_PATH": "{config}"},
+    ),
+}
+
+
+def chat(proxy, **more):
+    return httpx.post(
+        f"{proxy.url}/v1/chat/completions",
+        json={"model": "group", "messages": [{"role": "user", "content": "hello"}], **more},
+        headers={"Authorization": f"Bearer {MASTER_KEY}"},
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_requests_through_a_wrapped_proxy_are_fast_picks(start, upstreams, way):
+    command, extra, environment = WAYS[way]
+    proxy = start(command, extra=extra, **environment)
+    proxy.until(proxy.alive, "it never became alive")
+    for number in range(REQUESTS):
+        answer = chat(proxy, stream=number % 3 == 0)
+        assert answer.status_code == 200, answer.text
+    assert sum(each.records.served for each in upstreams) == REQUESTS
+    statuses = proxy.until(
+        lambda: (found := proxy.statuses()) and len(found) >= WORKERS and found, "its workers do not answer"
+    )
+    picks = [each["status"]["picks"] for each in statuses]
+    assert sum(each["fast"] for each in picks) == REQUESTS, picks
+    assert all(each["status"]["errors"]["count"] == 0 for each in statuses)
+    shown = json.dumps(statuses)
+    assert MASTER_KEY not in shown
+    assert UPSTREAM_KEY not in shown
+
+
+def test_off_by_environment_leaves_the_proxy_alone(start):
+    command, extra, environment = WAYS["launcher"]
+    proxy = start(command, extra=extra, **environment, FAST_ROUTER_ENABLED="0")
+    proxy.until(proxy.alive, "it never became alive")
+    assert chat(proxy).status_code == 200
+    assert proxy.statuses() == []
+    assert list(proxy.runtime.glob("*")) == []
