@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import fast_router
 from fast_router import known_strategies, settings
 from fast_router.cli import main
 
@@ -63,8 +64,6 @@ def test_every_strategy_is_documented():
 
 
 def test_every_public_name_is_documented():
-    import fast_router
-
     page = (ROOT / "docs" / "api.md").read_text() + (ROOT / "docs" / "strategies.md").read_text()
     missing = [name for name in fast_router.__all__ if name not in page]
     assert not missing
