@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from fast_router.engine import Ask
+from fast_router.errors import FastRouterError
 from fast_router.litellm_plugin import overlay
 from fast_router.litellm_plugin.attempts import current
 from fast_router.litellm_plugin.binding import existing
@@ -271,8 +272,14 @@ def _choose(strategy: str, selector: Any, args: tuple[Any, ...], kwargs: Mapping
             (given.get("messages"), given.get("input")),
         )
     except Exception as error:  # noqa: BLE001 - LiteLLM's own choice answers
-        tally.failed(error, "a choice")
+        _not_chosen(error)
         return _LITELLM
+
+
+def _not_chosen(error: Exception) -> None:
+    # A mistake in the configuration is no error of ours; it was told when the plan was compiled.
+    if not isinstance(error, FastRouterError):
+        tally.failed(error, "a choice")
 
 
 def _async_selector(strategy: str, original: Any) -> Any:
@@ -302,7 +309,7 @@ def _shuffle(original: Any) -> Any:
                 request = kwargs.get("request_kwargs") or (args[3] if len(args) > 3 else None) or {}
                 chosen = filtered.choose("simple_shuffle", {}, model, candidates, request, (None, None))
             except Exception as error:  # noqa: BLE001 - LiteLLM's own choice answers
-                tally.failed(error, "a choice")
+                _not_chosen(error)
             else:
                 if chosen is not _LITELLM:
                     return chosen

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fast_router.engine import Engine, ModelGroup
 from fast_router.errors import FastRouterError
 from fast_router.litellm_plugin import overlay
+from fast_router.litellm_plugin.status import LOGGER
 
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands import Band
@@ -206,7 +207,9 @@ def compile_plan(binding: Binding, core: Any, model: str) -> Plan:
         plan.why = plan.why or str(reason)
         plan.why_sync = plan.why_sync or str(reason)
     except FastRouterError as error:
-        plan.why = plan.why_sync = f"unreadable deployment ({type(error).__name__})"
+        # A pick must not fail for it, so it is said where an operator looks, once per change of the Router.
+        LOGGER.warning("fast_router: the model %r is left to LiteLLM: %s", model, error)
+        plan.why = plan.why_sync = f"a mistake in the configuration ({type(error).__name__})"
     plan.short = plan.why is None and plan.group is not None and not plan.asks
     plan.short_sync = plan.why_sync is None and plan.group is not None and not plan.asks
     return plan
