@@ -164,6 +164,7 @@ class Link:
                         answers = got[1] if got else ()
                     else:
                         answers = await self._read_old(connection, take)
+                    self.redis_up = True
                     for raw in answers:
                         self._dispatch(raw)
                 except ResponseError as error:

@@ -56,7 +56,7 @@ class Worker:
             stdout=subprocess.DEVNULL,
         )
 
-    def __enter__(self) -> Worker:
+    def __enter__(self):
         return self
 
     def __exit__(self, *_) -> None:
