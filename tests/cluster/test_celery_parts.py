@@ -145,7 +145,7 @@ def test_replies():
     busy = parse_reply("p:1.0 B 1500")
     assert (busy.provider, busy.wait) == (None, 1.5)
     for wrong in (b"", b"x", b"a Q b", b"a B later"):
-        with pytest.raises(ValueError, match="unpack|unknown reply|convert"):
+        with pytest.raises(ValueError, match=r"unpack|unknown reply|convert"):
             parse_reply(wrong)
 
 
