@@ -151,10 +151,8 @@ async def _run(cases: list[str], rate: float) -> None:
         f"One of three upstreams fails for {_FAULTY:g} s behind the real proxy ({rate:g} requests/s a router)",
         columns,
         [
-            (f"num_retries is LiteLLM's default, cooldown_time {_COOLDOWN:g} s, timeout {_TIMEOUT:g} s; all routers ran "
-            "side by side on one machine."),
-            ("p99 is that of requests that came while the fault lasted. A hang cannot be told from a slow answer before "
-            "its timeout: hedging is what bounds it."),
+            f"num_retries is LiteLLM's default, cooldown_time {_COOLDOWN:g} s, timeout {_TIMEOUT:g} s. All at once.",
+            "p99: of requests that came during the fault. Until its timeout a hang looks slow; hedging bounds it.",
             "Back: the first second in which it gets at least three quarters of a fair share.",
         ],
     )

@@ -172,7 +172,7 @@ class Ours:
             wall=clock,
             rng=random.Random(world.seed + 1),
         )
-        self._router.enable_failover(options=BreakerOptions(growth=1, jitter=0), wall_clock=clock)
+        self._policy = self._router.enable_failover(options=BreakerOptions(growth=1, jitter=0), wall_clock=clock)
         self._place = {s.name: place for place, s in enumerate(world.servers)}
         self._ledgers: dict[int, AttemptLedger] = {}
         self._clock = clock
@@ -195,7 +195,7 @@ class Ours:
         if error is None:
             self._ledgers.pop(request, None)
         else:
-            ledger = self._ledgers.setdefault(request, AttemptLedger())
+            ledger = self._ledgers.setdefault(request, AttemptLedger(self._policy.doubtful))
             ledger.failed(handle.id, classify(error), self._clock(), error.retry_after)
 
 

@@ -140,6 +140,11 @@ class FailoverPolicy:
         found = self._breakers.get(id_)
         return BreakerState.CLOSED if found is None else found.state
 
+    def doubtful(self, id_: str) -> bool:
+        """Tell whether a deployment has yet to prove that it is back; for `AttemptLedger`."""
+        found = self._breakers.get(id_)
+        return found is not None and found.state is not BreakerState.CLOSED
+
     def in_panic(self, name: str) -> bool:
         """Tell whether a group spreads over all its members because too many fail."""
         return name in self._panics

@@ -15,7 +15,7 @@ from fast_router.engine.failures import FailureKind
 from fast_router.engine.windows import SlidingCounts
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from fast_router.engine.deployment import Deployment
 
@@ -39,11 +39,17 @@ class Attempted(NamedTuple):
 
 
 class AttemptLedger:
-    """The failed attempts of one request, over retries, order tiers and fallback groups."""
+    """The failed attempts of one request, over retries, order tiers and fallback groups.
 
-    __slots__ = ("_by_id", "attempts")
+    Args:
+        doubtful: Tells of an id whether its deployment has yet to prove that it is back. A request that has
+            failed once is no good probe: it would meet every member that is coming back, one after the other.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_by_id", "_doubtful", "attempts")
+
+    def __init__(self, doubtful: Callable[[str], bool] | None = None) -> None:
+        self._doubtful = doubtful
         self.attempts: list[Attempted] = []
         self._by_id: dict[str, Attempted] = {}
 
@@ -85,9 +91,12 @@ class AttemptLedger:
             return candidates
         untried = [d for d in candidates if d.id not in known]
         if untried:
-            if len(untried) == len(candidates):
-                return candidates
-            return _lowest_tier(untried)
+            if len(untried) < len(candidates):
+                untried = _lowest_tier(untried)
+            if self._doubtful is not None:
+                doubtful = self._doubtful
+                untried = [d for d in untried if not doubtful(d.id)] or untried
+            return untried
         retryable = [d for d in candidates if known[d.id].kind.retryable]
         return [min(retryable or candidates, key=lambda d: known[d.id].at)]
 

@@ -47,7 +47,7 @@ class RequestLedger(AttemptLedger):
     __slots__ = ("callers_timeout", "error", "failover", "model")
 
     def __init__(self, failover: LiteLLMFailover | None, *, callers_timeout: bool) -> None:
-        super().__init__()
+        super().__init__(None if failover is None else failover.policy.doubtful)
         self.failover = failover
         self.callers_timeout = callers_timeout
         self.error = 0

@@ -52,6 +52,15 @@ def test_the_next_tier_only_when_this_one_is_exhausted():
     assert ids(ledger.narrow([first, second, third])) == ["r"]
 
 
+def test_a_request_that_has_failed_does_not_probe():
+    ledger = AttemptLedger(doubtful=lambda id_: id_ in "bc")
+    assert ids(ledger.narrow([A, B, C])) == ["a", "b", "c"]
+    ledger.failed("c", FailureKind.CONNECTION, 0)
+    assert ids(ledger.narrow([A, B, C])) == ["a"]
+    ledger.failed("a", FailureKind.SERVER, 1)
+    assert ids(ledger.narrow([A, B, C])) == ["b"]
+
+
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(FailureKind)), max_size=10))
 def test_never_none_while_there_is_one_and_never_a_repeat_while_one_is_untried(history):
     ledger = AttemptLedger()
