@@ -58,6 +58,34 @@ def make_router(order: dict[str, Any]) -> litellm.Router:
     )
 
 
+async def direct(order: dict[str, Any]) -> None:
+    """The same without LiteLLM: an AdvancedRouter, and sleep in the place of calls."""
+    router = fast_router.AdvancedRouter(
+        order["strategy"],
+        model_list=[{"model_name": "m", "id": f"d{number}"} for number in range(len(order["bases"]))],
+    )
+    state = fast_router.cluster.attach(router, url=f"redis://127.0.0.1:{order['port']}/0")
+    while not state.connected:
+        await asyncio.sleep(0.01)
+    results: list[tuple[float, float, str]] = []
+
+    async def one(due: float) -> None:
+        async with router.lease("m"):
+            await asyncio.sleep(0.02)
+        results.append((due, time.monotonic() - due, ""))
+
+    say(ready=os.getpid())
+    await asyncio.to_thread(sys.stdin.readline)
+    began = time.monotonic()
+    tasks = []
+    for number in range(int(order["rate"] * order["seconds"])):
+        await asyncio.sleep(max(0.0, began + number / order["rate"] - time.monotonic()))
+        tasks.append(asyncio.create_task(one(time.monotonic())))
+    await asyncio.gather(*tasks)
+    say(done=len(results), seconds=time.monotonic() - began, results=results, lines=0, sample=[])
+    state.close()
+
+
 async def serve(order: dict[str, Any]) -> None:
     """Send `order["rate"]` requests a second for `order["seconds"]`, each on time whatever the others do."""
     router = make_router(order)
@@ -119,4 +147,5 @@ async def watch(ours: Any) -> None:
 
 if __name__ == "__main__":
     logging.getLogger().addHandler(_Lines(level=logging.WARNING))
-    asyncio.run(serve(json.loads(sys.stdin.readline())))
+    wanted = json.loads(sys.stdin.readline())
+    asyncio.run((direct if wanted["direct"] else serve)(wanted))

@@ -69,7 +69,12 @@ class Side:
             text=True,
         )
         self.views: list[list[float]] = []
-        wanted = {"bases": [u.api_base for u in upstreams.values()], "port": port_of(server), "limits": False}
+        wanted = {
+            "bases": [u.api_base for u in upstreams.values()],
+            "port": port_of(server),
+            "limits": False,
+            "direct": False,
+        }
         self.tell(json.dumps({**wanted, "watch": False, "strategy": "least-busy", **order}))
 
     def tell(self, line: str) -> None:
@@ -106,36 +111,47 @@ def run(sides: list[Side]) -> list[dict[str, Any]]:
 # -- commands ----------------------------------------------------------------------------------------------
 
 
-def commands(report: Report, rate: float, seconds: float) -> None:
+def commands(report: Report, rate: float, seconds: float, direct_rate: float) -> None:
     """Count what Redis was asked."""
     for strategy, limits in (("least-busy", False), ("usage-based-routing-v2", False), ("simple-shuffle", True)):
         for name, plugin in SIDES.items():
-            with stage(0.02) as (server, upstreams):
-                side = Side(
-                    server, upstreams, plugin=plugin, strategy=strategy, limits=limits, rate=rate, seconds=seconds
-                )
-                try:
-                    side.hear("ready")
-                    client = Redis(port=port_of(server))
-                    client.config_resetstat()
-                    done = run([side])[0]
-                    calls = {key: value["calls"] for key, value in client.info("commandstats").items()}
-                finally:
-                    side.close()
-            asked = sum(calls.values()) - calls.get("cmdstat_config|resetstat", 0)
-            slow = sorted(result[1] * 1000 for result in done["results"])
+            order = {"strategy": strategy, "limits": limits, "rate": rate, "seconds": seconds}
             label = strategy + (" with rpm and tpm" if limits else "")
-            report.add(
-                label,
-                name,
-                done["done"],
-                done["done"] / done["seconds"],
-                asked / done["done"],
-                asked / done["seconds"],
-                statistics.median(slow),
-                slow[int(len(slow) * 0.99)],
-                sum(1 for result in done["results"] if result[2]),
-            )
+            _count(report, label, name, plugin=plugin, order=order)
+    for processes in (1, 4):
+        order = {"direct": True, "rate": direct_rate / processes, "seconds": seconds}
+        label = f"least-busy, {processes} process{'es' if processes > 1 else ''}, no LiteLLM"
+        _count(report, label, "AdvancedRouter", plugin=True, order=order, processes=processes)
+
+
+def _count(report: Report, label: str, name: str, *, plugin: bool, order: dict[str, Any], processes: int = 1) -> None:
+    with stage(0.02) as (server, upstreams):
+        sides = [Side(server, upstreams, plugin=plugin, **order) for _ in range(processes)]
+        try:
+            for side in sides:
+                side.hear("ready")
+            client = Redis(port=port_of(server))
+            client.config_resetstat()
+            done = run(sides)
+            calls = {key: value["calls"] for key, value in client.info("commandstats").items()}
+        finally:
+            for side in sides:
+                side.close()
+    asked = sum(calls.values()) - calls.get("cmdstat_config|resetstat", 0)
+    results = [result for one in done for result in one["results"]]
+    seconds = max(one["seconds"] for one in done)
+    slow = sorted(result[1] * 1000 for result in results)
+    report.add(
+        label,
+        name,
+        len(results),
+        len(results) / seconds,
+        asked / len(results),
+        asked / seconds,
+        statistics.median(slow),
+        slow[int(len(slow) * 0.99)],
+        sum(1 for result in results if result[2]),
+    )
 
 
 # -- view --------------------------------------------------------------------------------------------------
@@ -365,7 +381,7 @@ def main() -> None:
     if "commands" in options.only:
         report = Report(
             "redis_commands",
-            "Redis commands per request (one process)",
+            "Redis commands per request",
             [
                 "strategy",
                 "side",
@@ -379,7 +395,7 @@ def main() -> None:
             ],
             ["Counted by the server, what scripts call included. 20 ms upstreams; latency is the whole call."],
         )
-        commands(report, options.rate, options.seconds)
+        commands(report, options.rate, options.seconds, 200.0)
         report.finish()
     if "view" in options.only:
         report = Report(
