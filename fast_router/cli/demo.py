@@ -266,8 +266,8 @@ def _explain(console: Console, runs: list[_Run]) -> None:
     console.print(
         f"LiteLLM {version}, the same Router settings in every run. The first column is LiteLLM alone, the second its "
         "strategy under fast_router, the third a strategy that only fast_router has. Latency counts from when a "
-        "request was due. The steady servers come first in the list, which suits LiteLLM: its least-busy breaks ties by "
-        "position, ours by chance. A pick is timed through Router.async_get_available_deployment, median of 400.\n",
+        "request was due. The steady servers come first in the list, which suits LiteLLM: its least-busy breaks ties "
+        "by position, ours by chance. A pick is timed through Router.async_get_available_deployment, median of 400.\n",
         style="dim",
     )
     console.print("Start your own proxy under fast_router, its configuration untouched:\n")
