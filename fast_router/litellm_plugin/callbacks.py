@@ -76,6 +76,12 @@ def _why(callback: Any) -> str | None:
         return None
     if any(base.__name__ in _BY_REQUEST_KEY for base in cls.__mro__):
         return None
+    # LiteLLM's own decorators (one that says which Redis calls belong to whom) add nothing to a filter that awaits
+    # nothing.
+    while getattr(function, "__globals__", {}).get("__name__") == "litellm._internal_context" and hasattr(
+        function, "__wrapped__"
+    ):
+        function = function.__wrapped__
     code = getattr(function, "__code__", None)
     if code is not None and code.co_code == _returns_its_argument.__code__.co_code and code.co_argcount == 6:
         return None
