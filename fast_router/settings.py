@@ -525,6 +525,7 @@ def current() -> Settings:
         with _lock:
             if _current is None:
                 _current = load(_arguments)[0]
+                _set_log_level(_current)
             seen = _current
     return seen
 
@@ -545,10 +546,19 @@ def configure(**arguments: object) -> Settings:
         _arguments.clear()
         _arguments.update({name: value for name, value in merged.items() if value is not None})
         _current = settings
+        _set_log_level(settings)
         listeners = tuple(_listeners)
     for listener in listeners:
         listener(settings)
     return settings
+
+
+def _set_log_level(settings: Settings) -> None:
+    # Only if somebody asked for a level: the program's own logging configuration stands otherwise.
+    if "log_level" in vars(settings):
+        import logging
+
+        logging.getLogger("fast_router").setLevel(settings.log_level)
 
 
 def sources() -> dict[str, str]:

@@ -52,8 +52,28 @@ def _show(document: dict[str, Any]) -> None:
     for lane in ("filtered", "delegated"):
         for reason, count in (picks.get(f"{lane}_reasons") or {}).items():
             click.echo(f"    {lane}: {count} × {reason}")
+    for router in document.get("routers") or ():
+        for model, group in router["models"].items():
+            click.echo(f"  {model} ({group['strategy']})")
+            for deployment in group["deployments"]:
+                click.echo(f"    {_line(deployment)}")
     for feature, reason in (says.get("skipped") or {}).items():
         click.echo(f"  left out: {feature} ({reason})")
     errors = says.get("errors") or {}
     if errors.get("count"):
         click.echo(f"  errors of fast_router, answered by LiteLLM: {errors['count']} (last: {errors.get('last')})")
+
+
+def _line(deployment: dict[str, Any]) -> str:
+    latency = deployment.get("latency")
+    parts = [f"{deployment['id'][:16]}: {deployment['in_flight']} in flight"]
+    parts += [f"{deployment['picks']} picks", f"{deployment['failures']} failed"]
+    if latency is not None:
+        parts.append(f"{latency:.3g} s a token")
+    if deployment["resting"]:
+        parts.append(f"rests for {deployment['resting']:.1f} s ({deployment.get('last_failure') or 'by order'})")
+    elif deployment.get("closed"):
+        parts.append("closed")
+    elif not deployment["eligible"]:
+        parts.append("at its limit")
+    return ", ".join(parts)

@@ -1,10 +1,10 @@
 """The status of running processes, asked for from outside: `fast-router status`.
 
 Each process that wants to be seen listens on a Unix socket of its own, `<pid>.sock`, in a directory that only its
-user can enter, and answers every connection with one JSON document: who it is and `fast_router.status()` as it is
-at that moment. Nothing is written while nobody asks, a killed process leaves at most a dead socket (removed by
-the next reader), and there is no port that anyone else could reach. The document holds names and counters; no
-keys, headers or prompts.
+user can enter, and answers every connection with one JSON document: who it is, `fast_router.status()` and the
+`stats()` of its routers at that moment. Nothing is written while nobody asks, a killed process leaves at most a
+dead socket (removed by the next reader), and there is no port that anyone else could reach. The document holds
+names and counters; no keys, headers or prompts.
 
 The directory is the option `runtime_dir`, else `fast_router` in `$XDG_RUNTIME_DIR`, else `fast_router-<uid>` in the
 temporary directory. Under the launcher and in a proxy processes want to be seen; elsewhere the option `status`
@@ -155,8 +155,10 @@ def _document() -> bytes:
     document["started"] = _state.started
     try:
         from fast_router.litellm_plugin import hook  # noqa: PLC0415
+        from fast_router.router import live_routers  # noqa: PLC0415
 
         document["status"] = hook.status()
+        document["routers"] = [router.stats() for router in live_routers() if router.groups]
     except Exception as error:  # noqa: BLE001 - the reader shall see that, and which
         document["error"] = type(error).__name__
     return json.dumps(document, default=lambda value: type(value).__name__).encode()
@@ -202,8 +204,8 @@ def processes() -> list[dict[str, Any]]:
     """Ask every process of this user that wants to be seen, oldest first; dead sockets are removed.
 
     Returns:
-        One document a process: `pid`, `program`, `started` (seconds since the epoch) and `status`, or `error`
-        with a word instead of `status` if it did not answer.
+        One document a process: `pid`, `program`, `started` (seconds since the epoch), `status` and `routers`
+        (`stats()` of each that has picked), or `error` with a word instead of them if it did not answer.
     """
     found = []
     for path in sorted(directory().glob("*.sock")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 
@@ -135,6 +136,19 @@ def test_enabled_refuses_what_is_neither_yes_nor_no(monkeypatch):
     monkeypatch.setenv("FAST_ROUTER_ENABLED", "maybe")
     with pytest.raises(ConfigurationError, match="'maybe' is neither a yes nor a no"):
         settings.enabled()
+
+
+def test_the_log_level_is_set_only_if_somebody_asks_for_one():
+    logger = logging.getLogger("fast_router")
+    before = logger.level
+    try:
+        logger.setLevel(logging.ERROR)
+        settings.current()
+        assert logger.level == logging.ERROR
+        fast_router.configure(log_level="DEBUG")
+        assert logger.level == logging.DEBUG
+    finally:
+        logger.setLevel(before)
 
 
 def test_every_row_is_complete_and_every_default_passes_its_own_check():

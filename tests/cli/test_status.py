@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from fast_router import settings
+from fast_router import AdvancedRouter, settings
 from fast_router.cli import main
 from fast_router.errors import ConfigurationError
 from fast_router.observe import process_status
+
+KEY = "sk-secret-of-the-test"
 
 
 @pytest.fixture
@@ -122,6 +124,20 @@ def test_the_command_shows_each_process_or_says_why_there_is_none(runtime):
     assert "picks: " in done.output
     document = json.loads(CliRunner().invoke(main, ["status", "--json"]).output)
     assert [each["pid"] for each in document] == [os.getpid()]
+
+
+def test_deployments_are_shown_without_what_is_secret(runtime):
+    entry = {"model_name": "m", "model_info": {"id": "d1"}, "litellm_params": {"model": "openai/x", "api_key": KEY}}
+    router = AdvancedRouter(model_list=[entry])
+    process_status.start()
+    with router.lease("m"):
+        done = CliRunner().invoke(main, ["status"])
+    assert "d1: 1 in flight, 1 picks, 0 failed" in done.output
+    router.rest("d1", 60)
+    done = CliRunner().invoke(main, ["status"])
+    assert "d1: 0 in flight, 1 picks, 0 failed" in done.output
+    assert "rests for" in done.output
+    assert KEY not in CliRunner().invoke(main, ["status", "--json"]).output
 
 
 def test_a_process_under_the_launcher_is_seen_once_it_uses_litellm_and_no_other(runtime):
