@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from litellm.caching.redis_cache import RedisCache
 from redis import Redis
 
 import fast_router
@@ -29,7 +30,7 @@ async def test_usage_reaches_litellms_counters_in_a_fraction_of_the_commands(mak
     client.config_resetstat()
     await asyncio.gather(*(router.acompletion("m", messages=MESSAGES) for _ in range(60)))
     counted = await asyncio.to_thread(
-        until, lambda: sums(client, "global_router:*:rpm:*") - before == 60 or state.exchange.minute() != minute
+        until, lambda: sums(client, "global_router:*:rpm:*") - before >= 60 or state.exchange.minute() != minute
     )
     assert counted, (before, sums(client, "global_router:*:rpm:*"))
     assert all(0 < client.ttl(key) <= 60 for key in client.keys("global_router:*"))
@@ -38,6 +39,7 @@ async def test_usage_reaches_litellms_counters_in_a_fraction_of_the_commands(mak
     assert commands["cmdstat_incrbyfloat"]["calls"] < 60
 
 
+@pytest.mark.skipif(not hasattr(RedisCache, "increment_with_floor"), reason="least-busy keeps a dict before 1.106")
 async def test_calls_in_flight_reach_litellms_counters_and_leave_again(make, redis_url, upstreams):  # noqa: F811
     client = Redis.from_url(redis_url)
     router = make(strategy="least-busy")
