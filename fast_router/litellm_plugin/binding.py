@@ -159,6 +159,10 @@ class Binding:
             with self.engine.lock:
                 found.update(spec.name, entry, **limits)
         self.engine.apply_limits(found)
+        if found.qos_limit is not None:
+            from fast_router.litellm_plugin.selection import seam  # noqa: PLC0415 - it imports this module
+
+            seam.want("admission", wanted=True)
         self._specs[id_] = (entry, shuffled, self._read)
         return found
 

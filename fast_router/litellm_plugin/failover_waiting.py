@@ -33,7 +33,7 @@ def install(patches: PatchSet, band: Band) -> list[str]:
 
     def adopt(changed: settings.Settings) -> None:
         # Picks pay for this only while it is wanted.
-        seam.active = bool(changed.max_wait)
+        seam.want("waiting", wanted=bool(changed.max_wait))
 
     seam.around = _pick
     stop = settings.on_change(adopt)
@@ -41,7 +41,7 @@ def install(patches: PatchSet, band: Band) -> list[str]:
 
     def undo() -> None:
         stop()
-        seam.active = False
+        seam.want("waiting", wanted=False)
         seam.around = None
 
     patches.on_restore(undo)

@@ -32,6 +32,7 @@ FEATURES = (
     ("cooldowns", "fast_router.litellm_plugin.cooldowns"),
     ("strategies", "fast_router.litellm_plugin.overlay"),
     ("failover", "fast_router.litellm_plugin.failover"),
+    ("admission", "fast_router.litellm_plugin.admission"),
     ("bookkeeping", "fast_router.litellm_plugin.bookkeeping"),
     ("model_list", "fast_router.litellm_plugin.model_list"),
     ("process_status", "fast_router.observe.process_status"),

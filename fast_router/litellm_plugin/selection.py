@@ -56,11 +56,17 @@ class Seam:
             with a deployment, normally `await pick(...)` of the same arguments.
     """
 
-    __slots__ = ("active", "around")
+    __slots__ = ("_wanted", "active", "around")
 
     def __init__(self) -> None:
         self.active = False
         self.around: Callable[..., Awaitable[Any]] | None = None
+        self._wanted: set[str] = set()
+
+    def want(self, name: str, *, wanted: bool) -> None:
+        """Let `name` stand around picks, or no longer."""
+        (self._wanted.add if wanted else self._wanted.discard)(name)
+        self.active = bool(self._wanted)
 
 
 seam = Seam()
