@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = ["EjectionOptions", "FailoverPolicy"]
 
+# A deadline that moves by less than this many seconds is the same one, read twice.
+_LATER = 0.5
+
 
 @dataclass(frozen=True)
 class EjectionOptions:
@@ -286,7 +289,7 @@ class FailoverPolicy:
         elif (
             breaker.state is BreakerState.OPEN
             and deployment.held & RESTING
-            and breaker.until > deployment.resting_until
+            and breaker.until > deployment.resting_until + _LATER
         ):
             self._rest(deployment, breaker.until - now)
             longer = Change(breaker.state, breaker.state, "a longer rest was asked for", breaker.until, kind)

@@ -42,9 +42,10 @@ class RequestLedger(AttemptLedger):
         callers_timeout: Whether the caller set this request's timeout: then a timeout blames nobody.
         error: Identity of the error of the latest failure.
         model: The model name of the latest attempt.
+        raised: The latest failure itself, for a retry that the budget refuses.
     """
 
-    __slots__ = ("callers_timeout", "error", "failover", "model")
+    __slots__ = ("callers_timeout", "error", "failover", "model", "raised")
 
     def __init__(self, failover: LiteLLMFailover | None, *, callers_timeout: bool) -> None:
         super().__init__(None if failover is None else failover.policy.doubtful)
@@ -52,6 +53,7 @@ class RequestLedger(AttemptLedger):
         self.callers_timeout = callers_timeout
         self.error = 0
         self.model: object = None
+        self.raised: Exception | None = None
 
 
 def install(patches: PatchSet, band: Band) -> list[str]:
@@ -98,6 +100,7 @@ def _ledger(core: Any, band: Band, kwargs: Mapping[str, Any]) -> Iterator[Reques
         yield ledger
     finally:
         attempts.ledger.reset(token)
+        ledger.raised = None
 
 
 def _request(original: Any, band: Band) -> Any:
@@ -168,14 +171,16 @@ def _make_call(original: Any, band: Band) -> Any:
         ledger = attempts.ledger.get()
         if ledger.__class__ is not RequestLedger:
             return await original(self, original_function, *args, **kwargs)
-        if ledger.attempts and ledger.model == kwargs.get("model"):
-            _spend(ledger)
+        retried = ledger.raised if ledger.attempts and ledger.model == kwargs.get("model") else None
+        if retried is not None and not _spend(ledger):
+            raise retried
         ledger.model = kwargs.get("model")
         if ledger.callers_timeout:
             original_function = _noting_timeouts(original_function)
         try:
             return await original(self, original_function, *args, **kwargs)
         except Exception as error:
+            ledger.raised = error
             _seen(self, band, ledger, error, kwargs)
             raise
 
@@ -246,10 +251,10 @@ def _within_budget() -> bool:
     return False
 
 
-def _spend(ledger: RequestLedger) -> None:
+def _spend(ledger: RequestLedger) -> bool:
+    """Take one retry from the budget. LiteLLM asks before a retry (see above), but not under a retry policy."""
     found = _budget(ledger)
-    if found is not None:
-        found[0].retry(found[1])
+    return found is None or found[0].retry(found[1])
 
 
 def _sleep(original: Any) -> Any:

@@ -17,7 +17,7 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.failover_policy import explicit_allowed_fails, note_allowed_fails
+from fast_router.litellm_plugin.failover_policy import explicit_allowed_fails, memory_of, note_allowed_fails
 from fast_router.litellm_plugin.status import tally
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _add_deployment_to_cooldown(original: Any) -> Any:
                 if left >= seconds:
                     return None
                 # A key that is there keeps its expiry when it is written again: only a new one gets the later.
-                self.in_memory_cache.delete_cache(type(self).get_cooldown_cache_key(model_id))
+                memory_of(self).delete_cache(type(self).get_cooldown_cache_key(model_id))
         except Exception as error:  # noqa: BLE001 - LiteLLM's own cooldown follows
             tally.failed(error, "a cooldown's deadline")
         return original(self, model_id, original_exception, exception_status, cooldown_time)
@@ -111,7 +111,7 @@ def _add_deployment_to_cooldown(original: Any) -> Any:
 
 def _seconds_left(cache: Any, model_id: str) -> float | None:
     """Give the seconds that a deployment has yet to rest, as far as this process knows."""
-    entry = cache.in_memory_cache.get_cache(type(cache).get_cooldown_cache_key(model_id))
+    entry = memory_of(cache).get_cache(type(cache).get_cooldown_cache_key(model_id))
     if not isinstance(entry, dict):
         return None
     return float(entry["timestamp"]) + float(entry["cooldown_time"]) - time.time()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from fast_router.engine.hedging import HedgeOptions, HedgePolicy
     from fast_router.litellm_plugin.bands import Band
 
-__all__ = ["LiteLLMFailover", "explicit_allowed_fails", "policy_of"]
+__all__ = ["LiteLLMFailover", "explicit_allowed_fails", "memory_of", "note_allowed_fails", "policy_of"]
 
 _STATE = "_fast_router_failover"
 _ALLOWED = "_fast_router_allowed_fails"
@@ -179,7 +179,7 @@ class LiteLLMFailover:
         cache = None if core is None else self._band.read(core, "cooldown_cache")
         entry = None
         if cache is not None:
-            entry = cache.in_memory_cache.get_cache(type(cache).get_cooldown_cache_key(deployment.id))
+            entry = memory_of(cache).get_cache(type(cache).get_cooldown_cache_key(deployment.id))
         status = entry.get("status_code") if isinstance(entry, dict) else None
         return "a cooldown" if status is None else f"LiteLLM's cooldown after status {status}"
 
@@ -218,8 +218,17 @@ class LiteLLMFailover:
                 )
         elif change.old is BreakerState.OPEN:
             # Back before its deadline: nobody else should hold it either.
-            store = getattr(cache, "cooldown_store", None) or cache.cache
-            store.delete_cache(type(cache).get_cooldown_cache_key(deployment.id))
+            _store_of(cache).delete_cache(type(cache).get_cooldown_cache_key(deployment.id))
+
+
+def _store_of(cache: Any) -> Any:
+    """Give the two-tier cache that holds LiteLLM's cooldowns: its own from 1.106 on, before that the Router's."""
+    return getattr(cache, "cooldown_store", None) or cache.cache
+
+
+def memory_of(cache: Any) -> Any:
+    """Give this process's tier of it."""
+    return _store_of(cache).in_memory_cache
 
 
 _STATUS = {
