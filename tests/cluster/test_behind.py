@@ -21,6 +21,7 @@ def sums(client, pattern):
     return sum(float(client.get(key) or 0) for key in client.keys(pattern))
 
 
+@pytest.mark.skipif(not hasattr(RedisCache, "increment_with_floor"), reason="every Router of the process counts before")
 async def test_usage_reaches_litellms_counters_in_a_fraction_of_the_commands(make, redis_url):  # noqa: F811
     client = Redis.from_url(redis_url)
     router = make(rpm=100_000, tpm=100_000_000, strategy="simple-shuffle")
