@@ -5,8 +5,8 @@ Both sides run the same task (one decision among three providers, one Lua call) 
 - ours: `CeleryRouting.decide`, a hand-built envelope and one reply list per process;
 - Celery's: `apply_async` and `AsyncResult.get` over the Redis result backend.
 
-Run it with `python benchmarks/celery_routing.py [--json out.json]`. Figures are ratios on purpose: they
-say the same on a slow machine and on a busy one, because the sides take turns.
+Run it with `python -m benchmarks.celery_routing`. Figures are ratios on purpose: they say nearly the same on a
+slow machine and on a busy one, because the sides take turns.
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from amqp import Message
 from celery import Celery
-from kombu import Exchange, Queue
+from kombu import Connection, Exchange, Queue
 
+from benchmarks.report import Report
 from fast_router.cluster.celery_routing import CeleryRouting
 from fast_router.cluster.celery_settings import Candidate, CelerySettings
+from fast_router.cluster.celery_wire import amqp_headers, body, queue_name
 from fast_router.testing.servers import RabbitServer, RedisServer
 
 CANDIDATES = [Candidate("one"), Candidate("two"), Candidate("three")]
@@ -90,7 +93,8 @@ class Worker:
         self.process = subprocess.Popen(
             [
                 sys.executable,
-                __file__,
+                "-m",
+                "benchmarks.celery_routing",
                 "--child",
                 kind,
                 settings.broker_url,
@@ -99,10 +103,12 @@ class Worker:
                 str(concurrency),
                 OPTIONS.pool,
             ],
+            cwd=Path(__file__).resolve().parent.parent,
             env={**os.environ, "PYTHONWARNINGS": "ignore"},
         )
 
     def stop(self) -> None:
+        """End it."""
         self.process.send_signal(signal.SIGTERM)
         try:
             self.process.wait(15)
@@ -134,6 +140,7 @@ class Ours:
         self.model = model
 
     async def once(self) -> float:
+        """One decision; its seconds."""
         begun = time.perf_counter()
         grant = await self.routing.decide(self.model, CANDIDATES, deadline=30)
         seconds = time.perf_counter() - begun
@@ -143,6 +150,8 @@ class Ours:
         return seconds
 
     async def burst(self, in_flight: int, each: int) -> float:
+        """Decisions/s with so many at a time."""
+
         async def caller() -> None:
             for _ in range(each):
                 await self.once()
@@ -162,6 +171,7 @@ class Theirs:
         self.rows = json.dumps([candidate.wire() for candidate in CANDIDATES])
 
     def once(self) -> float:
+        """One decision; its seconds."""
         self.number += 1
         request = {"id": f"p{self.number}", "reply_to": self.prefix, "strategy": "score", "candidates": self.rows}
         begun = time.perf_counter()
@@ -173,18 +183,18 @@ class Theirs:
         return seconds
 
     def burst(self, in_flight: int, each: int) -> float:
+        """Decisions/s with so many at a time."""
         with ThreadPoolExecutor(in_flight) as threads:
             begun = time.perf_counter()
             list(threads.map(lambda _: [self.once() for _ in range(each)], range(in_flight)))
             return in_flight * each / (time.perf_counter() - begun)
 
 
-async def round_trips(settings: CelerySettings, rounds: int, chunk: int, in_flight: int) -> dict[str, Any]:
+async def round_trips(settings: CelerySettings, rounds: int, chunk: int, in_flight: int) -> list[tuple[Any, ...]]:
+    """Both sides in turns: one request at a time, then many."""
     ours, theirs = Ours(settings, "bench"), Theirs(settings)
     workers = [Worker("ours", settings, "bench"), Worker("peer", settings)]
     try:
-        await ours.once()
-        await asyncio.to_thread(theirs.once)
         for _ in range(30):
             await ours.once()
             theirs.once()
@@ -192,105 +202,164 @@ async def round_trips(settings: CelerySettings, rounds: int, chunk: int, in_flig
         other: list[float] = []
         rates: list[tuple[float, float]] = []
         for number in range(rounds):
-            # In turns, each first every other time; the synchronous peer has the process to itself meanwhile.
-            def peer_chunk() -> None:
-                other.extend(theirs.once() for _ in range(chunk))
-
+            # Each side is first every other time; the synchronous peer has the process to itself meanwhile.
             if number % 2:
-                peer_chunk()
-            for _ in range(chunk):
-                mine.append(await ours.once())
+                other += [theirs.once() for _ in range(chunk)]
+            mine += [await ours.once() for _ in range(chunk)]
             if not number % 2:
-                peer_chunk()
+                other += [theirs.once() for _ in range(chunk)]
             rates.append((await ours.burst(in_flight, 12), theirs.burst(in_flight, 12)))
         one, two = quantiles(mine), quantiles(other)
         rate_ours, rate_theirs = (statistics.median(side) for side in zip(*rates, strict=True))
-        return {
-            "one_at_a_time": {"ours": one, "celery": two, "p50_ratio": round(one["p50_us"] / two["p50_us"], 3)},
-            f"{in_flight}_in_flight": {
-                "ours_per_s": round(rate_ours),
-                "celery_per_s": round(rate_theirs),
-                "ratio": round(statistics.median(a / b for a, b in rates), 2),
-            },
-        }
+        return [
+            *(
+                (f"round trip {name}, us", two[f"{name}_us"], one[f"{name}_us"], one[f"{name}_us"] / two[f"{name}_us"])
+                for name in ("p50", "p95", "p99")
+            ),
+            (
+                f"decisions/s, {in_flight} in flight",
+                round(rate_theirs),
+                round(rate_ours),
+                statistics.median(a / b for a, b in rates),
+            ),
+        ]
     finally:
         for worker in workers:
             worker.stop()
         await ours.routing.close()
 
 
-async def isolation(settings: CelerySettings, flood: int, probes: int) -> dict[str, Any]:
+async def isolation(settings: CelerySettings, flood: int, probes: int) -> list[tuple[Any, ...]]:
     """A flood on one model, and what another model's requests notice of it, with a worker of its own."""
-    routing = Ours(settings, "calm")
-    crowd = CeleryRouting(settings)
+    calm = Ours(settings, "calm")
     workers = [Worker("ours", settings, "calm"), Worker("ours", settings, "crowd")]
+    connection = Connection(settings.broker_url).connect()
     try:
-        await routing.once()
-        if await crowd.decide("crowd", CANDIDATES, deadline=30) is None:
-            raise RuntimeError("the flooded model has no worker")
+        await calm.once()
+        channel = connection.channel()
+        queue = queue_name(settings, "crowd")
+        channel.queue_declare(queue, durable=True, auto_delete=False, arguments=settings.queue_arguments())
 
         async def probe() -> list[float]:
             seen = []
             for _ in range(probes):
-                seen.append(await routing.once())
+                seen.append(await calm.once())
                 await asyncio.sleep(0.005)
             return seen
 
-        async def one() -> None:
-            grant = await crowd.decide("crowd", CANDIDATES, deadline=120)
-            if grant is not None:
-                grant.release()
+        def waiting() -> int:
+            return int(channel.queue_declare(queue, passive=True).message_count)
 
         quiet = await probe()
-        # The caller's own CPU is no part of the question, so the flood is published first.
-        pending = [asyncio.create_task(one()) for _ in range(flood)]
-        while crowd.stats()["granted"] < 50:
-            await asyncio.sleep(0.01)
+        for number in range(flood):
+            message = Message(
+                body(f"f{number}", "nobody", "crowd", "score", CANDIDATES),
+                application_headers=amqp_headers(f"f{number}"),
+                content_type="application/json",
+                content_encoding="utf-8",
+                delivery_mode=1,
+            )
+            channel.basic_publish(message, exchange="", routing_key=queue)
+        at_first = waiting()
         loud = await probe()
-        left = sum(not task.done() for task in pending)
-        await asyncio.gather(*pending)
+        left = waiting()
         before, during = quantiles(quiet), quantiles(loud)
-        return {
-            "flood": flood,
-            "still_waiting_after_the_probes": left,
-            "answered": crowd.stats()["granted"],
-            "alone": before,
-            "during": during,
-            "p95_ratio": round(during["p95_us"] / before["p95_us"], 2),
-        }
+        return [
+            (
+                f"p95 of another model, us, during a flood of {flood} ({at_first} to {left} waiting)",
+                before["p95_us"],
+                during["p95_us"],
+                during["p95_us"] / before["p95_us"],
+            )
+        ]
     finally:
+        connection.close()
         for worker in workers:
             worker.stop()
-        await routing.routing.close()
-        await crowd.close()
+        await calm.routing.close()
 
 
-async def measure(options: argparse.Namespace) -> dict[str, Any]:
+async def broker_restart(settings: CelerySettings, rabbit: RabbitServer) -> list[tuple[Any, ...]]:
+    """RabbitMQ killed and started again under load: requests without an answer, and the slowest one."""
+    routing = CeleryRouting(settings)
+    worker = Worker("ours", settings, "bench")
+    counts = {"granted": 0, "local": 0, "failed": 0}
+    slowest = 0.0
+    over = False
+
+    async def caller() -> None:
+        nonlocal slowest
+        while not over:
+            begun = time.perf_counter()
+            try:
+                grant = await routing.decide("bench", CANDIDATES)
+            except Exception:
+                counts["failed"] += 1
+                continue
+            slowest = max(slowest, time.perf_counter() - begun)
+            counts["granted" if grant else "local"] += 1
+            if grant is not None:
+                grant.release()
+            await asyncio.sleep(0.005)
+
+    try:
+        while await routing.decide("bench", CANDIDATES, deadline=5) is None:
+            await asyncio.sleep(0.1)
+        callers = [asyncio.create_task(caller()) for _ in range(8)]
+        await asyncio.sleep(1)
+        await asyncio.to_thread(rabbit.kill)
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(rabbit.start)
+        back = counts["granted"]
+        end = time.monotonic() + 60
+        while counts["granted"] < back + 50 and time.monotonic() < end:
+            await asyncio.sleep(0.05)
+        over = True
+        await asyncio.gather(*callers)
+        return [
+            ("requests failed while RabbitMQ restarted", None, counts["failed"], None),
+            ("requests picked locally meanwhile", None, counts["local"], None),
+            ("slowest of them, ms", None, slowest * 1000, None),
+        ]
+    finally:
+        worker.stop()
+        await routing.close()
+
+
+async def measure(options: argparse.Namespace) -> None:
+    """All of it, on one pair of servers."""
+    report = Report(
+        "celery_routing",
+        f"Celery routing beside Celery's own round trip ({options.pool} workers, one process each)",
+        ["what", "celery", "fast_router", "ratio"],
+        [
+            "Celery: apply_async and AsyncResult.get over Redis, the same decision in the task.",
+            "The row of another model compares alone (first column) with during the flood.",
+        ],
+    )
     with RedisServer() as redis, RabbitServer() as rabbit:
         settings = CelerySettings(broker_url=rabbit.url, redis_url=redis.url, max_queue_length=50_000)
-        report = {"pool": options.pool, "load_average": os.getloadavg()[0]}
-        report["round_trip"] = await round_trips(settings, options.rounds, options.chunk, options.in_flight)
+        rows = await round_trips(settings, options.rounds, options.chunk, options.in_flight)
         if options.flood:
-            report["isolation"] = await isolation(settings, options.flood, options.probes)
-        return report
+            rows += await isolation(settings, options.flood, options.probes)
+            rows += await broker_restart(settings, rabbit)
+    for row in rows:
+        report.add(*row)
+    report.finish(pool=options.pool)
 
 
 def main() -> None:
+    """The command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--chunk", type=int, default=100, help="requests of a side before the other has its turn")
     parser.add_argument("--in-flight", type=int, default=32)
-    parser.add_argument("--flood", type=int, default=10_000, help="0 leaves the isolation part out")
+    parser.add_argument("--flood", type=int, default=10_000, help="0 leaves isolation and restart out")
     parser.add_argument("--probes", type=int, default=200)
     parser.add_argument("--pool", choices=("prefork", "threads"), default="prefork")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     OPTIONS.pool = options.pool
-    report = asyncio.run(measure(options))
-    text = json.dumps(report, indent=2)
-    print(text)
-    if options.json:
-        options.json.write_text(text + "\n")
+    asyncio.run(measure(options))
 
 
 if __name__ == "__main__":
