@@ -115,6 +115,11 @@ class ClusterState:
         """True while Redis answers."""
         return self.link is not None
 
+    @property
+    def reads_cooldowns(self) -> bool:
+        """True if LiteLLM's cooldown keys are read here."""
+        return self.exchange.litellm is not None
+
     def status(self) -> dict[str, Any]:
         """What `fast_router.status()` shows; json-able, without secrets.
 

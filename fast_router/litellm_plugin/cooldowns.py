@@ -13,6 +13,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from fast_router.cluster import state_of
 from fast_router.litellm_plugin.status import tally
 
 if TYPE_CHECKING:
@@ -105,6 +106,10 @@ def _add(original: Any) -> Any:
 def refresh(binding: Binding, core: Any) -> None:
     """Start a look at Redis in the background; called by a pick when one is due."""
     binding.redis_due = binding.engine.clock() + REFRESH_EVERY
+    state = state_of(binding.router)
+    if state is not None and state.reads_cooldowns:
+        # The shared state reads the same keys in its own thread, and says at most once a minute that it cannot.
+        return
     cache = binding.band.read(core, "cooldown_cache")
     ids = list(vars(core).get("model_id_to_deployment_index_map") or ())
     try:
