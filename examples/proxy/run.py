@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import signal
 import socket
 import subprocess
 import sys
@@ -59,7 +58,7 @@ def main() -> None:
         }
         command = [*FAST_ROUTER, "run", "--", LITELLM, "--config", str(HERE / "config.yaml"), "--port", str(port)]
         print("starting the proxy …", flush=True)
-        proxy = subprocess.Popen(command, env=environment, start_new_session=True)
+        proxy = subprocess.Popen(command, env=environment)
         try:
             wait_until_ready(url, proxy)
             for _ in range(20):
@@ -72,7 +71,7 @@ def main() -> None:
             print({name: up.records.served for name, up in fleet.items()})
             subprocess.run([*FAST_ROUTER, "status"], env=environment, check=True)
         finally:
-            os.killpg(proxy.pid, signal.SIGTERM)
+            proxy.terminate()
             proxy.wait(60)
 
 
