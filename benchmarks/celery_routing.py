@@ -107,6 +107,17 @@ class Worker:
             env={**os.environ, "PYTHONWARNINGS": "ignore"},
         )
 
+    def cpu(self) -> float:
+        """CPU seconds of the worker and its pool processes so far."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        ticks = 0
+        for one in (str(pid), *children):
+            # After the name in brackets: state, …; user and system time are the 12th and 13th of them.
+            fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     def stop(self) -> None:
         """End it."""
         self.process.send_signal(signal.SIGTERM)
@@ -201,14 +212,21 @@ async def round_trips(settings: CelerySettings, rounds: int, chunk: int, in_flig
         mine: list[float] = []
         other: list[float] = []
         rates: list[tuple[float, float]] = []
+        spent = [0.0, 0.0]
+        begun = [worker.cpu() for worker in workers]
         for number in range(rounds):
             # Each side is first every other time; the synchronous peer has the process to itself meanwhile.
-            if number % 2:
-                other += [theirs.once() for _ in range(chunk)]
-            mine += [await ours.once() for _ in range(chunk)]
-            if not number % 2:
-                other += [theirs.once() for _ in range(chunk)]
+            for side in (number % 2, 1 - number % 2):
+                before = time.process_time()
+                if side:
+                    other += [theirs.once() for _ in range(chunk)]
+                else:
+                    mine += [await ours.once() for _ in range(chunk)]
+                spent[side] += time.process_time() - before
             rates.append((await ours.burst(in_flight, 12), theirs.burst(in_flight, 12)))
+        decisions = rounds * (chunk + 12 * in_flight)
+        caller = [seconds / (rounds * chunk) * 1e6 for seconds in spent]
+        worked = [(worker.cpu() - cpu) / decisions * 1e6 for worker, cpu in zip(workers, begun, strict=True)]
         one, two = quantiles(mine), quantiles(other)
         rate_ours, rate_theirs = (statistics.median(side) for side in zip(*rates, strict=True))
         return [
@@ -222,6 +240,8 @@ async def round_trips(settings: CelerySettings, rounds: int, chunk: int, in_flig
                 round(rate_ours),
                 statistics.median(a / b for a, b in rates),
             ),
+            ("CPU of the caller, us a decision", caller[1], caller[0], caller[0] / caller[1]),
+            ("CPU of the worker, us a decision", worked[1], worked[0], worked[0] / worked[1]),
         ]
     finally:
         for worker in workers:
