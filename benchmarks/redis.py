@@ -15,6 +15,7 @@ import bisect
 import contextlib
 import json
 import os
+import secrets
 import statistics
 import subprocess
 import sys
@@ -35,6 +36,7 @@ from fast_router.testing.upstream import Fleet, Spec
 ROOT = Path(__file__).resolve().parent.parent
 SIDES = {"LiteLLM": False, "fast_router": True}
 UPSTREAMS = 4
+MASTER_KEY = "sk-" + secrets.token_hex(32)
 
 
 def port_of(server: RedisServer) -> int:
@@ -206,19 +208,22 @@ class Proxy:
 
     def __init__(self, config: Path, *, plugin: bool) -> None:
         self.url = f"http://127.0.0.1:{(port := free_port())}"
-        program = ["fast_router.cli", "run"] if plugin else []
-        launch = ([sys.executable, "-m", *program, "--"] if plugin else [sys.executable, "-c", _PLAIN]) + (
-            ["litellm"] if plugin else []
-        )
+        command = [str(Path(sys.executable).parent / "litellm")]
+        launch = [sys.executable, "-m", "fast_router.cli", "run", "--", *command] if plugin else command
         self.process = subprocess.Popen(
             [*launch, "--config", str(config), "--host", "127.0.0.1", "--port", str(port), "--telemetry", "False"],
-            env={**os.environ, "FAST_ROUTER_ENABLED": "1" if plugin else "0"},
+            env={
+                **os.environ,
+                "FAST_ROUTER_ENABLED": "1" if plugin else "0",
+                "LITELLM_MASTER_KEY": MASTER_KEY,
+                "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
 
-    def ready(self, timeout: float = 180.0) -> None:
+    def ready(self, timeout: float = 240.0) -> None:
         """Wait until it serves."""
         end = time.monotonic() + timeout
         while time.monotonic() < end and self.process.poll() is None:
@@ -232,9 +237,6 @@ class Proxy:
         """End it."""
         self.process.kill()
         self.process.wait()
-
-
-_PLAIN = "import sys; from litellm import run_server; sys.argv[0] = 'litellm'; run_server()"
 
 
 def write_config(folder: Path, server: RedisServer, upstreams: Fleet) -> Path:
@@ -303,7 +305,8 @@ def drive(proxies: list[Proxy], rate: float, seconds: float) -> list[int]:
 
     async def send() -> list[int]:
         limits = httpx.Limits(max_connections=1000)
-        async with httpx.AsyncClient(timeout=60.0, limits=limits) as client:
+        headers = {"Authorization": f"Bearer {MASTER_KEY}"}
+        async with httpx.AsyncClient(timeout=60.0, limits=limits, headers=headers) as client:
             tasks, begin = [], time.monotonic()
             for number in range(int(rate * seconds)):
                 await asyncio.sleep(max(0.0, begin + number / rate - time.monotonic()))
