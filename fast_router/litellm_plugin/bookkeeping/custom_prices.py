@@ -32,12 +32,13 @@ class _Seen:
 
     __slots__ = ("changes", "cost", "kwargs", "rows", "settled", "value")
 
-    def __init__(self, value: Any, kwargs: Any, cost: Any, rows: dict[str, Any], changes: int) -> None:
+    def __init__(self, value: Any, kwargs: Any) -> None:
         self.value = value
         self.kwargs = kwargs
-        self.cost = cost
-        self.rows = rows
-        self.changes = changes
+        self.cost: Any = None
+        self.rows: dict[str, Any] = {}
+        self.changes = -1
+        #: Whether it was seen to change nothing.
         self.settled = False
 
 
@@ -91,10 +92,17 @@ class Registrations:
     def _watch(
         self, original: Callable[..., Any], value: Any, kwargs: dict[str, Any], key: Any, seen: _Seen | None
     ) -> Any:
-        again = seen is not None and seen.value == value and seen.kwargs == kwargs and self._unchanged(seen)
-        copied = {name: dict(row) for name, row in value.items()}
+        if seen is None or seen.value != value or seen.kwargs != kwargs:
+            # Most registrations are made once, by the constructor of a Router: only note the values.
+            if len(self._seen) >= _LIMIT:
+                self._seen.clear()
+            self._seen[key] = _Seen({name: dict(row) for name, row in value.items()}, dict(kwargs))
+            return original(value, **kwargs)
+        seen.settled = False
+        seen.cost = self._litellm.model_cost
+        seen.rows = self._rows(value, kwargs)
+        size = len(seen.cost)
         before = self._prices.now()
-        size = len(self._litellm.model_cost)
         listener = _Listener()
         self._log.addFilter(listener)
         try:
@@ -102,23 +110,15 @@ class Registrations:
         finally:
             self._log.removeFilter(listener)
         passed = self._prices.now() - before
-        if again and seen is not None:
-            idle = (
-                passed == len(value)
-                and size == len(self._litellm.model_cost)
-                and not listener.heard
-                and self._unchanged(seen)
-            )
-            if idle:
-                self._idle += passed
-                seen.settled = True
-                seen.changes = self._prices.now() - self._idle
-                return answer
-        if len(self._seen) >= _LIMIT:
-            self._seen.clear()
-        self._seen[key] = _Seen(
-            copied, dict(kwargs), self._litellm.model_cost, self._rows(copied, kwargs), before + passed - self._idle
-        )
+        if (
+            passed == len(value)
+            and size == len(self._litellm.model_cost)
+            and not listener.heard
+            and self._unchanged(seen)
+        ):
+            self._idle += passed
+            seen.changes = self._prices.now() - self._idle
+            seen.settled = True
         return answer
 
     def _rows(self, value: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,210 @@
+"""The parts on their own: the price index, the quick copies, the switches, and what is put back."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+
+import litellm
+import litellm.router
+import pytest
+from differential import features
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from litellm.router_strategy import lowest_latency
+
+from fast_router.litellm_plugin import bookkeeping
+from fast_router.litellm_plugin.bands import find_band
+from fast_router.litellm_plugin.bookkeeping import shapes
+from fast_router.litellm_plugin.bookkeeping.cooldown_read import resting_candidates
+from fast_router.litellm_plugin.bookkeeping.copies import SelfCopying, plain_copy
+from fast_router.litellm_plugin.bookkeeping.price_map import LowercaseIndex
+from fast_router.litellm_plugin.bookkeeping.tokens import some_token_limit
+from fast_router.litellm_plugin.patching import PatchSet
+
+NAMES = st.text("aAbBc/", min_size=1, max_size=4)
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(max_size=3)
+    | st.tuples(st.integers()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(st.lists(st.tuples(st.booleans(), NAMES), max_size=40))
+def test_the_index_is_what_building_it_anew_gives(steps):
+    source: dict[str, int] = {}
+    index = LowercaseIndex()
+    for add, name in steps:
+        if add:
+            source[name] = 1
+        else:
+            source.pop(name, None)
+        # Names before the end that went away may linger, as in LiteLLM, which asks for `rebuild` then.
+        made = index.of(source)
+        assert {key: made[key] for key in (one.lower() for one in source)} == {one.lower(): one for one in source}
+    assert index.rebuild(source) == {name.lower(): name for name in source}
+
+
+@given(PLAIN)
+def test_a_quick_copy_equals_a_deep_copy_and_shares_nothing(value):
+    quick = plain_copy(value, {})
+    assert quick == copy.deepcopy(value)
+    assert type(quick) is type(value)
+    if isinstance(value, (dict, list)):
+        assert quick is not value
+
+
+def test_a_quick_copy_keeps_what_is_shared_and_cycles():
+    shared = {"x": [1]}
+    value: dict = {"one": shared, "two": shared}
+    value["self"] = value
+    quick = plain_copy(value, {})
+    assert quick["one"] is quick["two"] is not shared
+    assert quick["self"] is quick
+
+
+def test_a_self_copying_entry_becomes_a_plain_dict():
+    entry = {"litellm_params": {"model": "m", "tags": ["a"]}, "model_info": {"id": "1"}}
+    made = copy.deepcopy(SelfCopying(entry))
+    assert type(made) is dict
+    assert made == entry
+    made["litellm_params"]["tags"].append("b")
+    assert entry["litellm_params"]["tags"] == ["a"]
+
+
+@settings(max_examples=50)
+@given(st.sets(st.integers(0, 30)), st.integers(0, 30))
+def test_only_ids_with_an_item_are_looked_up(resting, size):
+    known = {f"d{number}": number for number in range(size)}
+    items = {f"deployment:d{number}:cooldown": {} for number in resting}
+    found = resting_candidates(items, known)
+    expected = [name for name in known if f"deployment:{name}:cooldown" in items]
+    assert found == (expected if len(items) < len(known) else None)
+
+
+@pytest.mark.parametrize("place", ["top", "litellm_params", "model_info"])
+def test_a_token_limit_is_found_wherever_it_stands(place):
+    entry: dict = {"litellm_params": {}, "model_info": {}}
+    assert not some_token_limit([entry])
+    (entry if place == "top" else entry[place])["tpm"] = 5
+    assert some_token_limit([{"litellm_params": {}, "model_info": {}}, entry])
+
+
+def tokens_counted(monkeypatch, module):
+    counted = []
+    real = module.token_counter
+
+    def counter(**kwargs):
+        if kwargs.get("messages") is not None or kwargs.get("text") is not None:
+            counted.append(kwargs)
+        return real(**kwargs)
+
+    monkeypatch.setattr(module, "token_counter", counter)
+    return counted
+
+
+@pytest.mark.parametrize(("limit", "expected"), [({}, 0), ({"tpm": 10**9}, 1)])
+async def test_a_long_prompt_is_counted_only_for_a_limit(limit, expected, upstreams, monkeypatch):
+    counted = tokens_counted(monkeypatch, lowest_latency)
+    entry = {
+        "model_name": "m",
+        "litellm_params": {"model": "openai/gpt-4o", "api_key": "k", "api_base": upstreams[0].api_base, **limit},
+        "model_info": {"id": "long"},
+    }
+    with features(monkeypatch, {"token_counting"}):
+        router = litellm.Router(model_list=[entry], routing_strategy="latency-based-routing", num_retries=0)
+        try:
+            await router.acompletion(model="m", messages=[{"role": "user", "content": "word " * 50_000}])
+        finally:
+            router.discard()
+    assert len(counted) == expected
+
+
+@pytest.mark.parametrize("feature", bookkeeping.FEATURES)
+def test_every_feature_can_be_switched_off_by_its_name(feature, monkeypatch):
+    with features(monkeypatch, None) as installed:
+        all_of_them = set(installed)
+    with features(monkeypatch, set(bookkeeping.FEATURES) - {feature}) as installed:
+        assert set(installed) == all_of_them - {feature}
+
+
+def test_nearly_every_feature_fits_every_known_version(monkeypatch):
+    with features(monkeypatch, None) as installed:
+        # LiteLLM up to 1.99 and from 1.109 on has no such function, or remembers the verdict itself.
+        assert set(bookkeeping.FEATURES) - set(installed) <= {"usage_verdict"}
+
+
+def test_a_function_that_reads_differently_turns_its_feature_off(monkeypatch):
+    core = find_band(litellm.router).core
+
+    def print_deployment(self, deployment):
+        return {"other": deployment}
+
+    monkeypatch.setattr(core, "print_deployment", print_deployment)
+    with features(monkeypatch, None) as installed:
+        assert "print_deployment" not in installed
+        assert core.print_deployment is print_deployment
+        assert "model_lists" in installed
+
+
+def test_a_feature_that_cannot_be_installed_leaves_the_others_on(monkeypatch):
+    def fails(*_):
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr(bookkeeping.model_lists, "install", fails)
+    with features(monkeypatch, None) as installed:
+        assert "model_lists" not in installed
+        assert "response_headers" in installed
+
+
+def callbacks_of(router):
+    core = vars(router).get("_core", router)
+    return [
+        entry
+        for entry in litellm._async_success_callback
+        if inspect.ismethod(entry) and entry.__self__ is core and "on_success" in entry.__name__
+    ]
+
+
+def test_routers_of_before_and_of_meanwhile_get_their_callbacks_back(monkeypatch):
+    core = find_band(litellm.router).core
+    original = vars(core)["deployment_callback_on_success"]
+    entry = {"model_name": "m", "litellm_params": {"model": "openai/gpt-4o", "api_key": "k"}}
+    before = litellm.Router(model_list=[entry])
+    with features(monkeypatch, None):
+        assert [one.__func__ is original for one in callbacks_of(before)] == [False]
+        meanwhile = litellm.Router(model_list=[entry])
+    for router in (before, meanwhile):
+        assert [one.__func__ for one in callbacks_of(router)] == [original]
+        router.discard()
+        assert callbacks_of(router) == []
+
+
+def test_what_was_patched_is_the_identical_object_again(monkeypatch):
+    core = find_band(litellm.router).core
+    before = dict(vars(core))
+    names = dict(vars(litellm.utils))
+    with features(monkeypatch, None):
+        changed = [name for name in before if vars(core)[name] is not before[name]]
+        assert {"print_deployment", "_pre_call_checks"} <= set(changed)
+    after = dict(vars(core))
+    assert [name for name in before if after[name] is not before[name]] == []
+    assert vars(litellm.utils)["_rebuild_model_cost_lowercase_map"] is names["_rebuild_model_cost_lowercase_map"]
+
+
+def test_a_fingerprint_is_of_the_source():
+    def one():
+        return 1
+
+    def two():
+        return 2
+
+    assert shapes.fingerprint(one) != shapes.fingerprint(two)
+    assert shapes.fingerprint(len) is None
+    assert not shapes.is_known("get_model_list", one)
+    assert PatchSet().restore() == []
