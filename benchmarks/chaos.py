@@ -21,8 +21,8 @@ from fast_router.testing.load import arrivals
 
 _LATENCY, _JITTER = 0.08, 0.04
 _TIMEOUT = 2.0
-_COOLDOWN = 5.0
-_BEFORE, _FAULTY = 2.0, 5.0
+_COOLDOWN = 3.0
+_BEFORE, _FAULTY = 1.0, 4.0
 _AFTER = _COOLDOWN + 5.0
 _SAMPLE = 0.1
 _HEALTHY = {
@@ -117,7 +117,12 @@ def _figures(side: _Side, *, everybody: bool) -> dict[str, Any]:
     begin, end = _count(side.samples, fault[0]), _count(side.samples, fault[1])
     wasted = end[0] - begin[0]
     # Left when nine in ten of the requests that it got while broken had come: the rest are probes.
-    left = next((when - fault[0] for when, counts in side.samples if counts[0] - begin[0] >= 0.9 * wasted), math.nan)
+    # Nothing but probes reached one that was gone: there was nothing to leave.
+    left = (
+        math.nan
+        if not wasted
+        else next((when - fault[0] for when, counts in side.samples if counts[0] - begin[0] >= 0.9 * wasted), math.nan)
+    )
     back = math.nan
     for when, counts in side.samples:
         later = [c for w, c in side.samples if w >= when + 1.0]

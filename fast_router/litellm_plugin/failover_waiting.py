@@ -59,7 +59,8 @@ async def _pick(pick: Any, core: Any, *args: Any) -> Any:
         group = waiting.group(args, {}) if waiting is not None else None
         if waiting is not None and group is not None:
             queue = waiting.queue(group)
-            ticket = await waiting.wait(group, queue, seconds, _priority(args, {}))
+            request = _request(args, {})
+            ticket = await waiting.wait(group, queue, _patience(request, seconds), _priority(request))
     except Exception as error:  # noqa: BLE001 - LiteLLM's own answer follows
         tally.failed(error, "waiting for a deployment")
     try:
@@ -83,10 +84,20 @@ def _of(core: Any) -> Waiting | None:
     return found
 
 
-def _priority(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+def _request(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     request = kwargs.get("request_kwargs", args[1] if len(args) > 1 else None)
-    value = request.get("priority") if isinstance(request, dict) else None
+    return request if isinstance(request, dict) else {}
+
+
+def _priority(request: dict[str, Any]) -> int:
+    value = request.get("priority")
     return value if isinstance(value, int) else 0
+
+
+def _patience(request: dict[str, Any], seconds: float) -> float:
+    """Give how long a request waits: no longer than the timeout that its caller chose."""
+    timeout = request.get("timeout")
+    return min(seconds, float(timeout)) if isinstance(timeout, (int, float)) and timeout > 0 else seconds
 
 
 class Waiting:

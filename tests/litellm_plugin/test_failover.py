@@ -312,10 +312,13 @@ async def test_the_retry_budget_bounds_the_load_of_an_outage(servers):
     for server in servers:
         server.order(error_rate=1.0)
     r = router(servers, num_retries=2, disable_cooldowns=True)
+    began = time.monotonic()
     for _ in range(20):
         with pytest.raises(litellm.InternalServerError):
             await ask(r)
-    assert sum(requests(servers)) == 24  # 20 requests, and 0.4 × 10 s of retries
+    # 0.4 × 10 s of retries in each window of ten seconds, which a slow machine may see several of.
+    windows = (time.monotonic() - began) // 9 + 1
+    assert 24 <= sum(requests(servers)) <= 20 + 4 * windows
 
 
 async def test_a_repeat_waits_for_retry_after(servers):
