@@ -9,13 +9,13 @@ import sys
 
 import pytest
 
-pytestmark = [pytest.mark.proxy, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.proxy, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
 def ran():
-    command = [sys.executable, "-m", "fast_router.cli.demo", "--requests", "80", "--rate", "60", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=220, check=False, env=dict(os.environ))
+    command = [sys.executable, "-m", "fast_router.cli.demo", "--requests", "60", "--rate", "40", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=560, check=False, env=dict(os.environ))
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -23,9 +23,9 @@ def ran():
 def test_every_request_is_accounted_for(ran):
     assert [run["plugin"] for run in ran["runs"]] == [False, True, True]
     for run in ran["runs"]:
-        assert run["answered"] + run["failed"] == 80
+        assert run["answered"] + run["failed"] == 60
         # Retries make more arrivals than requests, never fewer.
-        assert sum(run["requests_by_deployment"].values()) >= 80
+        assert sum(run["requests_by_deployment"].values()) >= 60
         assert set(run["requests_by_deployment"]) == {"steady-1", "steady-2", "slow", "flaky"}
         assert run["latency"]["p50"] >= 0.06  # what the fastest server takes
         assert run["first_token"]["p50"] > 0
@@ -35,7 +35,7 @@ def test_the_plugin_picked_in_its_runs(ran):
     alone, *ours = ran["runs"]
     assert "picks" not in alone
     for run in ours:
-        assert run["picks"]["fast"] >= 80
+        assert run["picks"]["fast"] >= 60
     assert all(run["pick_seconds"] < alone["pick_seconds"] for run in ours)
 
 
