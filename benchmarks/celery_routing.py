@@ -31,7 +31,7 @@ from kombu import Connection, Exchange, Queue
 from benchmarks.report import Report
 from fast_router.cluster.celery_routing import CeleryRouting
 from fast_router.cluster.celery_settings import Candidate, CelerySettings
-from fast_router.cluster.celery_wire import amqp_headers, body, queue_name
+from fast_router.cluster.celery_wire import amqp_headers, body, queue_name, request_of
 from fast_router.testing.servers import RabbitServer, RedisServer
 
 CANDIDATES = [Candidate("one"), Candidate("two"), Candidate("three")]
@@ -65,7 +65,7 @@ def run_peer(settings: CelerySettings, concurrency: int, pool: str) -> None:
 
     @app.task(name=PEER_TASK)
     def peer(request: dict[str, Any]) -> str:
-        return decide(request)
+        return decide([request])
 
     worker = app.Worker(
         pool=pool,
@@ -273,7 +273,7 @@ async def isolation(settings: CelerySettings, flood: int, probes: int) -> list[t
         quiet = await probe()
         for number in range(flood):
             message = Message(
-                body(f"f{number}", "nobody", "crowd", "score", CANDIDATES),
+                body([request_of(f"f{number}", "nobody", "crowd", "score", CANDIDATES)]),
                 application_headers=amqp_headers(f"f{number}"),
                 content_type="application/json",
                 content_encoding="utf-8",

@@ -14,20 +14,23 @@ import os
 import secrets
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
-from fast_router.cluster.celery_broker import make_broker, redis_client
+from fast_router.cluster.celery_broker import Failed, make_broker, redis_client
 from fast_router.cluster.celery_settings import CelerySettings
-from fast_router.cluster.celery_wire import MEMORY_MS, Keys, Reply, lua, parse_reply
+from fast_router.cluster.celery_wire import MEMORY_MS, Keys, Reply, body, lua, parse_reply
 
 __all__ = ["Link"]
 
 _READ_SECONDS = 1.0
 _BATCH = 128
 _GATHER_SECONDS = 0.01
+# Requests that travel in one task: most of a task's cost is Celery's, but one worker does them one after another.
+_TOGETHER = 8
 # Releases kept while Redis is away; the reservations behind any that are dropped lapse by themselves.
 _MOST_PENDING = 20_000
 
@@ -57,6 +60,7 @@ class Link:
         self.waiting: dict[str, asyncio.Future[Reply | str]] = {}
         self.held: dict[str, str] = {}
         self._numbers = itertools.count()
+        self._outbox: dict[tuple[str, int], list[tuple[dict[str, str], float, Failed]]] = {}
         self._on_reply = on_reply
         self._complain = complain
         self._reading: Any = None
@@ -95,6 +99,34 @@ class Link:
         while not self.up and self.loop.time() < until:
             await asyncio.sleep(0.005)
         return self.up
+
+    def ask(self, request: dict[str, str], priority: int, expires: float, failed: Failed) -> None:
+        """Publish a request; those of one moment, model and priority travel in one task, up to a few.
+
+        Args:
+            request: See `celery_wire.request_of`.
+            priority: 0 is the lowest.
+            expires: Seconds after which nobody waits for the answer.
+            failed: Told if the broker does not take it.
+        """
+        if not self._outbox:
+            self.loop.call_soon(self._post)
+        self._outbox.setdefault((request["model"], priority), []).append((request, expires, failed))
+
+    def _post(self) -> None:
+        outbox, self._outbox = self._outbox, {}
+        for (model, priority), entries in outbox.items():
+            for start in range(0, len(entries), _TOGETHER):
+                together = entries[start : start + _TOGETHER]
+                requests = [request for request, _, _ in together]
+                self.broker.publish(
+                    model,
+                    requests[0]["id"],
+                    body(requests),
+                    priority,
+                    max(expires for _, expires, _ in together),
+                    partial(_tell, [failed for _, _, failed in together]),
+                )
 
     def settle(self, row: tuple[Any, ...], then: Callable[[], None] | None = None) -> None:
         """Send the end of a request soon (see celery_settle.lua for the row); call from the link's loop."""
@@ -281,3 +313,8 @@ class Link:
         self.held[rid] = provider
         with contextlib.suppress(RedisError, OSError, asyncio.TimeoutError):
             await self._hold([(rid, provider)], int(self.settings.reservation_ttl * 1000))
+
+
+def _tell(everybody: Sequence[Failed], why: str) -> None:
+    for failed in everybody:
+        failed(why)

@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 from fast_router.cluster.celery_grant import Grant
 from fast_router.cluster.celery_link import Link
 from fast_router.cluster.celery_settings import Candidate, CelerySettings
-from fast_router.cluster.celery_wire import Reply, body
+from fast_router.cluster.celery_wire import Reply, request_of
 from fast_router.errors import ModelBusyError, RoutingTimeoutError
 
 __all__ = ["CeleryRouting"]
@@ -238,9 +238,9 @@ class CeleryRouting:
         while True:
             # Each try has an id of its own: a redelivered copy of an earlier one is then a stray that is dropped.
             rid = f"{base}.{retries}"
-            payload = body(rid, link.reply_key, model, how, candidates)
+            request = request_of(rid, link.reply_key, model, how, candidates)
             try:
-                answer = await self._ask(link, model, rid, payload, priority, silence)
+                answer = await self._ask(link, request, priority, silence)
             except asyncio.CancelledError:
                 gate.probing = False
                 self._give_up(link, rid)
@@ -273,14 +273,12 @@ class CeleryRouting:
             retries += 1
             self._counts["retries"] += 1
 
-    async def _ask(
-        self, link: Link, model: str, rid: str, payload: bytes, priority: int, silence: float
-    ) -> Reply | str:
+    async def _ask(self, link: Link, request: dict[str, str], priority: int, silence: float) -> Reply | str:
         """Publish and wait for the answer; a string says why there is none."""
+        rid = request["id"]
         future: asyncio.Future[Reply | str] = link.loop.create_future()
         link.waiting[rid] = future
-        failed = partial(_resolve, future)
-        link.broker.publish(model, rid, payload, priority, silence, failed)
+        link.ask(request, priority, silence, partial(_resolve, future))
         timer = link.loop.call_later(silence, _resolve, future, "deadline")
         try:
             return await future

@@ -34,6 +34,7 @@ __all__ = [
     "redis_envelope",
     "redis_queue",
     "redis_queues",
+    "request_of",
 ]
 
 TASK = "fast_router.route"
@@ -100,9 +101,9 @@ class Keys:
         return f"{self.prefix}:req:{rid}"
 
 
-def body(rid: str, reply_to: str, model: str, strategy: str, candidates: Sequence[Candidate]) -> bytes:
-    """The task's body: one argument that holds all it needs, and Celery's empty embeds."""
-    request = {
+def request_of(rid: str, reply_to: str, model: str, strategy: str, candidates: Sequence[Candidate]) -> dict[str, str]:
+    """What a worker needs to decide one request."""
+    return {
         "id": rid,
         "reply_to": reply_to,
         "model": model,
@@ -110,8 +111,12 @@ def body(rid: str, reply_to: str, model: str, strategy: str, candidates: Sequenc
         # Text within text: the worker hands it to the script without reading it.
         "candidates": json.dumps([candidate.wire() for candidate in candidates], separators=(",", ":")),
     }
+
+
+def body(requests: Sequence[dict[str, str]]) -> bytes:
+    """The body of a task that carries these requests: one argument, and Celery's empty embeds."""
     return json.dumps(
-        ([request], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}),
+        ([requests], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}),
         separators=(",", ":"),
         ensure_ascii=False,
     ).encode()

@@ -7,12 +7,14 @@ at a time, JSON only, no results, no events.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import random
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import kombu
@@ -21,7 +23,7 @@ from celery.worker.consumer.tasks import Tasks
 from kombu import Exchange, Queue
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 from redis.retry import Retry
 
 from fast_router.cluster.celery_models import ModelWatch
@@ -88,49 +90,73 @@ class Decider:
     def __init__(self, settings: CelerySettings) -> None:
         self.settings = settings
         self._text = lua("decide")
+        self._sha = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
         self._prefix = Keys(settings).prefix
         self._pid = 0
         self._lock = threading.Lock()
-        self._script: Any = None
+        self._client: Redis | None = None
         self._rng = random.Random()
         self._complained = 0.0
 
-    def __call__(self, request: dict[str, Any]) -> str:
-        """Decide one request and answer it; returns what became of it.
+    def __call__(self, requests: Sequence[dict[str, Any]]) -> str:
+        """Decide requests and answer them, in one round trip; returns what became of the last one.
 
-        Anything that goes wrong leaves the request unanswered, and its process then picks for itself.
+        Anything that goes wrong leaves a request unanswered, and its process then picks for itself.
         """
         try:
-            outcome, _provider = self._decide_script()(
-                keys=[request["reply_to"]],
-                args=[
-                    self._prefix,
-                    request["id"],
-                    request["strategy"],
-                    self._rng.getrandbits(31),
-                    int(self.settings.reservation_ttl * 1000),
-                    max(MEMORY_MS, int(self.settings.reservation_ttl * 2000)),
-                    int(self.settings.metrics_window * 1000),
-                    request["candidates"],
-                ],
-            )
+            calls = [self._arguments(request) for request in requests]
+        except (KeyError, TypeError) as error:
+            self._complain(f"a task is not one of ours ({type(error).__name__})")
+            return "foreign"
+        outcome = "nothing"
+        try:
+            for result in self._run(calls):
+                if isinstance(result, Exception):
+                    raise result
+                outcome = str(result[0], "ascii")
         except (RedisError, OSError) as error:
             self._complain(f"a decision failed at Redis ({type(error).__name__}): {error}")
             return "failed"
-        except (KeyError, TypeError, ValueError) as error:
-            self._complain(f"a task is not one of ours ({type(error).__name__})")
-            return "foreign"
-        return outcome.decode() if isinstance(outcome, bytes) else str(outcome)
+        return outcome
 
-    def _decide_script(self) -> Any:
-        if self._pid != os.getpid():
+    def _arguments(self, request: dict[str, Any]) -> tuple[Any, ...]:
+        ttl = int(self.settings.reservation_ttl * 1000)
+        return (
+            request["reply_to"],
+            self._prefix,
+            request["id"],
+            request["strategy"],
+            self._rng.getrandbits(31),
+            ttl,
+            max(MEMORY_MS, ttl * 2),
+            int(self.settings.metrics_window * 1000),
+            request["candidates"],
+        )
+
+    def _run(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        client = self._client_here()
+        for known in (True, False):
+            pipeline = client.pipeline(transaction=False)
+            for call in calls:
+                pipeline.evalsha(self._sha, 1, *call)
+            results: list[Any] = pipeline.execute(raise_on_error=False)
+            if not known or not any(isinstance(result, NoScriptError) for result in results):
+                break
+            # A Redis that was restarted has forgotten the script. Deciding again what was decided is harmless.
+            client.script_load(self._text)
+        return results
+
+    def _client_here(self) -> Redis:
+        client = self._client
+        if client is None or self._pid != os.getpid():
             # A pool process must not use its parent's connections.
             with self._lock:
-                if self._pid != os.getpid():
-                    self._script = worker_redis(self.settings).register_script(self._text)
+                client = self._client
+                if client is None or self._pid != os.getpid():
+                    client = self._client = worker_redis(self.settings)
                     self._rng = random.Random()
                     self._pid = os.getpid()
-        return self._script
+        return client
 
     def _complain(self, what: str) -> None:
         now = time.monotonic()
@@ -252,8 +278,8 @@ def create_app(settings: CelerySettings, watch: ModelWatch | None = None) -> Cel
     decide = Decider(settings)
 
     @app.task(name=TASK, ignore_result=True, acks_late=True, reject_on_worker_lost=True, shared=False)  # type: ignore[untyped-decorator]
-    def route(request: dict[str, Any]) -> str:
-        return decide(request)
+    def route(requests: list[dict[str, Any]]) -> str:
+        return decide(requests)
 
     app.fast_router_settings = settings
     if watch is not None:

@@ -17,7 +17,7 @@ from kombu import Connection
 
 from fast_router.cluster.celery_routing import CeleryRouting
 from fast_router.cluster.celery_settings import Candidate, CelerySettings
-from fast_router.cluster.celery_wire import amqp_headers, body, queue_name
+from fast_router.cluster.celery_wire import amqp_headers, body, queue_name, request_of
 
 THREE = [Candidate("one"), Candidate("two"), Candidate("three")]
 _numbers = itertools.count()
@@ -120,7 +120,7 @@ def publish_many(settings: CelerySettings, model: str, count: int, reply_to: str
         for number in range(count):
             rid = f"{prefix}{number}"
             message = Message(
-                body(rid, reply_to, model, "score", THREE),
+                body([request_of(rid, reply_to, model, "score", THREE)]),
                 application_headers=amqp_headers(rid),
                 content_type="application/json",
                 content_encoding="utf-8",

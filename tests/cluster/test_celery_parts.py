@@ -24,6 +24,7 @@ from fast_router.cluster.celery_wire import (
     redis_envelope,
     redis_queue,
     redis_queues,
+    request_of,
 )
 from fast_router.cluster.celery_worker import check_pool, create_app
 from fast_router.errors import ConfigurationError
@@ -116,8 +117,8 @@ def test_queue_names_fit_and_stay_apart(model):
 
 def test_the_envelope_is_celerys():
     settings = CelerySettings()
-    payload = json.loads(body("r1", "reply", "m", "score", [Candidate("a", qos_metric="ttft", qos_limit=2)]))
-    (request,), kwargs, embed = payload
+    asked = request_of("r1", "reply", "m", "score", [Candidate("a", qos_metric="ttft", qos_limit=2)])
+    ((request,),), kwargs, embed = json.loads(body([asked]))
     assert kwargs == {}
     assert set(embed) == {"callbacks", "errbacks", "chain", "chord"}
     assert json.loads(request["candidates"]) == [["a", 1.0, "ttft", 2, -1]]

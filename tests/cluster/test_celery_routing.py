@@ -237,9 +237,24 @@ async def test_priority_overtakes(rabbit_settings):
 async def test_a_full_queue_is_picked_locally(settings):
     settings = type(settings)(**{**settings.__dict__, "max_queue_length": 5})
     async with routing_for(settings) as routing:
-        answers = await asyncio.gather(*(routing.decide("m", THREE, deadline=1.0) for _ in range(12)))
-        assert answers == [None] * 12
+        asked = []
+        for _ in range(12):
+            asked.append(asyncio.create_task(routing.decide("m", THREE, deadline=1.0)))
+            # One after the other: requests of one moment would travel in one task.
+            for _ in range(3):
+                await asyncio.sleep(0)
+        assert await asyncio.gather(*asked) == [None] * 12
         assert routing.stats()["local"] == {"deadline": 5, "full": 7}
+
+
+async def test_requests_of_one_moment_travel_together(rabbit_settings):
+    async with routing_for(rabbit_settings) as routing:
+        asked = [asyncio.create_task(routing.decide("m", THREE)) for _ in range(20)]
+        await until(lambda: len(routing._main.waiting) == 20)
+        await until(lambda: queue_depth(rabbit_settings, "m") == 3)
+        with Worker(rabbit_settings, "--models", "m"):
+            grants = await asyncio.gather(*asked)
+        assert len({grant.rid for grant in grants}) == 20
 
 
 async def test_silence_is_probed_by_one_request_a_second(rabbit_settings):
