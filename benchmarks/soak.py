@@ -1,0 +1,66 @@
+"""Does memory grow? Many requests through one Router, the memory that Python holds after every part of them.
+
+The second figure of a part is what grew since the part before. LiteLLM fills caches of its own in the first parts;
+what matters is that nothing grows after that, and that the plugin adds nothing to it. Not part of ``make bench``'s
+short runs: ``python -m benchmarks.soak --requests 200000``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import tracemalloc
+from typing import Any
+
+from benchmarks.common import model_list
+from benchmarks.report import Report
+
+MESSAGES = [{"role": "user", "content": "Still there?"}]
+
+
+async def _part(router: Any, requests: int) -> float:
+    from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER  # noqa: PLC0415
+
+    for _ in range(requests // 100):
+        await asyncio.gather(
+            *(router.acompletion(model="group-0", messages=MESSAGES, mock_response="yes") for _ in range(100))
+        )
+        await GLOBAL_LOGGING_WORKER.flush()
+    gc.collect()
+    return tracemalloc.get_traced_memory()[0] / 2**20
+
+
+def main() -> None:
+    """Run the parts with the plugin off, then with it on."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--requests", type=int, default=2000, help="requests of a side, in four parts")
+    parser.add_argument("--strategy", default="least-busy")
+    options = parser.parse_args()
+    logging.disable(logging.CRITICAL)
+    import litellm  # noqa: PLC0415 - after the environment is set
+
+    import fast_router  # noqa: PLC0415
+
+    report = Report("soak", "Memory held by Python, MiB", ["plugin", "requests so far", "held", "grown since"])
+    tracemalloc.start()
+    for side in ("off", "on"):
+        (fast_router.enable if side == "on" else fast_router.disable)()
+        router = litellm.Router(model_list=model_list(1, 20), routing_strategy=options.strategy, num_retries=0)
+
+        async def run(router: Any = router, side: str = side) -> None:
+            held = await _part(router, 100)
+            for part in range(1, 5):
+                now = await _part(router, options.requests // 4)
+                report.add(side, part * (options.requests // 4), now, round(now - held, 3))
+                held = now
+
+        asyncio.run(run())
+        router.discard()
+    fast_router.disable()
+    report.finish()
+
+
+if __name__ == "__main__":
+    main()
