@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fast_router.engine.deployment import CLOSED, FULL, QOS
 from fast_router.litellm_plugin.attempts import current
-from fast_router.litellm_plugin.binding import existing
+from fast_router.litellm_plugin.binding import bind
 from fast_router.litellm_plugin.selection import seam
 from fast_router.litellm_plugin.status import tally
 
@@ -47,11 +47,11 @@ def limited(entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def install(patches: PatchSet, band: Band) -> list[str]:
     """Let asynchronous picks keep to the limits; it costs nothing before a Router with such an entry is seen."""
-    del band
     inner = seam.around
+    patches.replace(band.core, band.slot("set_model_list"), _watched)
 
     async def around(pick: Any, core: Any, model: Any, *rest: Any) -> Any:
-        return await _admitted(inner, pick, core, model, *rest)
+        return await _admitted(inner, band, pick, core, model, *rest)
 
     seam.around = around
 
@@ -63,7 +63,17 @@ def install(patches: PatchSet, band: Band) -> list[str]:
     return ["admission"]
 
 
-async def _admitted(inner: Any, pick: Any, core: Any, model: Any, *rest: Any) -> Any:
+def _watched(original: Any) -> Any:
+    def set_model_list(self: Any, model_list: Any, *args: Any, **kwargs: Any) -> Any:
+        answer = original(self, model_list, *args, **kwargs)
+        if isinstance(model_list, (list, tuple)) and any(isinstance(e, Mapping) and limited(e) for e in model_list):
+            seam.want("admission", wanted=True)
+        return answer
+
+    return set_model_list
+
+
+async def _admitted(inner: Any, band: Band, pick: Any, core: Any, model: Any, *rest: Any) -> Any:
     async def once() -> Any:
         if inner is None:
             return await pick(core, model, *rest)
@@ -71,7 +81,7 @@ async def _admitted(inner: Any, pick: Any, core: Any, model: Any, *rest: Any) ->
 
     rule = None
     try:
-        rule = _rule(core, model)
+        rule = _rule(core, band, model)
     except Exception as error:  # noqa: BLE001 - LiteLLM's own answer follows
         tally.failed(error, "the admission of a request")
     if rule is None:
@@ -86,11 +96,13 @@ async def _admitted(inner: Any, pick: Any, core: Any, model: Any, *rest: Any) ->
     raise _busy(model)
 
 
-def _rule(core: Any, model: Any) -> _Rule | None:
-    binding = existing(core)
-    plan = binding.plans.get(model) if binding is not None and isinstance(model, str) else None
-    group = plan.group if plan is not None else None
-    if binding is None or group is None:
+def _rule(core: Any, band: Band, model: Any) -> _Rule | None:
+    if not isinstance(model, str):
+        return None
+    binding = bind(core, band)
+    plan = binding.plans.get(model) or binding.plan(core, model)
+    group = plan.group
+    if group is None:
         return None
     said = [found for found in map(limited, (member.entry for member in group.members)) if found is not None]
     if not said:
