@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 
 from amqp import Message
+from amqp.exceptions import NotFound
 from kombu import Connection
 
 from fast_router.cluster.celery_routing import CeleryRouting
@@ -136,5 +137,7 @@ def queue_depth(settings: CelerySettings, model: str) -> int:
     connection = Connection(settings.broker_url).connect()
     try:
         return connection.channel().queue_declare(queue_name(settings, model), passive=True).message_count
+    except NotFound:
+        return 0
     finally:
         connection.close()

@@ -180,7 +180,7 @@ async def test_nothing_there_at_all(amqp_url, redis_url):
         redis_url="redis://127.0.0.1:1/0",
         deadline=0.1,
     )
-    from fast_router.cluster.celery_routing import CeleryRouting  # noqa: PLC0415
+    from fast_router.cluster.celery_routing import CeleryRouting
 
     routing = CeleryRouting(settings)
     try:
