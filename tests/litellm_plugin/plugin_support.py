@@ -25,7 +25,18 @@ def entry(id_: str, api_base: str = "http://127.0.0.1:9/v1", name: str = "m", **
 
 def router(*entries: dict[str, Any], **options: Any) -> Router:
     """A Router that does not retry and does not fall back unless told to."""
-    return Router(model_list=list(entries), **{"num_retries": 0, **options})
+    made = Router(model_list=list(entries), **{"num_retries": 0, **options})
+    _made.append(made)
+    return made
+
+
+_made: list[Router] = []
+
+
+def discard() -> None:
+    """Take the callbacks of all Routers made so far out of LiteLLM's lists, which hold a hundred at most."""
+    while _made:
+        _made.pop().discard()
 
 
 def core_of(made: Router) -> Any:

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from litellm import Router
-from plugin_support import MESSAGES, asynchronous, core_of, entry, router
+from plugin_support import MESSAGES, asynchronous, core_of, discard, entry, router
 
 import fast_router
 
@@ -38,6 +38,7 @@ def plugin():
     assert fast_router.enable()
     errors = fast_router.status()["errors"]["count"]
     yield
+    discard()
     assert fast_router.status()["errors"]["count"] == errors, fast_router.status()["errors"]
 
 
@@ -48,80 +49,81 @@ def litellms_own(function: Any) -> Any:
     return function
 
 
-weights = st.sampled_from([None, None, None, 0, 1, 3])
 prices = st.sampled_from([None, 0.001, 0.002])
+
+
+# What is in use is drawn first: with everything at once nearly every request would be an error.
+PARAMS = {
+    "weight": st.sampled_from([None, 0, 1, 3]),
+    "rpm": st.sampled_from([None, 1000, 3000]),
+    "order": st.sampled_from([None, 1, 2]),
+    "tags": st.sampled_from([None, ["free"], ["paid", "default"]]),
+    "info_team_id": st.sampled_from([None, None, *TEAMS]),
+    "info_blocked": st.sampled_from([None, None, True]),
+    "info_supports_web_search": st.sampled_from([None, False, True]),
+    "info_access_groups": st.sampled_from([None, ["beta"]]),
+}
+REQUEST = {
+    "_target_order": st.sampled_from([1, 2]),
+    "_excluded_deployment_ids": st.lists(st.sampled_from(IDS), min_size=1, max_size=3, unique=True),
+    "_retry_skipped_deployment_ids": st.lists(st.sampled_from(IDS), min_size=1, max_size=3, unique=True).map(tuple),
+    "tools": st.sampled_from(["function", "web_search"]).map(lambda kind: [{"type": kind}]),
+    "enable_tag_filtering": st.booleans(),
+    "stream": st.just(True),
+}
+METADATA = {
+    "user_api_key_team_id": st.sampled_from([None, *TEAMS]),
+    "tags": st.sampled_from([["free"], ["paid"], ["other"]]),
+    "routing_decision": st.just("left behind"),
+    "user_api_key": st.just("hash"),
+}
+
+
+def some(of: dict[str, Any], most: int) -> st.SearchStrategy[list[str]]:
+    return st.lists(st.sampled_from(sorted(of)), max_size=most, unique=True)
 
 
 @st.composite
 def deployments(draw: Any) -> list[dict[str, Any]]:
+    used = draw(some(PARAMS, 2))
     found = []
     for id_ in IDS[: draw(st.integers(1, 5))]:
-        params: dict[str, Any] = {
-            "weight": draw(weights),
-            "rpm": draw(st.sampled_from([None, None, 1000, 3000])),
-            "order": draw(st.sampled_from([None, None, None, 1, 2])),
-            "input_cost_per_token": draw(prices),
-            "output_cost_per_token": draw(prices),
-            "tags": draw(st.sampled_from([None, None, ["free"], ["paid", "default"]])),
-        }
-        info = {
-            "info_team_id": draw(st.sampled_from([None] * 6 + list(TEAMS))),
-            "info_blocked": draw(st.sampled_from([None, None, None, True])),
-            "info_supports_web_search": draw(st.sampled_from([None, None, None, False, True])),
-            "info_access_groups": draw(st.sampled_from([None, None, None, ["beta"]])),
-        }
-        kept = {key: value for key, value in {**params, **info}.items() if value is not None}
+        drawn = {key: draw(PARAMS[key]) for key in used}
+        drawn.update(input_cost_per_token=draw(prices), output_cost_per_token=draw(prices))
+        kept = {key: value for key, value in drawn.items() if value is not None}
         found.append(entry(id_, name=draw(st.sampled_from(["m", "m", "m", "n"])), **kept))
     return found
 
 
 @st.composite
 def requests(draw: Any) -> dict[str, Any]:
-    request: dict[str, Any] = {}
-    metadata: dict[str, Any] = {"model_group": "m"}
-    if draw(st.booleans()):
-        metadata["user_api_key_team_id"] = draw(st.sampled_from([None, *TEAMS]))
-    if draw(st.integers(0, 3)) == 0:
-        metadata["tags"] = draw(st.sampled_from([["free"], ["paid"], ["other"]]))
-    if draw(st.integers(0, 5)) == 0:
-        metadata["routing_decision"] = "left behind"
-    if draw(st.booleans()):
-        request["metadata"] = metadata
-    elif draw(st.booleans()):
-        request["litellm_metadata"] = metadata
-    ids = st.lists(st.sampled_from(IDS), min_size=1, max_size=3, unique=True)
-    if draw(st.integers(0, 4)) == 0:
-        request["_target_order"] = draw(st.sampled_from([1, 2]))
-    if draw(st.integers(0, 4)) == 0:
-        request["_excluded_deployment_ids"] = draw(ids)
-    if draw(st.integers(0, 4)) == 0:
-        request["_retry_skipped_deployment_ids"] = tuple(draw(ids))
-    if draw(st.integers(0, 5)) == 0:
-        request["tools"] = [{"type": draw(st.sampled_from(["function", "web_search"]))}]
-    if draw(st.integers(0, 5)) == 0:
-        request["enable_tag_filtering"] = draw(st.booleans())
-    if draw(st.integers(0, 3)) == 0:
-        request["stream"] = True
+    request: dict[str, Any] = {key: draw(REQUEST[key]) for key in draw(some(REQUEST, 2))}
+    metadata = {"model_group": "m", **{key: draw(METADATA[key]) for key in draw(some(METADATA, 2))}}
+    place = draw(st.sampled_from([None, "metadata", "litellm_metadata"]))
+    if place is not None:
+        request[place] = metadata
     return request
 
 
-options = st.fixed_dictionaries(
-    {},
-    optional={
-        "enable_tag_filtering": st.booleans(),
-        "enable_pre_call_checks": st.booleans(),
-        "model_group_alias": st.just({"alias": "m"}),
-        "default_fallbacks": st.just(["n"]),
-    },
+options = st.sampled_from(
+    [
+        {},
+        {},
+        {},
+        {"enable_tag_filtering": True},
+        {"enable_pre_call_checks": True},
+        {"model_group_alias": {"alias": "m"}},
+        {"default_fallbacks": ["n"]},
+    ]
 )
-names = st.sampled_from(["m", "m", "m", "n", "alias", "a", "nobody"])
-cooling = st.lists(st.sampled_from(IDS), max_size=3, unique=True)
+names = st.sampled_from(["m"] * 7 + ["n", "alias", "a", "nobody"])
+cooling = st.lists(st.sampled_from(IDS), max_size=2, unique=True)
 
 
 def outcome(work: Any) -> tuple[Any, BaseException | None]:
     try:
         return work(), None
-    except Exception as error:  # noqa: BLE001 - it is compared
+    except Exception as error:
         return None, error
 
 
@@ -158,9 +160,10 @@ def rest(made: Router, ids: list[str]) -> None:
         )
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(deployments(), st.sampled_from(STRATEGIES), options, names, requests(), cooling, st.booleans())
 def test_asynchronous(entries, strategy, extra, model, request, resting, early):
+    discard()
     made = router(*entries, routing_strategy=strategy, **extra)
     if early:
         fast_router.advanced_router(made)
@@ -202,7 +205,13 @@ def test_asynchronous(entries, strategy, extra, model, request, resting, early):
     if fast:
         assert any(ours is listed for listed in made.model_list)
     several = 40 * len(expected)
-    found = Counter(ask(select, copy.deepcopy(request))["model_info"]["id"] for _ in range(several))
+
+    async def repeat() -> Counter[str]:
+        answers = [await select(model=model, request_kwargs=copy.deepcopy(request), messages=MESSAGES) for _ in span]
+        return Counter(str(answer["model_info"]["id"]) for answer in answers)
+
+    span = range(several)
+    found = asyncio.run(repeat())
     if strategy in ("latency-based-routing", "usage-based-routing-v2", "least-busy"):
         # Nothing is in flight or known, so all are equal.
         expected = dict.fromkeys((f["model_info"]["id"] for f in left), 1 / len(left))
@@ -215,6 +224,7 @@ def test_asynchronous(entries, strategy, extra, model, request, resting, early):
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(deployments(), st.sampled_from(STRATEGIES), options, names, requests(), cooling)
 def test_synchronous(entries, strategy, extra, model, request, resting):
+    discard()
     made = router(*entries, routing_strategy=strategy, **extra)
     rest(made, resting)
     core = core_of(made)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import weakref
 
 import pytest
-from litellm.types.router import Deployment, LiteLLM_Params, ModelInfo
-from plugin_support import core_of, deployments, entry, pick, pick_id, picks, router, sync_id
+from litellm.types.router import CustomRoutingStrategyBase, Deployment, LiteLLM_Params, ModelInfo
+from plugin_support import core_of, deployments, discard, entry, pick, pick_id, picks, router, sync_id
 
 import fast_router
 
@@ -18,6 +20,7 @@ def plugin():
     assert fast_router.enable()
     errors = fast_router.status()["errors"]["count"]
     yield
+    discard()
     assert fast_router.status()["errors"]["count"] == errors, fast_router.status()["errors"]
 
 
@@ -140,8 +143,6 @@ def test_replaced_methods_are_run():
 
 
 def test_a_custom_strategy_is_left_alone():
-    from litellm.types.router import CustomRoutingStrategyBase
-
     made = router(entry("a"), entry("b"))
     second = made.model_list[1]
 
@@ -216,9 +217,6 @@ def test_errors_for_unknown_models_are_litellms():
 
 
 def test_removed_routers_are_collected():
-    import gc
-    import weakref
-
     made = router(entry("a"))
     pick(made)
     binding = weakref.ref(vars(core_of(made))["_fast_router_binding"])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import threading
+import time
 
 import litellm
 import pytest
-from plugin_support import MESSAGES, core_of, deployments, entry, in_flight, picks, router, until
+from plugin_support import MESSAGES, asynchronous, core_of, deployments, discard, entry, in_flight, picks, router, until
 
 import fast_router
 from fast_router.testing import Fleet
@@ -37,6 +40,7 @@ def plugin(fleet):
         upstream.reset()
     errors = fast_router.status()["errors"]["count"]
     yield
+    discard()
     assert fast_router.status()["errors"]["count"] == errors, fast_router.status()["errors"]
 
 
@@ -170,11 +174,14 @@ async def test_a_stream_that_breaks(made, fleet):
     for upstream in fleet:
         upstream.order(cut_rate=1.0, cut_after=2)
     stream = await made.acompletion("m", MESSAGES, stream=True)
-    with pytest.raises(Exception):  # noqa: B017, PT011 - whatever LiteLLM makes of it; the lease is the matter here
+    broke = False
+    try:
         async for _ in stream:
             pass
+    except Exception:  # LiteLLM before 1.91 takes a cut for the end
+        broke = True
     await until(lambda: in_flight(made) == 0)
-    assert sum(d.failures for d in deployments(made).values()) == 1
+    assert sum(d.failures for d in deployments(made).values()) == int(broke)
 
 
 async def test_a_stream_that_goes_on_elsewhere(fleet):
@@ -190,11 +197,9 @@ async def test_a_stream_that_goes_on_elsewhere(fleet):
     stream = await made.acompletion("m", MESSAGES, stream=True)
     good.order(per_token=0.02)
     seen = []
-    try:
+    with contextlib.suppress(Exception):  # LiteLLM may give the break to the caller instead of going on
         async for _ in stream:
-            seen.append((deployments(made)["a"].in_flight, deployments(made)["b"].in_flight))
-    except Exception:  # noqa: BLE001 - LiteLLM may give the break to the caller instead of going on
-        pass
+            seen.append((deployments(made)["a"].in_flight, deployments(made)["b"].in_flight))  # noqa: PERF401 - the numbers of this moment
     assert all(first == 0 for first, second in seen if second), seen
     await until(lambda: in_flight(made) == 0)
 
@@ -248,20 +253,23 @@ async def test_an_answer_from_the_cache(made):
     pytest.importorskip("fastapi")
     litellm.cache = litellm.Cache(type="local")
     try:
-        await made.acompletion("m", MESSAGES, caching=True)
-        latency = {id_: d.latency for id_, d in deployments(made).items()}
+        answer = await made.acompletion("m", MESSAGES, caching=True)
+        deadline = time.monotonic() + 20
+        while not getattr(answer, "_hidden_params", {}).get("cache_hit"):
+            # LiteLLM fills its cache in the background.
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
+            answer = await made.acompletion("m", MESSAGES, caching=True)
+        latency = {id_: list(d.latencies) for id_, d in deployments(made).items()}
         for _ in range(4):
             await made.acompletion("m", MESSAGES, caching=True)
         assert in_flight(made) == 0
-        served = {id_: d.latency for id_, d in deployments(made).items()}
-        assert {id_: served[id_] for id_, known in latency.items() if known} == {k: v for k, v in latency.items() if v}
+        assert {id_: list(d.latencies) for id_, d in deployments(made).items()} == latency
     finally:
         litellm.cache = None
 
 
 async def test_a_pick_outside_any_call_takes_no_lease(made):
-    from plugin_support import asynchronous
-
     await asynchronous(made)(model="m", request_kwargs={}, messages=MESSAGES)
     core_of(made).get_available_deployment(model="m", messages=MESSAGES, request_kwargs={})
     assert in_flight(made) == 0
@@ -290,8 +298,6 @@ async def test_a_delegated_pick_takes_one_lease(fleet):
 
 
 def test_several_loops_and_threads(made):
-    import threading
-
     def work() -> None:
         async def several() -> None:
             await asyncio.gather(*(made.acompletion("m", MESSAGES) for _ in range(4)))

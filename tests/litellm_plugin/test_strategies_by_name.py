@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 from litellm import Router
-from plugin_support import core_of, deployments, entry, pick_id, picks, router, sync_id
+from plugin_support import core_of, deployments, discard, entry, pick_id, picks, router, sync_id
 
 import fast_router
 from fast_router.errors import FastRouterError
@@ -19,6 +19,7 @@ def plugin():
     assert fast_router.enable()
     errors = fast_router.status()["errors"]["count"]
     yield
+    discard()
     fast_router.enable()
     assert fast_router.status()["errors"]["count"] == errors, fast_router.status()["errors"]
 

@@ -12,10 +12,11 @@ import types
 import litellm
 import pytest
 from litellm import Router
-from plugin_support import asynchronous, core_of, entry, in_flight, pick_id, picks, router, sync_id
+from plugin_support import asynchronous, core_of, discard, entry, in_flight, pick_id, picks, router, sync_id
 
 import fast_router
 from fast_router.litellm_plugin import bands, hook, selection
+from fast_router.litellm_plugin.binding import Binding
 from fast_router.litellm_plugin.patching import PatchSet
 
 
@@ -23,6 +24,7 @@ from fast_router.litellm_plugin.patching import PatchSet
 def plugin():
     assert fast_router.enable()
     yield
+    discard()
     fast_router.enable()
 
 
@@ -155,8 +157,6 @@ def test_an_error_of_ours_is_counted_and_litellm_answers(monkeypatch, caplog):
 
 
 def test_a_choice_of_ours_that_fails_is_litellms(monkeypatch):
-    from fast_router.litellm_plugin.binding import Binding
-
     made = router(entry("a"), entry("b"), enable_tag_filtering=True)
     errors = fast_router.status()["errors"]["count"]
 
