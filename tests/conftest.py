@@ -14,7 +14,7 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 
 def _servers():
-    from fast_router.testing import servers  # noqa: PLC0415 - a run without servers does not load us here
+    from fast_router.testing import servers
 
     return servers
 
