@@ -14,6 +14,7 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 
 def _servers():
+    # Not at the top: a run without servers does not load us here.
     from fast_router.testing import servers
 
     return servers
