@@ -172,7 +172,7 @@ def _child(name: str, case: str) -> dict[str, Any]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FAST_ROUTER_")}
     environment["FAST_ROUTER_ENABLED"] = "1" if side == "fast_router" else "0"
     words = [sys.executable, "-m", "benchmarks.balance", "--child", strategy, case]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=170, check=False)
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode:
         raise RuntimeError(f"{name}, {case}: {done.stderr[-1500:]}")
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
