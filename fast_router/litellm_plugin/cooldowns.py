@@ -52,14 +52,16 @@ def _take_over(binding: Binding, core: Any, cache: Any) -> None:
     """What this process's memory knows; deployments are made as plans are compiled, so ids are kept for then."""
     ids = list(vars(core).get("model_id_to_deployment_index_map") or ())
     key_of = getattr(type(cache), "get_cooldown_cache_key", None)
-    memory = getattr(cache, "in_memory_cache", None)
-    if key_of is None or memory is None:
+    # A store of its own since 1.106, the Router's cache before.
+    stores = [getattr(owner, "in_memory_cache", None) for owner in (cache, getattr(cache, "cache", None))]
+    if key_of is None:
         return
     now = time.time()
     for id_ in ids:
-        value = memory.get_cache(key_of(id_))
-        if isinstance(value, dict):
-            _rest(binding, core, id_, float(value["timestamp"]) + float(value["cooldown_time"]) - now)
+        for store in stores:
+            value = store.get_cache(key_of(id_)) if store is not None else None
+            if isinstance(value, dict):
+                _rest(binding, core, id_, float(value["timestamp"]) + float(value["cooldown_time"]) - now)
 
 
 def _rest(binding: Binding, core: Any, id_: str, seconds: float) -> None:
