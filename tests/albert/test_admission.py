@@ -89,7 +89,7 @@ async def test_a_fallback_of_litellm_takes_over(servers) -> None:
 
 
 def _deployment(upstream: Upstream) -> Any:
-    from litellm.types.router import Deployment, LiteLLM_Params  # noqa: PLC0415
+    from litellm.types.router import Deployment, LiteLLM_Params
 
     params = LiteLLM_Params(model="hosted_vllm/served-model", api_base=upstream.api_base, api_key="none")
     return Deployment(model_name="other", litellm_params=params)

@@ -102,7 +102,7 @@ def proxy(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
     shutil.copy(EXAMPLES / "d0.yml", path)
     started = Proxy(path, environment, folder)
     try:
-        started.wait(lambda: started.client.get("/health/liveliness").status_code == 200, "the start")
+        started.wait(lambda: started.client.get("/health/liveliness").status_code == 200, "the start", 300)
         yield started
     finally:
         started.stop()
