@@ -222,7 +222,8 @@ def status() -> dict[str, Any]:
     """What is on, what is patched, who picked, ready for JSON; no key, header or prompt in it.
 
     `picks` counts `fast` (answered from a compiled plan), `filtered` (LiteLLM's filters ran, we chose among
-    what they left) and `delegated` (LiteLLM chose), the last two by reason.
+    what they left) and `delegated` (LiteLLM chose), the last two by reason. `shared_state` is there if a Router
+    shares its state over Redis: who else is there, and whether Redis answers.
     """
     from fast_router.litellm_plugin.status import tally  # noqa: PLC0415
 
@@ -244,7 +245,15 @@ def status() -> dict[str, Any]:
             "features": list(_switch.features),
             "skipped": skipped,
             **tally.report(),
+            **_shared_state(),
         }
+
+
+def _shared_state() -> dict[str, Any]:
+    # Not imported for the sake of a report: who shares state has it loaded.
+    cluster = sys.modules.get("fast_router.cluster")
+    found = cluster.statuses() if cluster is not None else []
+    return {"shared_state": found} if found else {}
 
 
 def _version() -> str:

@@ -164,3 +164,10 @@ async def test_strict_limits_hold_over_routers(make, monkeypatch):
         fast_router.disable()
         fast_router.configure(limits=None, limits_timeout=None)
         fast_router.enable()
+
+
+async def test_the_status_shows_it(make):
+    _, state = await settle(make())
+    shown = fast_router.status()["shared_state"]
+    assert state.exchange.instance in [each["instance"] for each in shown]
+    assert all(each["connected"] for each in shown if each["instance"] == state.exchange.instance)
