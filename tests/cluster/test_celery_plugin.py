@@ -179,7 +179,9 @@ def test_busy_is_a_503_of_litellm(settings):
 
 
 def test_off_by_default():
-    program = "import fast_router, litellm, sys; assert 'celery' not in sys.modules; print(fast_router.status()['features'])"
+    program = (
+        "import fast_router, litellm, sys; assert 'celery' not in sys.modules; print(fast_router.status()['features'])"
+    )
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program],
         capture_output=True,
