@@ -90,9 +90,7 @@ async def _drain() -> None:
 def _caller(case: Case, target: Callable[..., Awaitable[Any]], **fixed: Any) -> Callable[[int], Awaitable[None]]:
     async def run(calls: int) -> None:
         if case.mode == "gather":
-            await asyncio.gather(
-                *(target(messages=case.messages, mock_response="here", **fixed) for _ in range(calls))
-            )
+            await asyncio.gather(*(target(messages=case.messages, mock_response="here", **fixed) for _ in range(calls)))
         else:
             for _ in range(calls):
                 await target(messages=case.messages, mock_response="here", **fixed)

@@ -298,8 +298,13 @@ class Engine:
                 strategy.observed(deployment)
         metric = deployment.qos_metric
         if metric is not None and deployment.qos_limit is not None:
-            value = deployment.first_token if metric == "ttft" else deployment.latency
-            if metric in ("ttft", "latency", "performance") and value is not None and value > deployment.qos_limit:
+            # Time to first token, the whole answer, or the time a token: all in seconds.
+            value = {
+                "ttft": deployment.first_token,
+                "latency": deployment.ewma,
+                "performance": deployment.latency,
+            }.get(metric)
+            if value is not None and value > deployment.qos_limit:
                 self.hold(deployment, QOS)
                 self._later(self.clock() + QOS_PAUSE, deployment, QOS)
 

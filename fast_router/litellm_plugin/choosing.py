@@ -204,9 +204,7 @@ def count_tokens(messages: Any, text: Any) -> float:
         return 0.0
 
 
-def ask_of(
-    strategy: str, request_kwargs: Mapping[str, Any], prompt: tuple[Any, Any], *, counts: bool
-) -> Ask | None:
+def ask_of(strategy: str, request_kwargs: Mapping[str, Any], prompt: tuple[Any, Any], *, counts: bool) -> Ask | None:
     """What a strategy needs to know about a request, None if there is nothing.
 
     Args:

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from fast_router.engine import Ask
 from fast_router.litellm_plugin.attempts import current
 from fast_router.litellm_plugin.binding import KEY, Binding, bind
 from fast_router.litellm_plugin.callbacks import CallbackVerdict
@@ -36,6 +37,7 @@ _WEB_SEARCH = frozenset({"web_search", "web_search_preview"})
 _NEVER = float("inf")
 _NOBODY = "nobody is eligible"
 _PASS_THROUGH = "pass-through"
+_STREAMED = Ask((), 0.0, True)
 
 
 def _holds(binding: Binding, plan: Plan) -> bool:
@@ -314,13 +316,14 @@ def _asynchronous(selection: _Selection, original: Any) -> Any:
                     and (not metadata or (type(metadata) is dict and metadata.keys().isdisjoint(gated)))
                     and (not internal or (type(internal) is dict and internal.keys().isdisjoint(gated)))
                 ):
+                    ask = _STREAMED if plan.streams and request_kwargs.get("stream") is True else None
                     if attempt is None:
-                        deployment = plan.peek(plan.group)
+                        deployment = plan.peek(plan.group, ask)
                         if deployment is not None:
                             tally.fast += 1
                             return deployment.entry
                     else:
-                        lease = plan.acquire(plan.group)
+                        lease = plan.acquire(plan.group, ask)
                         if lease is not None:
                             attempt.lease = lease
                             attempt.fresh = False
@@ -403,8 +406,6 @@ def _synchronous(selection: _Selection, original: Any) -> Any:
             )
 
     return get_available_deployment
-
-
 
 
 def _async_pass_through(selection: _Selection, original: Any) -> Any:

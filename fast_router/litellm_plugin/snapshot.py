@@ -119,11 +119,12 @@ class Plan:
         group: Who is picked from; None if the name stands for nothing that can be grouped.
         why: Why asynchronous picks cannot take the fast lane, None if they can.
         why_sync: The same for synchronous picks, for which LiteLLM runs fewer filters.
-        short: `why` is None and `asks` is False: the engine can be asked right away.
+        short: `why` is None, and nothing but streaming matters about the request: the engine can be asked right away.
         short_sync: The same for synchronous picks.
         special: Request keys that send a request through LiteLLM's filters.
         gated: Metadata keys that do.
         asks: True if the pick needs to know about the request: streaming, or its tokens.
+        streams: True if only whether it streams matters about the request.
         counts: True if a candidate has a tokens/minute limit that the strategy observes.
         services: True if LiteLLM reports these picks to `litellm.service_callback`.
         overlay: The name of our own strategy that takes the place of LiteLLM's simple-shuffle here.
@@ -148,6 +149,7 @@ class Plan:
         "size",
         "special",
         "strategy",
+        "streams",
         "target",
         "version",
         "why",
@@ -165,6 +167,7 @@ class Plan:
         self.special = SPECIAL
         self.gated: frozenset[str] = frozenset()
         self.asks = False
+        self.streams = False
         self.counts = False
         self.services = False
         self.overlay: str | None = None
@@ -210,7 +213,9 @@ def compile_plan(binding: Binding, core: Any, model: str) -> Plan:
         # A pick must not fail for it, so it is said where an operator looks, once per change of the Router.
         LOGGER.warning("fast_router: the model %r is left to LiteLLM: %s", model, error)
         plan.why = plan.why_sync = f"a mistake in the configuration ({type(error).__name__})"
-    plan.short = plan.why is None and plan.group is not None and not plan.asks
+    # Whether the answer is streamed is all that latency-based picks want to know, and the shortest way can tell.
+    plan.streams = plan.asks and plan.group is not None and plan.group.strategy == "latency_based" and not plan.counts
+    plan.short = plan.why is None and plan.group is not None and (plan.streams or not plan.asks)
     plan.short_sync = plan.why_sync is None and plan.group is not None and not plan.asks
     return plan
 

@@ -77,9 +77,7 @@ def test_round_robin_goes_round():
 
 
 def test_the_filtered_lane_keeps_our_strategy():
-    made = router(
-        entry("a"), entry("b"), entry("c"), routing_strategy="round_robin", enable_pre_call_checks=True
-    )
+    made = router(entry("a"), entry("b"), entry("c"), routing_strategy="round_robin", enable_pre_call_checks=True)
     before = picks()["filtered"]
     assert Counter(pick_id(made) for _ in range(9)) == {"a": 3, "b": 3, "c": 3}
     assert picks()["filtered"] == before + 9
