@@ -67,7 +67,7 @@ class _Lazy(click.Group):
             raise _needs(ctx.command_path, error) from error
 
 
-_EXTRAS = {"rich": "cli", "redis": "redis", "celery": "celery", "kombu": "celery", "aio_pika": "celery"}
+_EXTRAS = {"rich": "cli", "redis": "redis", "celery": "celery", "kombu": "celery"}
 
 
 def _needs(command: str, error: ModuleNotFoundError) -> Exception:
