@@ -32,7 +32,8 @@ for version in "$@"; do
     fi
     echo "== LiteLLM $version: tests/litellm_plugin"
     # The real proxy is tested with the development environment's version; here it is the Router.
-    "$folder/bin/python" -m pytest -p no:cacheprovider -m "not proxy" tests/litellm_plugin || failed+=("$version")
+    # shellcheck disable=SC2086 - COMPAT_TESTS may name several
+    "$folder/bin/python" -m pytest -p no:cacheprovider -m "not proxy" ${COMPAT_TESTS:-tests/litellm_plugin} || failed+=("$version")
 done
 if [[ ${#failed[@]} -gt 0 ]]; then
     echo "test-compat: failed on LiteLLM ${failed[*]}" >&2

@@ -217,7 +217,10 @@ def _candidates(
     retried = tried is not None and bool(tried.tried)
     target = kwargs.get("_target_order")
     if target is not None:
-        candidates = [d for d in candidates if d.order == target]
+        wanted = [d for d in candidates if d.order == target]
+        # Up to 1.99 an order that nobody has counts as none; those versions know no retry skips either.
+        if wanted or "_retry_skipped_deployment_ids" in popped:
+            candidates = wanted
     elif not retried:
         candidates = _lowest(candidates)
     if "_excluded_deployment_ids" in popped:

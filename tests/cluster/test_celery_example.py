@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.services, pytest.mark.proxy]
+pytestmark = [pytest.mark.services, pytest.mark.proxy, pytest.mark.slow]
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "celery" / "run.py"
 

@@ -13,7 +13,7 @@ import redis
 from fast_router.cluster.celery_wire import Keys
 from tests.cluster.celery_help import THREE, Worker, queue_depth, routing_for, settings_for, until
 
-pytestmark = pytest.mark.services
+pytestmark = [pytest.mark.services, pytest.mark.slow]
 
 
 def in_flight(settings):

@@ -12,7 +12,7 @@ import pytest
 
 from tests.cluster.celery_help import Worker, settings_for
 
-pytestmark = pytest.mark.services
+pytestmark = [pytest.mark.services, pytest.mark.slow]
 
 PROGRAM = """
 import asyncio, json, os, sys

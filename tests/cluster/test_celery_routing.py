@@ -25,7 +25,7 @@ from tests.cluster.celery_help import (
     until,
 )
 
-pytestmark = pytest.mark.services
+pytestmark = [pytest.mark.services, pytest.mark.slow]
 
 ONE_SLOT = [Candidate("only", qos_metric="inflight", qos_limit=1)]
 

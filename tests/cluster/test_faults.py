@@ -14,7 +14,7 @@ from fast_router.cluster.quiet import EVERY, QuietLog
 from fast_router.router import AdvancedRouter
 from tests.cluster.shared import entries, member, outside, until
 
-pytestmark = pytest.mark.services
+pytestmark = [pytest.mark.services, pytest.mark.slow]
 
 
 class Load:

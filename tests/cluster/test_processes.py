@@ -14,7 +14,7 @@ from redis import Redis
 
 from tests.cluster.shared import entries, member, outside, until
 
-pytestmark = pytest.mark.services
+pytestmark = [pytest.mark.services, pytest.mark.slow]
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from fast_router.router import AdvancedRouter
 from fast_router.testing.servers import free_port
 from tests.cluster.shared import entries, member, outside, until
 
-pytestmark = pytest.mark.services
+pytestmark = [pytest.mark.services, pytest.mark.slow]
 
 
 def pair_works(make):
