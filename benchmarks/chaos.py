@@ -23,7 +23,10 @@ _LATENCY, _JITTER = 0.08, 0.04
 _TIMEOUT = 2.0
 _COOLDOWN = 3.0
 _BEFORE, _FAULTY = 1.0, 4.0
-_AFTER = _COOLDOWN + 5.0
+# Requests go on until the broken one has its share back, for so many seconds at the most and at the least.
+_AFTER, _AFTER_ALL = _COOLDOWN + 5.0, 1.5
+_USUAL = 8.0
+_STREAMED = 0.25
 _SAMPLE = 0.1
 _HEALTHY = {
     "error_rate": 0.0, "throttle_rate": 0.0, "reset_rate": 0.0, "hang_rate": 0.0, "cut_rate": 0.0,
@@ -64,17 +67,11 @@ def _side(name: str, *, plugin: bool, options: dict[str, Any] | None = None) -> 
     return _Side(ProxySide(name, model_list, settings, plugin=plugin, options=options), upstreams)
 
 
-async def _case(side: _Side, faults: dict[str, Any], *, everybody: bool, killed: bool, rate: float) -> None:
-    """Send requests through one case and note what comes of each."""
-    side.late, side.samples = [], []
-    for upstream in side.upstreams:
-        upstream.reset()
-    broken = side.upstreams if everybody else side.upstreams[:1]
+async def _send(side: _Side, rate: float, seconds: float, seed: int, until: asyncio.Event | None = None) -> None:
+    """Send requests for some seconds, or until an event, and note what comes of each."""
     began = time.monotonic()
-    length = _BEFORE + _FAULTY + _AFTER
 
     async def one(due: float, stream: bool) -> None:
-        await asyncio.sleep(max(0.0, began + due - time.monotonic()))
         failed = False
         try:
             await side.proxy.chat(stream=stream)
@@ -82,10 +79,30 @@ async def _case(side: _Side, faults: dict[str, Any], *, everybody: bool, killed:
             failed = True
         side.late.append((due, time.monotonic() - began - due, failed))
 
+    under_way = []
+    for arrival in arrivals(int(rate * seconds * 2), rate, stream_share=_STREAMED, seed=seed):
+        await asyncio.sleep(max(0.0, began + arrival.due - time.monotonic()))
+        if arrival.due >= seconds or (until is not None and until.is_set()):
+            break
+        under_way.append(asyncio.create_task(one(arrival.due, arrival.stream)))
+    await asyncio.gather(*under_way)
+
+
+async def _case(side: _Side, faults: dict[str, Any], *, everybody: bool, killed: bool, rate: float) -> None:
+    """Send requests through one case."""
+    side.late, side.samples = [], []
+    for upstream in side.upstreams:
+        upstream.reset()
+    broken = side.upstreams if everybody else side.upstreams[:1]
+    began = time.monotonic()
+    over = asyncio.Event()
+
     async def watch() -> None:
         while True:
-            counts = [u.records.requests for u in side.upstreams]
-            side.samples.append((time.monotonic() - began, counts))
+            now = time.monotonic() - began
+            side.samples.append((now, [u.records.requests for u in side.upstreams]))
+            if now > _BEFORE + _FAULTY + _AFTER_ALL and not math.isnan(_back(side)):
+                over.set()
             await asyncio.sleep(_SAMPLE)
 
     async def switch(at: float, work: Callable[[Upstream], Any]) -> None:
@@ -94,11 +111,10 @@ async def _case(side: _Side, faults: dict[str, Any], *, everybody: bool, killed:
             await asyncio.to_thread(work, upstream)
 
     watching = asyncio.create_task(watch())
-    coming = [a for a in arrivals(int(rate * length * 2), rate, stream_share=0.25, seed=3) if a.due < length]
     await asyncio.gather(
         switch(_BEFORE, Upstream.stop if killed else lambda u: u.order(**faults)),
         switch(_BEFORE + _FAULTY, Upstream.start if killed else lambda u: u.order(**_HEALTHY)),
-        *(one(a.due, a.stream) for a in coming),
+        _send(side, rate, _BEFORE + _FAULTY + _AFTER, 3, over),
     )
     watching.cancel()
 
@@ -111,6 +127,19 @@ def _count(samples: list[tuple[float, list[int]]], at: float) -> list[int]:
     return [counts for when, counts in samples if when <= at][-1]
 
 
+def _back(side: _Side) -> float:
+    """Give the seconds from the fault's end to that of the first second with a fair share, NaN if there is none."""
+    end = _BEFORE + _FAULTY
+    for when, counts in side.samples:
+        later = next((c for w, c in side.samples if w >= when + 1.0), None)
+        if when < end or later is None:
+            continue
+        gained = [b - a for a, b in zip(counts, later, strict=True)]
+        if sum(gained) and gained[0] >= 0.75 * sum(gained) / len(gained):
+            return when + 1.0 - end
+    return math.nan
+
+
 def _figures(side: _Side, *, everybody: bool) -> dict[str, Any]:
     fault = (_BEFORE, _BEFORE + _FAULTY)
     during = [(d, s, f) for d, s, f in side.late if fault[0] <= d < fault[1]]
@@ -121,23 +150,17 @@ def _figures(side: _Side, *, everybody: bool) -> dict[str, Any]:
     left = (
         math.nan
         if not wasted
-        else next((when - fault[0] for when, counts in side.samples if counts[0] - begin[0] >= 0.9 * wasted), math.nan)
+        else next(
+            (w - fault[0] for w, counts in side.samples if w >= fault[0] and counts[0] - begin[0] >= 0.9 * wasted),
+            math.nan,
+        )
     )
-    back = math.nan
-    for when, counts in side.samples:
-        later = [c for w, c in side.samples if w >= when + 1.0]
-        if when < fault[1] or not later:
-            continue
-        gained = [b - a for a, b in zip(counts, later[0], strict=True)]
-        if sum(gained) and gained[0] >= 0.75 * sum(gained) / 3:
-            back = when + 1.0 - fault[1]
-            break
     requests = len(side.late)
     return {
         "errors": sum(f for _, _, f in side.late),
         "p99 s": _percentile([s for _, s, f in during if not f], 0.99),
         "left after s": math.nan if everybody else left,
-        "back after s": back,
+        "back after s": _back(side),
         "wasted": wasted,
         "attempts a request": sum(side.samples[-1][1]) / max(1, requests),
     }
@@ -194,24 +217,16 @@ def _round(value: Any) -> Any:
 
 async def _usual(side: _Side, rate: float) -> float:
     """Give the fault-free p99, after a warm-up."""
-    for _ in range(10):
-        await side.proxy.chat()
-    taken: list[float] = []
-
-    async def one(due: float, stream: bool) -> None:
-        await asyncio.sleep(due)
-        began = time.monotonic()
-        await side.proxy.chat(stream=stream)
-        taken.append(time.monotonic() - began)
-
-    await asyncio.gather(*(one(a.due, a.stream) for a in arrivals(int(rate * 8), rate, stream_share=0.25, seed=5)))
-    return _percentile(taken, 0.99)
+    for number in range(20):
+        await side.proxy.chat(stream=number % 2 == 0)
+    await _send(side, rate, _USUAL, 5)
+    return _percentile([seconds for _, seconds, _ in side.late], 0.99)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cases", nargs="*", default=[], help=", ".join(CASES))
-    parser.add_argument("--rate", type=float, default=5.0, help="requests a second for each router")
+    parser.add_argument("--rate", type=float, default=8.0, help="requests a second for each router")
     arguments = parser.parse_args()
     if unknown := [case for case in arguments.cases if case not in CASES]:
         parser.error(f"no case is called {unknown[0]!r}; there are: {', '.join(CASES)}")

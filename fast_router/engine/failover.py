@@ -34,10 +34,14 @@ if TYPE_CHECKING:
     from fast_router.engine.deployment import Deployment
     from fast_router.engine.lease import Lease
 
-__all__ = ["EjectionOptions", "FailoverPolicy"]
+__all__ = ["EjectionOptions", "FailoverPolicy", "OvertakenTimeoutError"]
 
 # A deadline that moves by less than this many seconds is the same one, read twice.
 _LATER = 0.5
+
+
+class OvertakenTimeoutError(TimeoutError):
+    """An attempt that its caller stopped waiting for, because a second one had answered."""
 
 
 @dataclass(frozen=True)
@@ -254,6 +258,20 @@ class FailoverPolicy:
                     self._closed(deployment, breaker, change)
             else:
                 self._failure(deployment, breaker, error, lease.generation)
+        self._tell()
+
+    def overtaken(self, lease: Lease) -> None:
+        """Note that another deployment answered first although it was asked later (a hedge won).
+
+        It counts as a timeout: the caller has stopped waiting for it. One such attempt is chance, several in a
+        row without an answer in between are a server that hangs, which nobody would notice otherwise, because
+        the attempts that would run into their timeout are cancelled. A probe that is overtaken has failed.
+
+        Args:
+            lease: The slower attempt's, still open.
+        """
+        with self.engine.lock:
+            self._failure(lease.deployment, self.breaker(lease.deployment), OvertakenTimeoutError(), lease.generation)
         self._tell()
 
     def first_token(self, lease: Lease) -> None:

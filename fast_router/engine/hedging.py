@@ -66,7 +66,11 @@ class HedgePolicy:
         self.won = 0
 
     def observe(self, seconds: float, *, stream: bool) -> None:
-        """Note how long an attempt took to its first token (stream) or its answer."""
+        """Note how long a request took to its first token (stream) or its answer.
+
+        Overtaken requests count, too, with the time until the second attempt answered: left out, the quantile
+        would be one of the fast requests alone, and sink a little with every hedge.
+        """
         if seconds >= 0 and math.isfinite(seconds):
             self._seen[stream].append(seconds)
             self._sorted[stream] = None
@@ -75,6 +79,9 @@ class HedgePolicy:
         """Give the seconds to wait before a second attempt; None while too little is known."""
         if self._options.delay is not None:
             return self._options.delay
+        if stream and len(self._seen[True]) < self._options.min_samples:
+            # Too few streams to tell: a first token takes no longer than a whole answer.
+            stream = False
         seen = self._seen[stream]
         if len(seen) < self._options.min_samples:
             return None

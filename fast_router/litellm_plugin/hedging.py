@@ -105,7 +105,9 @@ class _Race:
         if not first.done():
             second = self._second()
             if second is not None:
-                return await self._decide(first, *second)
+                response = await self._decide(first, *second)
+                self._hedge.observe(clock() - began, stream=self._stream)
+                return response
         response = await first
         self._hedge.observe(clock() - began, stream=self._stream)
         return response
@@ -158,6 +160,8 @@ class _Race:
                     if not task.cancelled() and task.exception() is None:
                         winner = winner or task
         finally:
+            if winner is second and not first.done():
+                self._overtaken()
             for task in (first, second):
                 if task is not winner:
                     _drop(task)
@@ -171,6 +175,16 @@ class _Race:
                 if isinstance(self._kwargs.get(name), dict):
                     self._kwargs[name].update(kwargs.get(name) or {})
         return winner.result()
+
+    def _overtaken(self) -> None:
+        """Hold the first attempt's silence against its deployment, before its cancellation blames nobody."""
+        lease = None if self._attempt is None else self._attempt.lease
+        if lease is None or not lease.open:
+            return
+        try:
+            self._failover.policy.overtaken(lease)
+        except Exception as error:  # noqa: BLE001 - the answer is there: it must reach the caller
+            tally.failed(error, "a hedge")
 
 
 def _drop(task: asyncio.Future[Any]) -> None:

@@ -212,6 +212,54 @@ def test_slow_start_gives_a_share_at_first():
     assert full == pytest.approx(500, abs=5)
 
 
+# -- overtaken by a hedge ------------------------------------------------------------------------------------
+
+
+def overtake(fleet, to):
+    """An attempt that a second one overtakes: held against its deployment, then cancelled."""
+    lease = fleet.lease(to=to)
+    fleet.policy.overtaken(lease)
+    lease.release(cancelled=True)
+
+
+def test_attempts_overtaken_in_a_row_rest_a_deployment_that_hangs():
+    fleet = Fleet(3)
+    overtake(fleet, 0)
+    assert fleet.log == []
+    overtake(fleet, 0)
+    assert fleet.log == [("d0", BreakerState.OPEN)]
+    assert fleet.served() == {"d1", "d2"}
+
+
+def test_an_answer_between_two_overtaken_attempts_clears_the_deployment():
+    fleet = Fleet(3)
+    for _ in range(5):
+        overtake(fleet, 0)
+        fleet.call(to=0)
+        fleet.call(to=0)
+    assert fleet.log == []
+
+
+def test_an_overtaken_probe_has_failed():
+    fleet = Fleet(3)
+    overtake(fleet, 0)
+    overtake(fleet, 0)
+    fleet.now = 10.0
+    fleet.log.clear()
+    probe = next(lease for lease in (fleet.lease() for _ in range(3)) if lease.id == "d0")
+    fleet.policy.overtaken(probe)
+    probe.release(cancelled=True)
+    assert fleet.log == [("d0", BreakerState.HALF_OPEN), ("d0", BreakerState.OPEN)]
+    assert fleet.served() == {"d1", "d2"}
+
+
+def test_an_overtaken_attempt_is_nothing_where_somebody_else_decides():
+    fleet = Fleet(3, decides=lambda deployment, error, kind: False)
+    for _ in range(5):
+        overtake(fleet, 0)
+    assert fleet.log == []
+
+
 def test_outliers_rest_within_the_cap():
     options = BreakerOptions(cooldown=10, growth=1, jitter=0, consecutive_server=0, error_rate=1, slow_start=0)
     fleet = Fleet(4, options=options, outliers=OutlierOptions(interval=5, min_requests=10))

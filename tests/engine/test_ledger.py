@@ -120,6 +120,17 @@ def test_hedges_wait_for_the_p95_and_for_enough_samples():
     assert HedgePolicy(HedgeOptions(delay=0.3)).delay(stream=False) == 0.3
 
 
+def test_a_stream_is_expected_to_begin_before_a_whole_answer_ends():
+    policy = HedgePolicy(HedgeOptions(min_samples=20))
+    for _ in range(20):
+        policy.observe(1.0, stream=False)
+    assert policy.delay(stream=True) == 1.0
+    for _ in range(20):
+        policy.observe(0.1, stream=True)
+    assert policy.delay(stream=True) == 0.1
+    assert policy.delay(stream=False) == 1.0
+
+
 def test_hedges_stay_within_their_percentage():
     policy = HedgePolicy(HedgeOptions(percent=5, burst=10))
     fired = 0

@@ -188,6 +188,27 @@ async def test_a_slow_first_attempt_is_overtaken_by_a_second(servers, stream):
     assert await idle(r) == [0, 0]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_server_that_hangs_rests_after_two_overtaken_attempts(servers, stream):
+    settings.configure(hedge_percent=100)
+    r = router(servers, timeout=600, cooldown_time=600)
+    for _ in range(30):  # whole answers: a stream's first token is not expected to take longer
+        await ask(r)
+    usual = failover(r).hedges["m"][1].delay(stream=stream)
+    servers[0].order(hang_rate=1.0)
+    servers[0].reset()
+    for _ in range(100):
+        answer = await asyncio.wait_for(ask(r, stream=stream), 60)
+        if stream:
+            await read(answer)
+        if failover(r).policy.state("d0") is not BreakerState.CLOSED:
+            break
+    assert servers[0].records.requests >= 2
+    assert failover(r).policy.describe("d0")["reason"] == "2 connection errors or timeouts in a row"
+    assert failover(r).hedges["m"][1].delay(stream=False) >= usual
+    assert await idle(r) == [0, 0]
+
+
 async def test_hedges_stay_within_their_budget(servers):
     settings.configure(hedge_percent=10, hedge_delay=0.0)
     for server in servers:
