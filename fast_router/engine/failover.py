@@ -210,6 +210,33 @@ class FailoverPolicy:
             self._woken(deployment, self.breaker(deployment), reason)
         self._tell()
 
+    def prolong(self, deployment: Deployment, seconds: float) -> bool:
+        """Let a deployment that rests go on resting, because a health check has just failed.
+
+        Otherwise the request of a user would be the probe that finds out the same.
+
+        Args:
+            deployment: Who.
+            seconds: How long from now, at the least.
+
+        Returns:
+            Whether it rests at least that long: not if it does not rest, or nobody else is there to serve.
+        """
+        with self.engine.lock:
+            breaker = self._breakers.get(deployment.id)
+            if breaker is None or breaker.state is not BreakerState.OPEN:
+                return False
+            if all(m.held for m in self._members(deployment) if m is not deployment):
+                return False
+            now = self.engine.clock()
+            if breaker.until < now + seconds:
+                breaker.until = now + seconds
+                self._rest(deployment, seconds)
+                longer = Change(breaker.state, breaker.state, "its health check failed", breaker.until)
+                self._changes.append((deployment, longer))
+        self._tell()
+        return True
+
     def _woken(self, deployment: Deployment, breaker: Breaker, reason: str) -> None:
         change = breaker.wake(self.engine.clock(), reason)
         if change is not None:

@@ -1,8 +1,9 @@
 """Asking the servers themselves: is a resting one back, and how busy is a vLLM (both opt-in, over HTTP).
 
 One daemon thread per Router with an event loop of its own, so that it works for synchronous programs too and never
-competes with requests. A probe that succeeds ends the rest of a deployment that was unreachable, slow or broken; a
-spent quota or a refused key is not cured by a healthy server, so those wait for their deadline.
+competes with requests. A probe that succeeds ends the rest of a deployment that was unreachable, slow or broken; one
+that fails prolongs it, so that no user's request has to find out. A spent quota or a refused key is not cured by a
+healthy server, so those wait for their deadline.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["HealthMonitor", "load_from_metrics", "server_of"]
 
 _TIMEOUT = 2.0
+_OK, _SERVER_ERROR = 200, 500
 _AT_ONCE = 20
 _CURED_BY_HEALTH = frozenset({FailureKind.CONNECTION, FailureKind.TIMEOUT, FailureKind.SERVER})
 _SAMPLE = re.compile(
@@ -127,8 +129,9 @@ class HealthMonitor:
 
     @staticmethod
     async def probe(client: httpx.AsyncClient, failover: LiteLLMFailover) -> None:
-        """Ask the servers of resting deployments once, and wake those that are well."""
+        """Ask the servers of resting deployments once: wake those that are well, leave the others where they are."""
         policy = failover.policy
+        interval = settings.current().health_interval
         resting = [
             deployment
             for deployment in list(policy.engine.deployments.values())
@@ -143,8 +146,12 @@ class HealthMonitor:
                 return
             key = (deployment.entry.get("litellm_params") or {}).get("api_key")
             headers = {"Authorization": f"Bearer {key}"} if isinstance(key, str) and key else {}
-            if await _get(client, server + path, headers) is not None:
+            status, _ = await _get(client, server + path, headers)
+            if status == _OK:
                 policy.wake(deployment, "its health check succeeded")
+            elif interval and (not status or status >= _SERVER_ERROR):
+                # Until the round after the next one: a server without this path answers 404 and proves nothing.
+                policy.prolong(deployment, 2 * interval + _TIMEOUT)
 
         await asyncio.gather(*(ask(deployment) for deployment in resting))
 
@@ -159,8 +166,8 @@ class HealthMonitor:
                 servers.setdefault(server, []).append(deployment)
 
         async def ask(server: str, deployments: list[Deployment]) -> None:
-            body = await _get(client, server + "/metrics", {})
-            load = None if body is None else load_from_metrics(body)
+            status, body = await _get(client, server + "/metrics", {})
+            load = load_from_metrics(body) if status == _OK else None
             if load is not None:
                 ours = sum(deployment.in_flight for deployment in deployments)
                 engine.set_outside({deployment.id: max(0.0, load - ours) for deployment in deployments})
@@ -168,12 +175,14 @@ class HealthMonitor:
         await asyncio.gather(*(ask(server, deployments) for server, deployments in servers.items()))
 
 
-async def _get(client: httpx.AsyncClient, url: str, headers: dict[str, str]) -> str | None:
-    """Give the body of a 200 answer, None for anything else."""
+async def _get(client: httpx.AsyncClient, url: str, headers: dict[str, str]) -> tuple[int, str]:
+    """Give an answer's status and body; status 0 where there was none."""
     import httpx  # noqa: PLC0415
 
     try:
         answer: Any = await client.get(url, headers=headers)
-    except (httpx.HTTPError, httpx.InvalidURL):
-        return None
-    return answer.text if answer.status_code == 200 else None
+    except httpx.InvalidURL:
+        return 404, ""
+    except httpx.HTTPError:
+        return 0, ""
+    return answer.status_code, answer.text

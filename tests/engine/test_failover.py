@@ -260,6 +260,21 @@ def test_an_overtaken_attempt_is_nothing_where_somebody_else_decides():
     assert fleet.log == []
 
 
+def test_a_failing_health_check_prolongs_a_rest_but_empties_no_group():
+    fleet = Fleet(2)
+    assert not fleet.policy.prolong(fleet.members[0], 30)
+    fleet.call(Failed(429), to=0)
+    fleet.now = 10.0
+    assert fleet.policy.prolong(fleet.members[0], 30)
+    fleet.now = 39.0
+    assert fleet.served() == {"d1"}
+    fleet.now = 40.0
+    assert fleet.served() == {"d0", "d1"}
+    fleet.call(Failed(429), to=0)
+    fleet.engine.rest(fleet.members[1], 600)
+    assert not fleet.policy.prolong(fleet.members[0], 300)
+
+
 def test_outliers_rest_within_the_cap():
     options = BreakerOptions(cooldown=10, growth=1, jitter=0, consecutive_server=0, error_rate=1, slow_start=0)
     fleet = Fleet(4, options=options, outliers=OutlierOptions(interval=5, min_requests=10))

@@ -289,6 +289,30 @@ async def test_a_healthy_server_comes_back_before_its_deadline_and_a_spent_quota
         assert one.records.requests > 0
 
 
+async def test_a_rest_goes_on_while_the_health_check_fails():
+    settings.configure(health_interval=0)
+    with Upstream(name="u") as one, Upstream(name="v") as two:
+        r = router([one, two], cooldown_time=600)
+        await ask(r)
+        watched = failover(r)
+        policy, d0 = watched.policy, fast_router.advanced_router(r).deployments["d0"]
+        policy.failed(d0, ConnectionError())
+        policy.failed(d0, ConnectionError())
+        one.order(healthy=False)
+        settings.configure(health_interval=1000)
+        watched.health.stop()
+        async with httpx.AsyncClient() as client:
+            await HealthMonitor.probe(client, watched)
+            assert policy.describe("d0")["seconds_left"] > 1900
+            one.order(healthy=True)
+            settings.configure(health_path="/nothing/here")
+            await HealthMonitor.probe(client, watched)
+            assert policy.describe("d0")["state"] == "open"
+            settings.configure(health_path="/health")
+            await HealthMonitor.probe(client, watched)
+        assert policy.describe("d0")["state"] == "closed"
+
+
 async def test_other_clients_load_reaches_the_engine(servers):
     with Upstream("vllm", name="v") as busy, Upstream("vllm", name="w") as free:
         busy.order(background_running=7)
