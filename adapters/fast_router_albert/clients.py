@@ -14,10 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import httpx
 import openai
 
-from fast_router.engine import Lease
-
 from .convert import NO_KEY, basic_header
-from .counted import CountedStream, give_back, hold_until_collected
+from .counted import CallLease, CountedStream, give_back, hold_until_collected
 from .endpoints import DEFAULT_URLS, ENDPOINT_TABLES, Endpoint, ProviderType, endpoint_of
 from .forward import Target, forward
 from .probe import Probe, probe
@@ -111,7 +109,7 @@ class ModelClient(openai.AsyncOpenAI):
             tuple(secret for secret in (api_key, basic_auth) if secret and secret != NO_KEY),
         )
         self._place: _Place | None = None
-        self._lease: Lease | None = None
+        self._lease: CallLease | None = None
         self._hand_over: Callable[[], object] = _nothing
         self._bare = dict(self.__dict__)
 
@@ -123,7 +121,7 @@ class ModelClient(openai.AsyncOpenAI):
         self._bare["_place"] = self._place
         return self
 
-    def _with(self, lease: Lease) -> Self:
+    def _with(self, lease: CallLease) -> Self:
         """This client for one pick: the same server and connections, and the pick's lease."""
         twin = object.__new__(type(self))
         # The bare state lacks `chat`, `embeddings` and so on, which remember the client they were made for.
@@ -131,7 +129,7 @@ class ModelClient(openai.AsyncOpenAI):
         twin._hand_over = hold_until_collected(twin, lease)
         return twin
 
-    def _take(self) -> Lease | None:
+    def _take(self) -> CallLease | None:
         """The pick's lease for the first call, a lease of its own for every later one."""
         lease, self._lease = self._lease, None
         if lease is not None and lease.open:

@@ -67,6 +67,16 @@ class AlbertConfig(BaseModel):
         """
         return convert.proxy_config(self.models, references=references, source=self.source)
 
+    def routing_settings(self) -> dict[str, Any]:
+        """What the file says about Celery, as options of fast_router; empty if it does not enable Celery.
+
+        `fast-router run --albert` and `ModelRegistry` follow it by themselves. A program of its own says
+        ``fast_router.configure(**config.routing_settings())`` before it imports LiteLLM. The addresses hold passwords.
+        """
+        from fast_router.cluster.celery_config import albert_options  # noqa: PLC0415 - only for files that queue
+
+        return albert_options(self)
+
     @property
     def dialects(self) -> tuple[str, ...]:
         """The dialects that the file's models are written in, D0 to D6."""

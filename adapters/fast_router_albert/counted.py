@@ -9,20 +9,42 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
-
-from fast_router.engine import Lease
 
 _LAST_EVENT = b"data: [DONE]"
 _TAIL = 64
 """Bytes kept of a stream: enough to hold its last event, wherever the network cuts it."""
 
-__all__ = ["CountedStream", "give_back", "hold_until_collected", "tokens_of"]
+__all__ = ["CallLease", "CountedStream", "give_back", "hold_until_collected", "tokens_of"]
 
 
-def give_back(lease: Lease | None, error: BaseException | None = None, answer: Any = None) -> None:
+class CallLease(Protocol):
+    """The part of `fast_router.engine.Lease` that a call needs; `queued.QueuedLease` has it too."""
+
+    @property
+    def open(self) -> bool:
+        """True until released."""
+
+    def first_token(self) -> None:
+        """The first token has arrived."""
+
+    def release(
+        self,
+        error: BaseException | None = None,
+        *,
+        completion_tokens: float = 0,
+        total_tokens: float = 0,
+        cancelled: bool = False,
+    ) -> bool:
+        """The call is over; only the first call counts."""
+
+    def abandon(self) -> None:
+        """The call is over, says a finaliser."""
+
+
+def give_back(lease: CallLease | None, error: BaseException | None = None, answer: Any = None) -> None:
     """End the call: with `error`, cancelled, or well with `answer` (for its token counts)."""
     if lease is None:
         return
@@ -44,7 +66,7 @@ def tokens_of(answer: Any) -> tuple[int, int]:
     return count("completion_tokens"), count("total_tokens")
 
 
-def hold_until_collected(owner: Any, lease: Lease) -> Callable[[], object]:
+def hold_until_collected(owner: Any, lease: CallLease) -> Callable[[], object]:
     """Give the lease back (as cancelled) when `owner` is collected, if nothing did before.
 
     Returns:
@@ -63,7 +85,7 @@ class CountedStream(httpx.AsyncByteStream):
         lease: The call's lease.
     """
 
-    def __init__(self, inner: httpx.AsyncByteStream, lease: Lease) -> None:
+    def __init__(self, inner: httpx.AsyncByteStream, lease: CallLease) -> None:
         self._inner = inner
         self._lease = lease
         self._tail = b""

@@ -13,9 +13,7 @@ from typing import Any
 
 import httpx
 
-from fast_router.engine import Lease
-
-from .counted import CountedStream, give_back
+from .counted import CallLease, CountedStream, give_back
 from .endpoints import Endpoint, ProviderType
 from .errors import (
     EndpointNotServedError,
@@ -93,7 +91,7 @@ async def forward(
     target: Target,
     endpoint: Endpoint,
     *,
-    lease: Lease | None,
+    lease: CallLease | None,
     method: str = "POST",
     json: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,

@@ -20,6 +20,8 @@ from .schema import Model
 if TYPE_CHECKING:
     from fast_router.router import AdvancedRouter
 
+    from .queued import Queue
+
 __all__ = ["ModelRouter"]
 
 _DOCUMENTED_400 = frozenset({"D3b", "D6"})
@@ -33,6 +35,7 @@ class ModelRouter:
         model: What the configuration says.
         engine: The engine that picks; it has the model's deployments already.
         ids: The deployments' ids, in the order of the model's providers.
+        queue: Who asks routing workers first, None without Celery.
 
     Attributes:
         id: The model's name.
@@ -41,13 +44,14 @@ class ModelRouter:
         owned_by: Its owner, as GET /v1/models says.
     """
 
-    def __init__(self, model: Model, engine: AdvancedRouter, ids: list[str]) -> None:
+    def __init__(self, model: Model, engine: AdvancedRouter, ids: list[str], queue: Queue | None = None) -> None:
         self.id = model.id
         self.type = model.type
         self.aliases = list(model.aliases)
         self.owned_by = model.owned_by
         self.config = model
         self._router = engine
+        self._queue = queue
         self._clients = {
             deployment_id: client_for(provider)._placed(engine.engine, engine.deployments[deployment_id])
             for deployment_id, provider in zip(ids, model.providers, strict=True)
@@ -85,22 +89,29 @@ class ModelRouter:
 
     # -- picks -----------------------------------------------------------------------------------
 
-    def get_client(self, endpoint: str | Endpoint = Endpoint.CHAT_COMPLETIONS) -> ModelClient:
+    def get_client(self, endpoint: str | Endpoint = Endpoint.CHAT_COMPLETIONS, *, priority: int = 0) -> ModelClient:
         """A client of the provider that takes the next call; the call counts from now on.
 
         When every provider is at its limit, it tries again as often as the configuration says; it sleeps between
-        the tries, so inside an event loop it does not try again: `acquire_client` does.
+        the tries, so inside an event loop it does not try again: `acquire_client` does. With Celery a routing worker
+        picks, except inside an event loop.
 
         Args:
             endpoint: What the client is for, with or without slash and /v1.
+            priority: With Celery: its place in the queue, higher goes first.
 
         Raises:
             ValueError: There is no such endpoint.
             WrongModelTypeError: The model's type does not serve it (422; 400 where the dialect documents that).
             EndpointNotServedError: None of its servers has it (400).
             ModelBusyError: Every provider is at its limit (503, with `retry_after` in seconds).
+            RoutingTimeoutError: With Celery: they still were when its time limit was over (504).
         """
         skip = self._unfit(endpoint)
+        if self._queue is not None:
+            granted = self._queue.ask_here(self.id, self._clients.keys() - skip, priority)
+            if granted is not None:
+                return self._clients[granted.id]._with(granted)
         retries = 0 if _in_event_loop() else self.config.retries
         for _ in range(retries):
             client = self._pick(skip)
@@ -111,9 +122,15 @@ class ModelRouter:
 
     get_provider = get_client
 
-    async def acquire_client(self, endpoint: str | Endpoint = Endpoint.CHAT_COMPLETIONS) -> ModelClient:
+    async def acquire_client(
+        self, endpoint: str | Endpoint = Endpoint.CHAT_COMPLETIONS, *, priority: int = 0
+    ) -> ModelClient:
         """As `get_client`, and waits between the configured retries without blocking the event loop."""
         skip = self._unfit(endpoint)
+        if self._queue is not None:
+            granted = await self._queue.ask(self.id, self._clients.keys() - skip, priority)
+            if granted is not None:
+                return self._clients[granted.id]._with(granted)
         for _ in range(self.config.retries):
             client = self._pick(skip)
             if client is not None:
@@ -161,9 +178,10 @@ class ModelRouter:
         data: Mapping[str, Any] | None = None,
         files: Any = None,
         stream: bool = False,
+        priority: int = 0,
     ) -> httpx.Response:
         """Pick a provider, waiting as configured, and forward one request to it; see `ModelClient.forward`."""
-        client = await self.acquire_client(endpoint)
+        client = await self.acquire_client(endpoint, priority=priority)
         return await client.forward(endpoint, json=json, data=data, files=files, stream=stream)
 
     async def probe(self, *, strict: bool = False) -> list[Probe]:

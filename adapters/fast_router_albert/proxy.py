@@ -22,6 +22,7 @@ from typing import Any
 
 import yaml
 
+from fast_router import settings
 from fast_router.errors import ConfigurationError
 
 from . import convert
@@ -54,7 +55,11 @@ def write_private(path: Path, text: str) -> None:
 
 
 def prepare(
-    path: str | os.PathLike[str] | None = None, *, environ: MutableMapping[str, str] | None = None, clean: bool = False
+    path: str | os.PathLike[str] | None = None,
+    *,
+    environ: MutableMapping[str, str] | None = None,
+    clean: bool = False,
+    options: str | None = None,
 ) -> Path:
     """Make ready for a LiteLLM proxy on the Albert file at `path`.
 
@@ -62,6 +67,9 @@ def prepare(
         path: The file; by default ``CONFIG_FILE``, else ``config.yml``.
         environ: The environment that the proxy will get; changed so that its workers find the hook.
         clean: Remove the generated file when this process ends (not for a process that becomes the proxy by exec).
+        options: A YAML file with options of fast_router, if the environment does not name it.
+
+    If the file enables Celery, the proxy is set up for Celery routing, unless somebody set `routing` otherwise.
 
     Returns:
         A generated YAML for ``litellm --config``, in a private directory, readable by this user only. Keys that
@@ -84,13 +92,32 @@ def prepare(
     hooks = [hook.strip() for hook in environ.get(HOOKS_VARIABLE, "").split(",") if hook.strip()]
     if HOOK not in hooks:
         environ[HOOKS_VARIABLE] = ",".join([*hooks, HOOK])
+    _hand_over_routing(config, environ, options)
     if clean:
         atexit.register(target.unlink, missing_ok=True)
     return target
 
 
+def _hand_over_routing(config: AlbertConfig, environ: MutableMapping[str, str], options: str | None) -> None:
+    """Put what the file says about Celery into the environment; what is set there or in our own file stays."""
+    wanted = config.routing_settings()
+    if not wanted:
+        return
+    named = {settings.PREFIX + "CONFIG": str(options)} if options is not None else {}
+    ours, sources = settings.load(environ={**environ, **named})
+    if "routing" in sources and ours.routing != "celery":
+        return
+    for name, value in wanted.items():
+        if name not in sources:
+            environ[settings.PREFIX + name.upper()] = str(value)
+
+
 def with_config(
-    command: Sequence[str], path: str | os.PathLike[str], *, environ: MutableMapping[str, str] | None = None
+    command: Sequence[str],
+    path: str | os.PathLike[str],
+    *,
+    environ: MutableMapping[str, str] | None = None,
+    options: str | None = None,
 ) -> tuple[str, ...]:
     """`command` as it runs a LiteLLM proxy on the Albert file at `path`; makes ready for it (see `prepare`).
 
@@ -98,6 +125,7 @@ def with_config(
         command: ``litellm`` with its arguments but without ``--config``, or a server that runs the proxy's app.
         path: The Albert file.
         environ: The environment that the command will get; changed.
+        options: A YAML file with options of fast_router, if the environment does not name it.
 
     Raises:
         AlbertConfigError: The file is wrong.
@@ -108,7 +136,7 @@ def with_config(
     if is_litellm and any(word.partition("=")[0] in {"--config", "-c"} for word in command[1:]):
         msg = "--albert and litellm's --config both say which models there are; give one of them"
         raise ConfigurationError(msg)
-    generated = prepare(path, environ=environ)
+    generated = prepare(path, environ=environ, options=options)
     environ["CONFIG_FILE_PATH"] = str(generated)  # what the proxy's app reads under another server
     return (command[0], "--config", str(generated), *command[1:]) if is_litellm else tuple(command)
 

@@ -14,6 +14,7 @@ from .endpoints import ModelType
 from .errors import ModelNotFoundError
 from .model_router import ModelRouter
 from .probe import Probe
+from .queued import Queue, queue_for
 
 if TYPE_CHECKING:
     from random import Random
@@ -52,6 +53,8 @@ class ModelCard(BaseModel):
 class ModelRegistry(Mapping[str, ModelRouter]):
     """Every model of a configuration: a mapping by id and alias, iterated by id.
 
+    If the configuration enables Celery, its models ask routing workers for providers (see docs/celery.md).
+
     Args:
         config: The configuration.
         clock: Monotonic seconds, for the engine.
@@ -71,6 +74,9 @@ class ModelRegistry(Mapping[str, ModelRouter]):
         self._created = int(time.time())
         self._models: dict[str, ModelRouter] = {}
         self._ids: dict[str, str] = {}
+        self._queue: Queue | None = None
+        # Calls may still hold reservations of theirs.
+        self._former: list[Queue] = []
         self.reload(config)
 
     @classmethod
@@ -89,9 +95,13 @@ class ModelRegistry(Mapping[str, ModelRouter]):
         ids: dict[str, list[str]] = {}
         for entry in entries:
             ids.setdefault(entry["model_name"], []).append(entry["model_info"]["id"])
-        models = {model.id: ModelRouter(model, self._router, ids[model.id]) for model in config.models}
+        queue = queue_for(config, self._router, self._queue)
+        if self._queue is not None and queue is not self._queue:
+            self._former.append(self._queue)
+        models = {model.id: ModelRouter(model, self._router, ids[model.id], queue) for model in config.models}
         names = {alias: model.id for model in config.models for alias in model.aliases}
         self._models, self._ids = models, {**names, **{name: name for name in models}}
+        self._queue = queue
         self.config = config
 
     # -- the mapping -----------------------------------------------------------------------------
@@ -134,6 +144,11 @@ class ModelRegistry(Mapping[str, ModelRouter]):
     def aliases(self) -> dict[str, str]:
         """Alias → id."""
         return {name: model for name, model in self._ids.items() if name != model}
+
+    @property
+    def routing(self) -> Any:
+        """The `CeleryRouting` that asks routing workers, None without Celery: ``registry.routing.stats()``."""
+        return None if self._queue is None else self._queue.routing
 
     @property
     def router(self) -> Any:
@@ -181,6 +196,10 @@ class ModelRegistry(Mapping[str, ModelRouter]):
     async def aclose(self) -> None:
         """Close every connection."""
         await asyncio.gather(*(model.aclose() for model in self._models.values()))
+        for queue in (*self._former, self._queue):
+            if queue is not None and queue.owned:
+                await queue.routing.close()
+        self._former.clear()
 
     def __repr__(self) -> str:
         return f"<ModelRegistry of {len(self._models)} models from {self.config.source}>"

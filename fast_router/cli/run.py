@@ -37,5 +37,5 @@ def run(command: tuple[str, ...], options: str | None, albert: str | None) -> No
     if albert is not None:
         from fast_router_albert.proxy import with_config  # noqa: PLC0415 - only for this option
 
-        command = with_config(command, albert)
+        command = with_config(command, albert, options=options)
     launcher.run(command, options=options)

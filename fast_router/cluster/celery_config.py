@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from fast_router import settings as options
 from fast_router.cluster.celery_settings import CelerySettings
 from fast_router.errors import ConfigurationError
 
-__all__ = ["load_settings", "models_of"]
+__all__ = ["albert_options", "load_settings", "models_of", "settings_of"]
 
 # Albert's names, oldest last: option → where it stands in `settings`.
 _ALBERT = {
@@ -28,6 +28,8 @@ _ALBERT = {
     "retry_countdown": ("routing_retry_countdown", "celery_task_retry_countdown"),
     "soft_time_limit": ("celery_task_soft_time_limit",),
 }
+# A variable that the file names is text.
+_TRUE = (True, "true", "True", "1", "yes", "on")
 
 
 def load_settings(path: str | None = None, **overrides: Any) -> CelerySettings:
@@ -52,6 +54,18 @@ def load_settings(path: str | None = None, **overrides: Any) -> CelerySettings:
     chosen |= _from_options(ours)
     chosen |= {name: value for name, value in overrides.items() if value is not None}
     return CelerySettings(**chosen)
+
+
+def settings_of(config: Any) -> CelerySettings:
+    """The settings that an Albert configuration and our own options make together; the options win.
+
+    Args:
+        config: An `AlbertConfig`.
+
+    Raises:
+        ConfigurationError: A value is wrong.
+    """
+    return CelerySettings(**_from_albert(config) | _from_options(options.current()))
 
 
 def models_of(path: str) -> list[str]:
@@ -118,18 +132,46 @@ def _from_albert(config: Any) -> dict[str, Any]:
             if config.settings.get(name) is not None:
                 chosen[option] = config.settings[name]
                 break
-    celery = config.dependencies.get("celery")
-    if isinstance(celery, Mapping):
-        celery = celery.get("args", celery)
-        if celery.get("broker_url"):
-            chosen["broker_url"] = celery["broker_url"]
-    redis = config.dependencies.get("redis")
-    if isinstance(redis, Mapping):
-        redis = redis.get("args", redis)
-        url = redis.get("url") or _redis_url(redis)
-        if url:
+    celery = _arguments_of(config.dependencies.get("celery"))
+    if celery.get("broker_url"):
+        chosen["broker_url"] = celery["broker_url"]
+    redis = _arguments_of(config.dependencies.get("redis"))
+    # Without a Redis of its own the file means the one that Celery uses.
+    for url in (
+        redis.get("url") or _redis_url(redis),
+        celery.get("result_backend"),
+        config.settings.get("celery_result_backend"),
+        chosen.get("broker_url"),
+    ):
+        if url and urlsplit(str(url)).scheme in ("redis", "rediss", "unix"):
             chosen["redis_url"] = url
+            break
     return chosen
+
+
+def _arguments_of(dependency: Any) -> Mapping[str, Any]:
+    if not isinstance(dependency, Mapping):
+        return {}
+    arguments = dependency.get("args", dependency)
+    return arguments if isinstance(arguments, Mapping) else {}
+
+
+def albert_options(config: Any) -> dict[str, Any]:
+    """The options of fast_router that an Albert configuration stands for, if it enables Celery; else none.
+
+    It does with a broker (`settings.celery_broker_url` or `dependencies.celery`), unless it says
+    `celery_task_always_eager`: tasks then run where they are made, which is what a local pick is.
+
+    Args:
+        config: An `AlbertConfig`.
+    """
+    chosen = _from_albert(config)
+    if not chosen.get("broker_url") or config.settings.get("celery_task_always_eager") in _TRUE:
+        return {}
+    return {
+        "routing": "celery",
+        **{name if name == "redis_url" else f"celery_{name}": value for name, value in chosen.items()},
+    }
 
 
 def _redis_url(parts: Mapping[str, Any]) -> str | None:

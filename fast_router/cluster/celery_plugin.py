@@ -8,16 +8,13 @@ the attempt does.
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from fast_router import settings as options
-from fast_router.cluster.celery_config import load_settings
-from fast_router.cluster.celery_routing import CeleryRouting
-from fast_router.cluster.celery_settings import Candidate
+from fast_router.cluster.celery_process import candidates_of, process_routing
 from fast_router.errors import ConfigurationError, ModelBusyError, RoutingTimeoutError
 from fast_router.litellm_plugin import attempts
 from fast_router.litellm_plugin.binding import bind
@@ -38,41 +35,9 @@ _EXCLUDED = "_excluded_deployment_ids"
 # Keys with which a request goes to one particular deployment: there is nothing to ask.
 _DECIDED = ("specific_deployment", "deployment_id")
 
-_lock = threading.Lock()
-_routing: CeleryRouting | None = None
 # True while an asynchronous pick runs that has asked: LiteLLM answers some of those with its synchronous one.
 _asking: ContextVar[bool] = ContextVar("fast_router_celery_asking", default=False)
 _grants: weakref.WeakKeyDictionary[Attempt, Grant] = weakref.WeakKeyDictionary()
-
-
-def process_routing() -> CeleryRouting | None:
-    """This process's Celery routing; None unless `FAST_ROUTER_ROUTING=celery` (or the setting) asks for it.
-
-    Raises:
-        ConfigurationError: It is asked for and its settings are wrong.
-    """
-    global _routing  # noqa: PLW0603 - one process, one routing
-    if options.current().routing != "celery":
-        return None
-    if _routing is None:
-        with _lock:
-            if _routing is None:
-                _routing = CeleryRouting(load_settings())
-    return _routing
-
-
-def candidates_of(deployments: Sequence[Deployment]) -> list[Candidate]:
-    """What the worker needs to know about deployments of the engine."""
-    return [
-        Candidate(
-            d.id,
-            weight=d.weight if d.weight and d.weight > 0 else 1.0,
-            qos_metric=d.qos_metric if d.qos_metric in {"inflight", "ttft", "latency", "performance"} else None,  # type: ignore[arg-type]
-            qos_limit=d.qos_limit,
-            max_parallel=d.max_parallel,
-        )
-        for d in deployments
-    ]
 
 
 class _Question:
