@@ -132,7 +132,7 @@ def _ended(attempt: Attempt, error: BaseException | None, cancelled: bool) -> No
     if grant is not None:
         lease = attempt.lease
         first = lease.seconds_to_first_token if lease is not None else None
-        grant.release(error, first_token=first, cancelled=cancelled)
+        grant.release(error, completion_tokens=attempt.completion_tokens, first_token=first, cancelled=cancelled)
 
 
 def _asynchronous(original: Any, patches: PatchSet, band: Band) -> Any:

@@ -52,9 +52,10 @@ class Attempt:
         more: Further leases, of a call that picks more than once.
         fresh: True while the pick may take the shortest way: none made yet, nothing tried before.
         open: False once it has ended; a task that outlives the call must not lease into it.
+        completion_tokens: Tokens of the answer, for `on_end`; not set before.
     """
 
-    __slots__ = ("__weakref__", "fresh", "lease", "ledger", "model", "more", "open")
+    __slots__ = ("__weakref__", "completion_tokens", "fresh", "lease", "ledger", "model", "more", "open")
 
     def __init__(self, model: Any, tried: Ledger | None) -> None:
         self.model = model
@@ -106,6 +107,7 @@ class Attempt:
         if self.more is not None:
             for further in self.more:
                 further.release(error, cancelled=cancelled, observe=False)
+        self.completion_tokens = completion_tokens
         for hook in on_end:
             hook(self, error, cancelled)
         return True

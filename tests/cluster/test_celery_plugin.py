@@ -9,7 +9,9 @@ import sys
 import textwrap
 
 import pytest
+from redis import Redis
 
+from fast_router.cluster.celery_wire import Keys
 from tests.cluster.celery_help import Worker, settings_for
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
@@ -122,6 +124,25 @@ def test_the_worker_chooses_for_the_router(settings):
     assert out["stats"]["granted"] >= 22
     assert out["stats"]["local"] == {}
     assert out["stats"]["held"] == 0, "every slot came back"
+
+
+def test_workers_learn_the_seconds_of_a_token(settings):
+    with Worker(settings, "--models", "m"):
+        out = run(
+            settings,
+            """
+            for _ in range(6):
+                await ask()
+            """,
+        )
+    assert len(out["answers"]) == 6
+    with Redis.from_url(settings.redis_url, decode_responses=True) as client:
+        rows = [client.hmget(key, "lat", "latw", "tok", "tokw") for key in client.keys(Keys(settings).stat("*"))]
+    assert len(rows) == 2
+    for latency, samples, token, counted in (map(float, row) for row in rows):
+        assert counted == samples > 0
+        # Every answer of the test has two tokens, so the sums differ by just that, whatever has faded of them.
+        assert latency == pytest.approx(2 * token)
 
 
 def test_filters_of_litellm_still_count(settings):
