@@ -1,28 +1,32 @@
 """Picks from a list that the caller owns and may change at any time.
 
 A list is read once and remembered. Every call then proves that what is remembered still holds, and reads again
-if not, so no answer is stale: one comparison at C speed, down to the last nested value. For an unweighted shuffle,
-the most frequent case by far, less will do: a random entry of the list as it is now is drawn and that entry alone
-is checked, which is a fair draw whatever has happened to the rest. (Weights written into a list that had none are
-the one change such a draw cannot notice; the whole list is compared every 16 + n/8 calls for their sake.)
+if not, so no answer is stale: one comparison at C speed, down to the last nested value. For an unweighted shuffle over
+a long list, the most frequent case by far, less will do: an entry is drawn and that entry alone is compared, or, where
+few entries match, the names are. (Weights written into a long list that had none are the one change that this cannot
+notice at once; the whole list is compared every 16 + n/8 calls for their sake.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from fast_router.engine import Ask, Deployment, Engine, ModelGroup, strategy_class
 from fast_router.entries import Spec, labels, read_list
 
-__all__ = ["ListPicker"]
+__all__ = ["NO_MODEL", "PicksFromLists"]
 
 _LISTS = 4  # remembered at a time: a program has one or two, and each is held alive
-_DRAWS = range(12)  # before an unweighted shuffle gives up drawing and scans
+_DRAWS = range(12)  # before an unweighted shuffle gives up drawing
+_SHORT = 8  # a list up to here is compared as a whole in no more time than a draw takes
+_name_of = itemgetter("model_name")
+NO_MODEL = "get_available_deployment() needs the name of a model: get_available_deployment({})"
 
 
-class ListPicker:
-    """`AdvancedRouter.get_available_deployment(model_list, ...)`.
+class PicksFromLists:
+    """The part of `AdvancedRouter` that picks from a list given with the call.
 
     Args:
         strategy: Canonical name.
@@ -33,68 +37,99 @@ class ListPicker:
     def __init__(self, strategy: str, options: Mapping[str, Any], engine: Engine) -> None:
         strategy_class(strategy)
         self._strategy = strategy
-        self._options = options
-        self._engine = engine
+        self.options = options
+        self.engine = engine
         self._random = engine.rng.random
-        self._last: _KnownList | None = None
+        self._last: _KnownList = _KnownList((), strategy, options, engine)
         self._known: dict[int, _KnownList] = {}
 
-    def pick(
+    def get_available_deployment(
         self,
+        model_list: Sequence[Mapping[str, Any]] | None = None,
+        model: str | None = None,
+        blocked_models: Collection[str] | None = None,
+    ) -> dict[str, Any] | None:
+        """The deployment for a call to `model`: the caller's own dict, None when nothing fits.
+
+        Args:
+            model_list: The caller's list, never changed. None: the list given to the constructor.
+            model: The model name.
+            blocked_models: Words that rule a deployment out: its model_name, litellm_params.model, id or name.
+
+        Raises:
+            ConfigurationError: `model_list` is malformed; the message names the entry.
+            TypeError: No model was named.
+        """
+        known = self._last
+        if known.source is not model_list:
+            if model_list is None:
+                return self._from_kept(model, blocked_models)
+            known = self._recall(model_list)
+        if known.short:
+            if known.image == model_list:
+                indices = known.choices.get(model)  # type: ignore[arg-type]
+                if indices is not None:
+                    index = indices[int(self._random() * len(indices))]
+                    if not blocked_models or known.labels[index].isdisjoint(blocked_models):
+                        found: dict[str, Any] = model_list[index]
+                        return found
+        elif known.credit and model in known.choices:
+            known.credit -= 1
+            drawn = self._drawn(known, model_list, model, blocked_models)
+            if drawn is not None:
+                return drawn
+        if model is None:
+            raise TypeError(NO_MODEL.format("model_list, 'gpt-4'"))
+        return self._exact(known, model_list, model, blocked_models)
+
+    def _from_kept(self, model: str | None, blocked: Collection[str] | None) -> dict[str, Any] | None:
+        """A pick from the list given to the constructor."""
+        raise NotImplementedError
+
+    def _drawn(
+        self,
+        known: _KnownList,
         model_list: Sequence[Mapping[str, Any]],
         model: str,
         blocked: Collection[str] | None,
     ) -> dict[str, Any] | None:
-        """The caller's own dict, None when nothing fits; see `AdvancedRouter.get_available_deployment`."""
-        known = self._last
-        if known is None or known.source is not model_list:
-            known = self._recall(model_list)
-        if model in known.dense and known.credit:
-            known.credit -= 1
-            entries = known.entries
-            length = len(entries)
-            if length == len(model_list):
+        """A draw from a long list without weights; None if it misses, or meets anything that has changed."""
+        entries = known.entries
+        try:
+            if model in known.dense and len(entries) == len(model_list):
                 for _ in _DRAWS:
-                    index = int(self._random() * length)
+                    index = int(self._random() * len(entries))
                     entry = model_list[index]
                     if entry is not entries[index]:
-                        break
+                        return None
                     if entry["model_name"] == model:
-                        if not blocked:
-                            return entry  # type: ignore[return-value]
-                        if model in blocked:
+                        if entry != known.image[index]:
                             return None
-                        # `_is_blocked`, written out: a call is a fifth of this pick.
-                        params = entry.get("litellm_params")
-                        if params is not None and params.get("model") in blocked:
-                            continue
-                        info = entry.get("model_info")
-                        if info is not None and info.get("id") in blocked:
-                            continue
-                        if ("id" in entry and entry["id"] in blocked) or ("name" in entry and entry["name"] in blocked):
-                            continue
-                        return entry  # type: ignore[return-value]
-        if known.uniform and known.credit and len(known.entries) == len(model_list):
-            # Few entries match, so drawing blindly would miss: a scan of the list as it is now.
-            known.credit -= 1
-            found = [entry for entry in model_list if entry["model_name"] == model]
-            while found:
-                index = int(self._random() * len(found))
-                entry = found[index]
-                if not blocked or not _is_blocked(entry, blocked):
-                    return entry  # type: ignore[return-value]
-                del found[index]
+                        if not blocked or known.labels[index].isdisjoint(blocked):
+                            return entry  # type: ignore[return-value]
+            elif entries == model_list and known.names == list(map(_name_of, model_list)):
+                indices = known.choices[model]
+                index = indices[int(self._random() * len(indices))]
+                entry = model_list[index]
+                if entry == known.image[index] and (not blocked or known.labels[index].isdisjoint(blocked)):
+                    found: dict[str, Any] = entry
+                    return found
+        except (KeyError, TypeError):
+            # An entry has lost its name: the exact way says so in words.
             return None
-        return self._exact(known, model_list, model, blocked)
+        return None
 
     def _recall(self, model_list: Sequence[Mapping[str, Any]]) -> _KnownList:
         known = self._known.get(id(model_list))
         if known is None or known.source is not model_list:
-            known = _KnownList(model_list, self._strategy, self._options, self._engine)
-            while len(self._known) >= _LISTS:
-                self._known.pop(next(iter(self._known)))
-            self._known[id(model_list)] = known
-        self._last = known
+            known = _KnownList(model_list, self._strategy, self.options, self.engine)
+        return self._remember(known)
+
+    def _remember(self, known: _KnownList) -> _KnownList:
+        self._known.pop(id(known.source), None)
+        while len(self._known) >= _LISTS:
+            self._known.pop(next(iter(self._known)))
+        self._known[id(known.source)] = self._last = known
         return known
 
     def _exact(
@@ -104,7 +139,10 @@ class ListPicker:
         model: str,
         blocked: Collection[str] | None,
     ) -> dict[str, Any] | None:
-        known.verify()
+        if known.holds():
+            known.credit = known.allowance
+        else:
+            known = self._remember(_KnownList(model_list, self._strategy, self.options, self.engine, known))
         group = known.group(model)
         if group is None:
             return None
@@ -112,7 +150,7 @@ class ListPicker:
         if blocked:
             words = set(blocked)
             ask = Ask({d.id for d in group.members if not words.isdisjoint(known.labels[known.places[d.id]])})
-        deployment = self._engine.peek(group, ask)
+        deployment = self.engine.peek(group, ask)
         return None if deployment is None else model_list[known.places[deployment.id]]  # type: ignore[return-value]
 
 
@@ -120,47 +158,61 @@ class _KnownList:
     """What was read from one list, and an image of it to compare with."""
 
     def __init__(
-        self, source: Sequence[Mapping[str, Any]], strategy: str, options: Mapping[str, Any], engine: Engine
+        self,
+        source: Sequence[Mapping[str, Any]],
+        strategy: str,
+        options: Mapping[str, Any],
+        engine: Engine,
+        former: _KnownList | None = None,
     ) -> None:
         self.source = source
         self._strategy = strategy
         self._options = options
         self._engine = engine
-        self._deployments: dict[str, Deployment] = {}
         self._groups: dict[str, ModelGroup] = {}
         self._former: dict[str, ModelGroup] = {}
-        self.read()
-
-    def read(self) -> None:
-        specs = read_list(self.source)
-        self.entries = list(self.source)
-        self.image = _freeze(self.source)
+        self._deployments: dict[str, Deployment] = {}
+        specs = read_list(source)
+        self.entries = list(source)
+        self.image = [_freeze(entry) for entry in self.entries]
         self.labels = [labels(entry) for entry in self.entries]
         self.places = {spec.id: index for index, spec in enumerate(specs)}
-        self.uniform = not any(
-            spec.weight is not None or spec.rpm is not None or spec.tpm is not None or spec.order is not None
-            for spec in specs
-        )
-        # How often an unweighted shuffle may answer before the whole list is compared again: that is when
-        # weights written into a list without any come to light.
-        self.credit = self._allowance = 16 + len(specs) // 8 if self._strategy == "simple_shuffle" else 0
         self._by_name: dict[str, list[Spec]] = {}
         for spec in specs:
             self._by_name.setdefault(spec.name, []).append(spec)
-        self.uniform = self.uniform and self._strategy == "simple_shuffle"
-        self.dense = (
-            {name for name, group in self._by_name.items() if len(group) * (4 if len(specs) > 8 else 2) >= len(specs)}
-            if self.uniform
-            else set()
+        # For the short ways of an unweighted shuffle: names in order, and each model's places in the list. Another
+        # kind of sequence than a list would compare as different.
+        uniform = (
+            strategy == "simple_shuffle"
+            and type(source) is list
+            and not any(
+                word is not None
+                for spec in specs
+                for word in (spec.weight, spec.rpm, spec.tpm, spec.order, spec.strategy)
+            )
         )
-        self._former, self._groups = self._groups, {}
+        self.short = uniform and len(specs) <= _SHORT
+        self.names = [spec.name for spec in specs]
+        self.choices: dict[str, list[int]] = {}
+        self.dense: set[str] = set()
+        # How often an answer may be given before the whole list is compared again: that is when weights written
+        # into a list without any come to light.
+        self.credit = self.allowance = 16 + len(specs) // 8 if uniform and not self.short else 0
+        if uniform:
+            for index, name in enumerate(self.names):
+                self.choices.setdefault(name, []).append(index)
+            self.dense = {name for name, indices in self.choices.items() if len(indices) * 4 >= len(specs)}
+        if former is not None:
+            # Live numbers outlast a change of the list; what nobody asked for since the last change does not.
+            self._former = former._groups
+            self._deployments = {id_: d for id_, d in former._deployments.items() if id_ in self.places}
+            for group in former._former.values():
+                engine.drop_group(group)
 
-    def verify(self) -> None:
-        """Read again unless the list is what it was, down to the last nested value."""
-        if self.image != self.source:
-            self.read()
-        else:
-            self.credit = self._allowance
+    def holds(self) -> bool:
+        """True if the list is what it was, down to the last nested value."""
+        source = self.source
+        return self.image == (source if type(source) is list else list(source))
 
     def group(self, model: str) -> ModelGroup | None:
         """The group of that name, compiled at its first use."""
@@ -186,23 +238,12 @@ class _KnownList:
         return group
 
 
-def _is_blocked(entry: Mapping[str, Any], blocked: Collection[str]) -> bool:
-    # `labels`, one word after the other without building the set.
-    if entry["model_name"] in blocked:
-        return True
-    params = entry.get("litellm_params")
-    if params is not None and params.get("model") in blocked:
-        return True
-    info = entry.get("model_info")
-    if info is not None and info.get("id") in blocked:
-        return True
-    return ("id" in entry and entry["id"] in blocked) or ("name" in entry and entry["name"] in blocked)
-
-
 def _freeze(value: Any) -> Any:
     """A copy of the containers, the leaves themselves: comparing with it is one C call, mostly by identity."""
     if isinstance(value, dict):
         return {key: _freeze(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_freeze(item) for item in value]
+    if isinstance(value, tuple):
+        return tuple(_freeze(item) for item in value)
     return value

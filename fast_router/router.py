@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from fast_router.direct import ListPicker
+from fast_router.direct import NO_MODEL, PicksFromLists
 from fast_router.engine import Ask, Deployment, Engine, Lease, ModelGroup, canonical
 from fast_router.engine.deployment import CLOSED, RESTING
 from fast_router.engine.strategies.base import Rng
@@ -33,7 +33,7 @@ def live_routers() -> list[AdvancedRouter]:
     return sorted(_live, key=lambda router: router.number)
 
 
-class AdvancedRouter:
+class AdvancedRouter(PicksFromLists):
     """Picks deployments, counts what is in flight, learns from how calls end.
 
     Two ways to use it. With a list of your own in every call, as a function of that list::
@@ -69,14 +69,11 @@ class AdvancedRouter:
         rng: Rng | None = None,
         **options: Any,
     ) -> None:
-        self._strategy = canonical(strategy)
-        self.options = options
+        super().__init__(canonical(strategy), options, Engine(clock=clock, wall=wall, rng=rng))
         self.number = next(_numbers)
-        self.engine = Engine(clock=clock, wall=wall, rng=rng)
         self.groups: dict[str, ModelGroup] = {}
         self.failover: FailoverPolicy | None = None
         self._specs: list[Spec] = []
-        self._pick = ListPicker(self._strategy, options, self.engine).pick
         if model_list is not None:
             self.set_model_list(model_list)
         _live.add(self)
@@ -157,37 +154,15 @@ class AdvancedRouter:
 
     # -- picks -----------------------------------------------------------------------------------
 
-    def get_available_deployment(
-        self,
-        model_list: Sequence[Mapping[str, Any]] | None = None,
-        model: str | None = None,
-        blocked_models: Collection[str] | None = None,
-    ) -> dict[str, Any] | None:
-        """The deployment for a call to `model`: the caller's own dict, None when nothing fits.
-
-        Args:
-            model_list: The caller's list, never changed. None: the list given to the constructor.
-            model: The model name.
-            blocked_models: Words that rule a deployment out: its model_name, litellm_params.model, id or name.
-
-        Raises:
-            ConfigurationError: `model_list` is malformed; the message names the entry.
-            TypeError: No model was named.
-        """
-        if model_list is not None and model is not None:
-            return self._pick(model_list, model, blocked_models)
-        if model_list is None:
-            if model is None:
-                msg = "get_available_deployment() needs the name of a model: get_available_deployment(model='gpt-4')"
-                raise TypeError(msg)
-            group = self.groups.get(model)
-            if group is None:
-                return None
-            ask = Ask(self._blocked(group, blocked_models)) if blocked_models else None
-            deployment = self.engine.peek(group, ask)
-            return None if deployment is None else deployment.entry  # type: ignore[return-value]
-        msg = "get_available_deployment() needs the name of a model: get_available_deployment(model_list, 'gpt-4')"
-        raise TypeError(msg)
+    def _from_kept(self, model: str | None, blocked: Collection[str] | None) -> dict[str, Any] | None:
+        if model is None:
+            raise TypeError(NO_MODEL.format("model='gpt-4'"))
+        group = self.groups.get(model)
+        if group is None:
+            return None
+        ask = Ask(self._blocked(group, blocked)) if blocked else None
+        deployment = self.engine.peek(group, ask)
+        return None if deployment is None else deployment.entry  # type: ignore[return-value]
 
     @staticmethod
     def _blocked(group: ModelGroup, words: Collection[str]) -> set[str]:

@@ -57,6 +57,9 @@ class Engine:
         self.wall = wall
         self.rng: Rng = rng if rng is not None else random.Random()
         self.lock = threading.RLock()
+        # A `with` on the lock costs three times as much as these two calls: leases use them.
+        self._lock = self.lock.acquire
+        self._unlock = self.lock.release
         self.deployments: dict[str, Deployment] = {}
         self.on_release: list[ReleaseHook] = []
         self.on_available: list[DeploymentHook] = []
@@ -143,7 +146,9 @@ class Engine:
     def acquire(self, group: ModelGroup, ask: Ask | None = None) -> Lease | None:
         """Pick from `group` and take a lease; None if nobody is eligible."""
         now = self.clock()
-        with self.lock:
+        try:
+            # Inside the block: Ctrl-C right after it must not leave the lock taken.
+            self._lock()
             if now >= self._due:
                 self._tick(now)
             # One tier is the rule: spare it the walk.
@@ -158,6 +163,8 @@ class Engine:
             if deployment.slow_until:
                 deployment = self._slow_start(deployment, group, now, ask)
             return self._lease(deployment, now)
+        finally:
+            self._unlock()
 
     def acquire_from(self, group: ModelGroup, candidates: Sequence[Deployment], ask: Ask | None = None) -> Lease | None:
         """As `acquire`, among candidates that somebody else filtered (they need not be eligible here)."""
@@ -177,9 +184,13 @@ class Engine:
     def peek(self, group: ModelGroup, ask: Ask | None = None) -> Deployment | None:
         """A pick without a lease."""
         now = self.clock()
-        with self.lock:
-            self._settle(now)
+        try:
+            self._lock()
+            if now >= self._due:
+                self._tick(now)
             return group.pick(now, ask)
+        finally:
+            self._unlock()
 
     def _lease(self, deployment: Deployment, now: float) -> Lease:
         in_flight = deployment.in_flight = deployment.in_flight + 1
@@ -199,21 +210,25 @@ class Engine:
         self,
         lease: Lease,
         error: BaseException | None = None,
-        *,
         completion_tokens: float = 0,
         total_tokens: float = 0,
-        cancelled: bool = False,
-        observe: bool = True,
+        cancelled: bool = False,  # noqa: FBT001, FBT002, RUF100 - on the hot path, positionally
+        observe: bool = True,  # noqa: FBT001, FBT002, RUF100
     ) -> bool:
         """Close a lease; see `Lease.release`."""
         now = self.clock()
-        with self.lock:
+        try:
+            self._lock()
             closed = self._close(lease, now, error, completion_tokens, total_tokens, cancelled, observe)
-            self._settle(now)
+            if now >= self._due:
+                self._tick(now)
+        finally:
+            self._unlock()
         if closed and self.on_release:
             for hook in self.on_release:
                 hook(lease, error, cancelled)
-        self._announce()
+        if self._available:
+            self._announce()
         return closed
 
     def abandon(self, lease: Lease) -> None:

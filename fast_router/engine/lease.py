@@ -79,14 +79,7 @@ class Lease:
         Returns:
             True for the call that released it, False for every later one.
         """
-        return self._engine.release(
-            self,
-            error,
-            completion_tokens=completion_tokens,
-            total_tokens=total_tokens,
-            cancelled=cancelled,
-            observe=observe,
-        )
+        return self._engine.release(self, error, completion_tokens, total_tokens, cancelled, observe)
 
     def abandon(self) -> None:
         """Give the slot back from a finaliser: takes no lock, counts as cancelled."""

@@ -5,8 +5,8 @@ The queue knows no event loop and no thread: a waiter brings a callback, and who
 
 * **No lost wake-up.** Freed capacity between a failed pick and `enter` would go unnoticed. So a waiter reads
   `epoch` before its pick and hands it to `enter`: if something was freed since, it is woken at once.
-* **A wake-up is passed on.** A woken waiter that is done, or leaves (cancelled, timed out), wakes the next one;
-  the chain ends at the first that finds no room.
+* **A wake-up is passed on.** A woken waiter that is done, or leaves (cancelled, timed out), wakes the next one, or
+  whoever is about to queue up behind it; the chain ends at the first that finds no room.
 * **No overtaking.** While somebody waits, newcomers queue up (`busy`); a woken waiter that finds the capacity
   gone returns to its old place (`again`).
 
@@ -87,7 +87,7 @@ class WaitQueue:
 
     @property
     def epoch(self) -> int:
-        """A number that grows with every `notify`; read it before the pick that may fail."""
+        """A number that grows when capacity is freed or left over; read it before the pick that may fail."""
         return self._epoch
 
     @property
@@ -145,7 +145,7 @@ class WaitQueue:
         While it was on its way, a newcomer may have queued up behind it although there was room for both.
         """
         with self._lock:
-            told = self._wake(1) if self._leave(ticket) else []
+            told = self._pass_on() if self._leave(ticket) else []
         self._tell(told)
 
     def again(self, ticket: Ticket, *, epoch: int | None = None) -> bool:
@@ -165,7 +165,7 @@ class WaitQueue:
             if self._clock() >= ticket.deadline:
                 ticket.state = TicketState.EXPIRED
                 # What woke it may be of use to the next one, which it kept out of the way.
-                told = self._wake(1)
+                told = self._pass_on()
                 alive = False
             else:
                 ticket.state = TicketState.WAITING
@@ -178,7 +178,7 @@ class WaitQueue:
     def leave(self, ticket: Ticket) -> None:
         """Give the place up (cancelled); a wake-up that it had got goes to the next waiter."""
         with self._lock:
-            told = self._wake(1) if self._leave(ticket) else []
+            told = self._pass_on() if self._leave(ticket) else []
         self._tell(told)
 
     def expire(self) -> int:
@@ -230,6 +230,17 @@ class WaitQueue:
                 ticket.state = TicketState.WOKEN
                 self._woken += 1
             told.append(ticket)
+        return told
+
+    def _pass_on(self) -> list[Ticket]:
+        """Wake the next one in place of a woken waiter that needs its wake-up no longer.
+
+        With nobody there yet, whoever has seen that somebody was on the way and is about to queue up behind it has
+        to be told: the epoch does that.
+        """
+        told = self._wake(1)
+        if not any(ticket.state is TicketState.WOKEN for ticket in told):
+            self._epoch += 1
         return told
 
     def _compact(self) -> None:

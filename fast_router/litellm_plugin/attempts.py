@@ -97,13 +97,7 @@ class Attempt:
         if error is not None and not isinstance(error, Exception):
             # The caller went away (a cancelled task, Ctrl-C): that says nothing about the deployment.
             error, cancelled = None, True
-        lease.release(
-            error,
-            completion_tokens=completion_tokens,
-            total_tokens=total_tokens,
-            cancelled=cancelled,
-            observe=observe,
-        )
+        lease._engine.release(lease, error, completion_tokens, total_tokens, cancelled, observe)
         if self.more is not None:
             for further in self.more:
                 further.release(error, cancelled=cancelled, observe=False)

@@ -112,6 +112,22 @@ def test_those_who_left_take_no_memory(clock):
     assert len(queue._heap) <= 64
 
 
+@pytest.mark.parametrize("end", ["leave", "done"])
+def test_who_came_while_somebody_was_on_the_way_is_woken_when_that_one_needs_no_more(end):
+    queue = WaitQueue(clock=Clock())
+    told = []
+    early = queue.epoch
+    queue.notify()  # freed between a failed pick and `enter`
+    first = queue.enter(told.append, deadline=10, epoch=early)
+    assert first.state is TicketState.WOKEN
+    seen = queue.epoch
+    assert queue.busy  # a newcomer has to queue up, and is about to
+    getattr(queue, end)(first)
+    second = queue.enter(told.append, deadline=10, epoch=seen)
+    assert second.state is TicketState.WOKEN
+    assert told == [first, second]
+
+
 class PoolMachine(RuleBasedStateMachine):
     """A pool of slots with waiters, at every interleaving that the protocol allows.
 

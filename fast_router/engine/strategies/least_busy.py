@@ -57,10 +57,24 @@ class LeastBusy(Strategy):
         seat = self._seats.get(deployment)
         if seat is None:
             return
-        load = int(deployment.in_flight + deployment.outside)
-        if load != seat[0]:
-            self._stand(deployment, seat)
-            self._sit(deployment, load, seat)
+        load = deployment.in_flight + int(deployment.outside) if deployment.outside else deployment.in_flight
+        buckets = self._buckets
+        former, index = seat
+        if load != former:
+            # `_stand` and `_sit`, written out: this is half of a lease.
+            bucket = buckets[former]
+            last = bucket.pop()
+            if last is not deployment:
+                bucket[index] = last
+                self._seats[last][1] = index
+            while load >= len(buckets):
+                buckets.append([])
+            bucket = buckets[load]
+            seat[0] = load
+            seat[1] = len(bucket)
+            bucket.append(deployment)
+            if load < self._lowest:  # noqa: PLR1730 - a call to min() costs more
+                self._lowest = load
 
     def _sit(self, deployment: Deployment, load: int, seat: list[int]) -> None:
         buckets = self._buckets
