@@ -170,7 +170,7 @@ async def _run(cases: list[str], rate: float) -> None:
     sides = [
         _side("LiteLLM", plugin=False),
         _side("fast_router", plugin=True),
-        _side("fast_router, hedging", plugin=True, options={"hedge_percent": 10}),
+        _side("fast_router, hedging, waiting", plugin=True, options={"hedge_percent": 10, "max_wait": 10}),
     ]
     columns = ["case", "router", "errors", "p99 s", "p99 to fault-free", "left after s", "back after s", "wasted"]
     columns += ["attempts a request"]
@@ -181,6 +181,7 @@ async def _run(cases: list[str], rate: float) -> None:
         [
             f"num_retries is LiteLLM's default, cooldown_time {_COOLDOWN:g} s, timeout {_TIMEOUT:g} s. All at once.",
             "p99: of requests that came during the fault. Until its timeout a hang looks slow; hedging bounds it.",
+            "Hedging, waiting: FAST_ROUTER_HEDGE_PERCENT=10 and FAST_ROUTER_MAX_WAIT=10; all else is the default.",
             "Back: the first second in which it gets at least three quarters of a fair share.",
         ],
     )

@@ -12,6 +12,7 @@ import inspect
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from fast_router import settings
 from fast_router.engine.failures import classify
 from fast_router.engine.ledger import AttemptLedger
 from fast_router.engine.retry_after import retry_after_from_error
@@ -32,6 +33,8 @@ __all__ = ["RequestLedger", "install"]
 
 # LiteLLM believes no Retry-After above this when it waits between two attempts.
 _LONGEST_SLEEP = 60.0
+# A keyword argument on its way from a synchronous call to the loop that LiteLLM runs it on; it goes no further.
+_ON_A_LOOP = "_fast_router_on_a_loop"
 
 
 class RequestLedger(AttemptLedger):
@@ -43,17 +46,21 @@ class RequestLedger(AttemptLedger):
         error: Identity of the error of the latest failure.
         model: The model name of the latest attempt.
         raised: The latest failure itself, for a retry that the budget refuses.
+        may_wait: Whether it may wait: not if that would block an event loop.
+        wait_until: Clock time in seconds until which it waits in all, None before its first wait.
     """
 
-    __slots__ = ("callers_timeout", "error", "failover", "model", "raised")
+    __slots__ = ("callers_timeout", "error", "failover", "may_wait", "model", "raised", "wait_until")
 
-    def __init__(self, failover: LiteLLMFailover | None, *, callers_timeout: bool) -> None:
+    def __init__(self, failover: LiteLLMFailover | None, *, callers_timeout: bool, may_wait: bool = True) -> None:
         super().__init__(None if failover is None else failover.policy.doubtful)
         self.failover = failover
         self.callers_timeout = callers_timeout
         self.error = 0
         self.model: object = None
         self.raised: Exception | None = None
+        self.may_wait = may_wait
+        self.wait_until: float | None = None
 
 
 def install(patches: PatchSet, band: Band) -> list[str]:
@@ -65,6 +72,7 @@ def install(patches: PatchSet, band: Band) -> list[str]:
     attempts.on_end.append(_ended)
     patches.on_restore(lambda: attempts.on_end.remove(_ended))
     patches.replace(band.core, band.slot("async_function_with_fallbacks"), lambda original: _request(original, band))
+    patches.replace(band.core, band.slot("function_with_fallbacks"), _synchronous_request)
     patches.replace(
         band.core,
         band.slot("async_function_with_fallbacks_common_utils"),
@@ -94,7 +102,9 @@ def _ledger(core: Any, band: Band, kwargs: Mapping[str, Any]) -> Iterator[Reques
         failover = policy_of(core, band)
     except Exception as error:  # noqa: BLE001 - LiteLLM's own failover goes on
         tally.failed(error, "failover")
-    ledger = RequestLedger(failover, callers_timeout=kwargs.get("timeout") is not None)
+    ledger = RequestLedger(
+        failover, callers_timeout=kwargs.get("timeout") is not None, may_wait=not kwargs.get(_ON_A_LOOP)
+    )
     token = attempts.ledger.set(ledger)
     try:
         yield ledger
@@ -105,10 +115,36 @@ def _ledger(core: Any, band: Band, kwargs: Mapping[str, Any]) -> Iterator[Reques
 
 def _request(original: Any, band: Band) -> Any:
     async def async_function_with_fallbacks(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with _ledger(self, band, kwargs):
-            return await original(self, *args, **kwargs)
+        outermost = attempts.ledger.get() is None
+        with _ledger(self, band, kwargs) as ledger:
+            kwargs.pop(_ON_A_LOOP, None)
+            if not outermost or not settings.current().max_wait or not ledger.may_wait:
+                return await original(self, *args, **kwargs)
+
+            async def call(request: dict[str, Any]) -> Any:
+                ledger.raised = None
+                return await original(self, *args, **request)
+
+            return await failover_waiting.outlasting(self, call, kwargs, ledger)
 
     return async_function_with_fallbacks
+
+
+def _synchronous_request(original: Any) -> Any:
+    """Tell a synchronous call that blocks somebody's event loop from one that only blocks its own thread."""
+
+    def function_with_fallbacks(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if settings.current().max_wait:
+            try:
+                asyncio.get_running_loop()
+            except RuntimeError:
+                pass
+            else:
+                # LiteLLM runs it on a loop in a thread of its own, from where this one cannot be seen.
+                kwargs[_ON_A_LOOP] = True
+        return original(self, *args, **kwargs)
+
+    return function_with_fallbacks
 
 
 def _mid_stream(original: Any, band: Band) -> Any:

@@ -7,20 +7,26 @@ notices that a rest is over when somebody asks it, so a waiter asks again when t
 from __future__ import annotations
 
 import asyncio
+import inspect
 from typing import TYPE_CHECKING, Any
 
 from fast_router import settings
 from fast_router.engine.waiting import QueueFullError, Ticket, TicketState, WaitQueue
+from fast_router.litellm_plugin import attempts
 from fast_router.litellm_plugin.binding import Binding, existing
+from fast_router.litellm_plugin.failover_outage import Outage, outlast
 from fast_router.litellm_plugin.selection import seam
 from fast_router.litellm_plugin.status import tally
 
 if TYPE_CHECKING:
-    from fast_router.engine import Deployment, ModelGroup
+    from collections.abc import Callable, Mapping, Sequence
+
+    from fast_router.engine import Deployment, Lease, ModelGroup
     from fast_router.litellm_plugin.bands import Band
+    from fast_router.litellm_plugin.failover import RequestLedger
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["Waiting", "install"]
+__all__ = ["Waiting", "install", "outlasting"]
 
 _STATE = "_fast_router_waiting"
 # Asked again at the latest after this many seconds: a limit that LiteLLM keeps by itself tells nobody when it is over.
@@ -28,8 +34,8 @@ _LONGEST_NAP = 1.0
 
 
 def install(patches: PatchSet, band: Band) -> list[str]:
-    """Let asynchronous picks wait where `max_wait` asks for it."""
-    del band
+    """Let picks wait where `max_wait` asks for it."""
+    patches.replace(band.core, band.slot("make_call"), _make_call)
 
     def adopt(changed: settings.Settings) -> None:
         # Picks pay for this only while it is wanted.
@@ -60,7 +66,7 @@ async def _pick(pick: Any, core: Any, *args: Any) -> Any:
         if waiting is not None and group is not None:
             queue = waiting.queue(group)
             request = _request(args, {})
-            ticket = await waiting.wait(group, queue, _patience(request, seconds), _priority(request))
+            ticket = await waiting.wait(group, queue, waiting.left(request, seconds), _priority(request))
     except Exception as error:  # noqa: BLE001 - LiteLLM's own answer follows
         tally.failed(error, "waiting for a deployment")
     try:
@@ -69,6 +75,85 @@ async def _pick(pick: Any, core: Any, *args: Any) -> Any:
         # Held until the pick is made: nobody may overtake a waiter on its last step.
         if ticket is not None and queue is not None:
             queue.done(ticket)
+
+
+async def outlasting(core: Any, call: Any, request: dict[str, Any], ledger: RequestLedger) -> Any:
+    """Make a request, with LiteLLM's retries and fallbacks, and again while its whole group is down.
+
+    Args:
+        core: The Router's core.
+        call: Makes it once.
+        request: Its keyword arguments.
+        ledger: What it has tried.
+
+    Raises:
+        Exception: LiteLLM's error.
+    """
+    began = ledger.failover.policy.engine.clock() if ledger.failover is not None else 0.0
+    ledger.wait_until = began + _patience(request, settings.current().max_wait)
+    found = _outage(core, request)
+    try:
+        # While others wait already, one attempt is enough to see that it goes on.
+        return await call({**request, "num_retries": 0} if found is not None and found[1].active else request)
+    except Exception as error:
+        # Before a Router's first pick, nothing was known of its groups.
+        found = found or _outage(core, request)
+        if found is None or ledger.failover is None:
+            raise
+        return await outlast(error, call, request, ledger, *found, ledger.wait_until, began)
+
+
+def _outage(core: Any, request: Mapping[str, Any]) -> tuple[ModelGroup, Outage] | None:
+    try:
+        waiting = _of(core)
+        group = None if waiting is None else waiting.group((), request)
+        return None if waiting is None or group is None else (group, waiting.outage(group))
+    except Exception as error:  # noqa: BLE001 - LiteLLM's own answer follows
+        tally.failed(error, "waiting for a deployment")
+        return None
+
+
+def _make_call(original: Any) -> Any:
+    """Let synchronous calls wait before their pick: LiteLLM runs each on an event loop of its own."""
+
+    async def make_call(self: Any, original_function: Any, *args: Any, **kwargs: Any) -> Any:
+        seconds = settings.current().max_wait
+        ledger = attempts.ledger.get()
+        if (
+            not seconds
+            or not getattr(ledger, "may_wait", False)
+            or inspect.iscoroutinefunction(getattr(original_function, "__func__", original_function))
+        ):
+            return await original(self, original_function, *args, **kwargs)
+        from litellm.types.router import RouterRateLimitError  # noqa: PLC0415
+
+        while True:
+            left = await _room(self, kwargs, seconds)
+            try:
+                return await original(self, original_function, *args, **kwargs)
+            except RouterRateLimitError:
+                # Another thread was quicker: its turn is over, not its time.
+                if left <= 0:
+                    raise
+
+    return make_call
+
+
+async def _room(core: Any, request: dict[str, Any], seconds: float) -> float:
+    """Wait until somebody may take a synchronous call; give the seconds for which it may wait once more."""
+    try:
+        waiting = _of(core)
+        group = None if waiting is None else waiting.group((), request)
+        if waiting is None or group is None:
+            return 0.0
+        queue = waiting.queue(group)
+        ticket = await waiting.wait(group, queue, waiting.left(request, seconds), _priority(request))
+        if ticket is not None:
+            queue.done(ticket)
+        return waiting.left(request, seconds)
+    except Exception as error:  # noqa: BLE001 - LiteLLM's own answer follows
+        tally.failed(error, "waiting for a deployment")
+        return 0.0
 
 
 def _of(core: Any) -> Waiting | None:
@@ -94,7 +179,7 @@ def _priority(request: dict[str, Any]) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _patience(request: dict[str, Any], seconds: float) -> float:
+def _patience(request: Mapping[str, Any], seconds: float) -> float:
     """Give how long a request waits: no longer than the timeout that its caller chose."""
     timeout = request.get("timeout")
     return min(seconds, float(timeout)) if isinstance(timeout, (int, float)) and timeout > 0 else seconds
@@ -111,9 +196,42 @@ class Waiting:
         self._binding = binding
         self._engine = binding.engine
         self._queues: dict[str, tuple[WaitQueue, ModelGroup]] = {}
+        self._outages: dict[str, Outage] = {}
         self._engine.on_available.append(self._available)
+        self._engine.on_release.append(self._released)
 
-    def group(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelGroup | None:
+    @property
+    def clock(self) -> Callable[[], float]:
+        """Monotonic seconds."""
+        return self._engine.clock
+
+    def outage(self, group: ModelGroup) -> Outage:
+        """Give a group's outage, which may be over."""
+        found = self._outages.get(group.name)
+        return self._outages.setdefault(group.name, Outage(self.clock)) if found is None else found
+
+    def left(self, request: Mapping[str, Any], seconds: float) -> float:
+        """Give how long a request may still wait, over all its attempts."""
+        now = self.clock()
+        ledger: Any = attempts.ledger.get()
+        until = getattr(ledger, "wait_until", None)
+        if until is None:
+            until = now + _patience(request, seconds)
+            if hasattr(ledger, "wait_until"):
+                ledger.wait_until = until
+        return max(0.0, until - now)
+
+    def _released(self, lease: Lease, error: BaseException | None, cancelled: bool) -> None:
+        if error is None and not cancelled:
+            for name, outage in self._outages.items():
+                if outage.active and lease.deployment in self._members(name):
+                    outage.succeeded(lease.started)
+
+    def _members(self, name: str) -> Sequence[Deployment]:
+        group = self._binding.router.groups.get(name)
+        return () if group is None else group.members
+
+    def group(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ModelGroup | None:
         """Give the group that a pick is about, None if the engine does not know it."""
         model = kwargs.get("model", args[0] if args else None)
         return self._binding.router.groups.get(model) if isinstance(model, str) else None

@@ -351,12 +351,12 @@ async def test_without_max_wait_it_fails_at_once_as_litellm_does(servers):
 
 
 async def test_max_wait_waits_for_the_first_to_come_back(servers):
-    settings.configure(max_wait=10)
     for server in servers:
         server.order(throttle_rate=1.0, retry_after=1)
     r = router(servers, num_retries=2)
     with pytest.raises(litellm.RateLimitError):
         await ask(r)
+    settings.configure(max_wait=10)
     for server in servers:
         server.order(throttle_rate=0.0)
     answers = await asyncio.gather(*(ask(r) for _ in range(12)))
@@ -364,12 +364,12 @@ async def test_max_wait_waits_for_the_first_to_come_back(servers):
 
 
 async def test_max_wait_gives_up_with_litellms_error(servers):
-    settings.configure(max_wait=0.3)
     for server in servers:
         server.order(throttle_rate=1.0, retry_after=3000)
     r = router(servers, num_retries=2)
     with pytest.raises(litellm.RateLimitError):
         await ask(r)
+    settings.configure(max_wait=0.3)
     began = time.monotonic()
     with pytest.raises(RouterRateLimitError) as caught:
         await ask(r, num_retries=0)
@@ -378,12 +378,12 @@ async def test_max_wait_gives_up_with_litellms_error(servers):
 
 
 async def test_a_cancelled_waiter_leaves_nothing_behind(servers):
-    settings.configure(max_wait=30)
     for server in servers:
         server.order(throttle_rate=1.0, retry_after=30)
     r = router(servers, num_retries=2)
     with pytest.raises(litellm.RateLimitError):
         await ask(r)
+    settings.configure(max_wait=30)
     waiting = asyncio.ensure_future(ask(r))
     core = r.__dict__.get("_core", r)
     deadline = time.monotonic() + 10
