@@ -170,7 +170,7 @@ async def _run(cases: list[str], rate: float) -> None:
     sides = [
         _side("LiteLLM", plugin=False),
         _side("fast_router", plugin=True),
-        _side("fast_router, hedging, waiting", plugin=True, options={"hedge_percent": 10, "max_wait": 10}),
+        _side("hedging, waiting", plugin=True, options={"hedge_percent": 10, "max_wait": 10}),
     ]
     columns = ["case", "router", "errors", "p99 s", "p99 to fault-free", "left after s", "back after s", "wasted"]
     columns += ["attempts a request"]

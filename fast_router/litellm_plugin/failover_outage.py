@@ -1,8 +1,9 @@
 """Outlasting an outage: with `max_wait`, a request that everybody in its group has failed waits and tries again.
 
-LiteLLM's retries are over in milliseconds, an outage is not. While one goes on, requests stand in line; one of them
-tries every now and then, newcomers try once instead of with all their retries, and the first answer lets two more
-in, each of theirs two more: the servers that come back get neither everybody's retries nor everybody at once.
+LiteLLM's retries are over in milliseconds, an outage is not. While one goes on, requests stand in line and one of them
+tries every now and then; newcomers try once instead of with all their retries, and as soon as several requests agree
+that nobody answers, they join the line at once. The first answer lets two more in, each of theirs two more. So the
+servers that come back get neither everybody's retries nor everybody at once.
 
 A request that fails while others are answered is not in an outage, it is the trouble itself: it gets its error.
 """
@@ -29,6 +30,8 @@ __all__ = ["Outage", "outlast"]
 _PASSES = frozenset({FailureKind.SERVER, FailureKind.CONNECTION, FailureKind.TIMEOUT, FailureKind.RATE_LIMIT})
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 1.0
 _ADMITTED_BY_AN_ANSWER = 2
+# So many requests in line are no coincidence: one that breaks every server by itself must not hold up the others.
+_AGREED = 3
 # A group that comes back does so one by one: a request may meet some that are not back yet.
 _FAILURES_AMONG_ANSWERS = 3
 
@@ -58,6 +61,11 @@ class Outage:
     def __len__(self) -> int:
         """Give the number of requests that stand in line."""
         return len(self._line)
+
+    @property
+    def agreed(self) -> bool:
+        """Whether several requests have found out already that nobody answers."""
+        return len(self._line) >= _AGREED
 
     def enter(self) -> None:
         """Count a request; the first one begins the outage."""
@@ -126,7 +134,7 @@ class Outage:
 
 
 async def outlast(
-    error: Exception,
+    error: Exception | None,
     call: Callable[[dict[str, Any]], Awaitable[Any]],
     request: Mapping[str, Any],
     ledger: AttemptLedger,
@@ -138,7 +146,7 @@ async def outlast(
     """Repeat a request that has failed while its group's outage lasts.
 
     Args:
-        error: How it failed.
+        error: How it failed, None if it was not made yet.
         call: Makes it once, with LiteLLM's fallbacks.
         request: Its keyword arguments. Nested metadata stays the proxy's own, as in LiteLLM's retries.
         ledger: What it has tried.
@@ -150,7 +158,7 @@ async def outlast(
     Raises:
         Exception: The latest error.
     """
-    if not _passes(error, ledger, group, known=outage.active > 0):
+    if error is not None and not _passes(error, ledger, group, known=outage.active > 0):
         raise error
     priority = request.get("priority")
     strikes = 0
@@ -170,6 +178,8 @@ async def outlast(
                 return response
     finally:
         outage.leave()
+    if error is None:
+        return await call({**request, "num_retries": 0})
     raise error
 
 

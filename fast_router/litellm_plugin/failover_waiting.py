@@ -92,6 +92,8 @@ async def outlasting(core: Any, call: Any, request: dict[str, Any], ledger: Requ
     began = ledger.failover.policy.engine.clock() if ledger.failover is not None else 0.0
     ledger.wait_until = began + _patience(request, settings.current().max_wait)
     found = _outage(core, request)
+    if found is not None and found[1].agreed:
+        return await outlast(None, call, request, ledger, *found, ledger.wait_until, began)
     try:
         # While others wait already, one attempt is enough to see that it goes on.
         return await call({**request, "num_retries": 0} if found is not None and found[1].active else request)

@@ -103,8 +103,13 @@ async def test_an_outage_of_everybody_is_outlasted_without_everybodys_retries(se
     assert requests(servers) == 3  # LiteLLM's retries
     others = [asyncio.ensure_future(ask(r)) for _ in range(20)]
     await until(lambda: outage_of(r).active == 21)
-    # One attempt each, and those whose turn has come since.
+    # LiteLLM would have made sixty: now some have tried once, others wait for their turn.
     assert requests(servers) < 3 + 20 * 2
+    before = requests(servers)
+    late = [asyncio.ensure_future(ask(r)) for _ in range(20)]
+    await until(lambda: outage_of(r).active == 41)
+    assert requests(servers) < before + 20
+    others += late
     for server in servers:
         server.order(error_rate=0.0)
     answers = await asyncio.wait_for(asyncio.gather(first, *others), 60)
