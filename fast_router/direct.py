@@ -21,6 +21,7 @@ __all__ = ["NO_MODEL", "PicksFromLists"]
 _LISTS = 4  # remembered at a time: a program has one or two, and each is held alive
 _DRAWS = range(12)  # before an unweighted shuffle gives up drawing
 _SHORT = 8  # a list up to here is compared as a whole in no more time than a draw takes
+_NOTHING = object()
 _name_of = itemgetter("model_name")
 NO_MODEL = "get_available_deployment() needs the name of a model: get_available_deployment({})"
 
@@ -40,6 +41,7 @@ class PicksFromLists:
         self.options = options
         self.engine = engine
         self._random = engine.rng.random
+        self._short: tuple[Any, ...] = (_NOTHING, None, {}, (), self._random)
         self._last: _KnownList = _KnownList((), strategy, options, engine)
         self._known: dict[int, _KnownList] = {}
 
@@ -60,26 +62,27 @@ class PicksFromLists:
             ConfigurationError: `model_list` is malformed; the message names the entry.
             TypeError: No model was named.
         """
+        source, image, choices, labels, random = self._short
+        if source is model_list and image == source:
+            indices = choices.get(model)
+            if indices is not None:
+                count = len(indices)
+                index = indices[int(random() * count)] if count > 1 else indices[0]
+                if not blocked_models or labels[index].isdisjoint(blocked_models):
+                    found: dict[str, Any] = source[index]  # type: ignore[index]
+                    return found
+        if model_list is None:
+            return self._from_kept(model, blocked_models)
+        if model is None:
+            raise TypeError(NO_MODEL.format("model_list, 'gpt-4'"))
         known = self._last
         if known.source is not model_list:
-            if model_list is None:
-                return self._from_kept(model, blocked_models)
             known = self._recall(model_list)
-        if known.short:
-            if known.image == model_list:
-                indices = known.choices.get(model)  # type: ignore[arg-type]
-                if indices is not None:
-                    index = indices[int(self._random() * len(indices))]
-                    if not blocked_models or known.labels[index].isdisjoint(blocked_models):
-                        found: dict[str, Any] = model_list[index]
-                        return found
-        elif known.credit and model in known.choices:
+        if known.credit and model in known.choices:
             known.credit -= 1
             drawn = self._drawn(known, model_list, model, blocked_models)
             if drawn is not None:
                 return drawn
-        if model is None:
-            raise TypeError(NO_MODEL.format("model_list, 'gpt-4'"))
         return self._exact(known, model_list, model, blocked_models)
 
     def _from_kept(self, model: str | None, blocked: Collection[str] | None) -> dict[str, Any] | None:
@@ -130,6 +133,9 @@ class PicksFromLists:
         while len(self._known) >= _LISTS:
             self._known.pop(next(iter(self._known)))
         self._known[id(known.source)] = self._last = known
+        if known.short:
+            # What the shortest way needs, in one read.
+            self._short = (known.source, known.image, known.choices, known.labels, self._random)
         return known
 
     def _exact(
