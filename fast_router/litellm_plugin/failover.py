@@ -153,11 +153,10 @@ def _mid_stream(original: Any, band: Band) -> Any:
     async def async_function_with_fallbacks_common_utils(self: Any, *args: Any, **kwargs: Any) -> Any:
         from fast_router.litellm_plugin.streams import driving  # noqa: PLC0415
 
-        if failover_streams.beginning.get():
+        error = kwargs.get("e", args[0] if args else None)
+        if isinstance(error, Exception) and _before_its_first_token(error, kwargs.get("kwargs")):
             # Nobody has seen a token of it: LiteLLM's retries come before its fallbacks.
-            error = kwargs.get("e", args[0] if args else None)
-            if isinstance(error, Exception):
-                raise getattr(error, "original_exception", None) or error
+            raise getattr(error, "original_exception", None) or error
         watch = driving.get()
         if watch is None or attempts.ledger.get() is not None:
             return await original(self, *args, **kwargs)
@@ -168,11 +167,24 @@ def _mid_stream(original: Any, band: Band) -> Any:
                 for attempt in earlier.attempts:
                     ledger.failed(*attempt)
             elif watch.attempt.lease is not None:
-                error = kwargs.get("e", args[0] if args else None)
                 _enter(ledger, watch.attempt, error)
             return await original(self, *args, **kwargs)
 
     return async_function_with_fallbacks_common_utils
+
+
+def _before_its_first_token(error: Exception, request: Any) -> bool:
+    if failover_streams.beginning.get():
+        return True
+    # LiteLLM takes a synchronous stream's failure to a thread of its own, where that variable is not set. With
+    # `stream_failover` nobody but us asks such a stream for its first chunk.
+    function = request.get("original_function") if isinstance(request, dict) else None
+    return (
+        function is not None
+        and getattr(error, "is_pre_first_chunk", False)
+        and settings.current().stream_failover
+        and not inspect.iscoroutinefunction(getattr(function, "__func__", function))
+    )
 
 
 # -- attempts ------------------------------------------------------------------------------------------------

@@ -12,14 +12,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from fast_router import settings
 from fast_router.litellm_plugin import attempts
+from fast_router.litellm_plugin.status import tally
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from fast_router.litellm_plugin.bands import Band
     from fast_router.litellm_plugin.patching import PatchSet
 
@@ -32,7 +36,7 @@ _END = object()
 
 
 def install(patches: PatchSet, band: Band) -> list[str]:
-    """Wait for the first chunk of every asynchronous stream inside its attempt."""
+    """Wait for the first chunk of every stream inside its attempt."""
     patches.replace(band.core, band.slot("make_call"), _make_call)
     return ["stream_failover"]
 
@@ -62,16 +66,11 @@ async def _begun(response: Any, *, eager: bool, idle: float) -> Any:
     if bare:
         source = response
     if source is None:
-        return response
+        return await _begun_otherwise(response) if eager else response
     first: list[Any] = []
     if eager:
-        token = beginning.set(True)
-        try:
-            first.append(await _next(source, idle))
-        except StopAsyncIteration:
-            first.append(_END)
-        finally:
-            beginning.reset(token)
+        first = await _first(lambda: _next(source, idle))
+        _answered(source)
     if bare:
         return _generator(source, first, idle)
     begun = _Begun(source, first, idle)
@@ -79,6 +78,152 @@ async def _begun(response: Any, *, eager: bool, idle: float) -> Any:
     if state is not None and state.get("completion_stream") is source:
         response.completion_stream = begun
     return response
+
+
+# Events of the Responses API that say nothing but that the server has heard: a failure after these loses nothing.
+_HEARD = frozenset({"response.created", "response.in_progress", "response.queued"})
+_MOST_HEARD = 4
+
+
+def _tells(chunk: Any) -> bool:
+    kind = getattr(chunk, "type", None)
+    return not isinstance(kind, str) or getattr(kind, "value", kind) not in _HEARD
+
+
+async def _first(step: Callable[[], Awaitable[Any]]) -> list[Any]:
+    """Give what a stream begins with, up to its first token, the last chunk first: to be popped."""
+    chunks: list[Any] = []
+    token = beginning.set(True)
+    try:
+        while len(chunks) < _MOST_HEARD:
+            chunks.insert(0, await step())
+            if _tells(chunks[0]):
+                break
+    except StopAsyncIteration:
+        chunks.insert(0, _END)
+    finally:
+        beginning.reset(token)
+    return chunks
+
+
+def _answered(source: Any) -> None:
+    """Tell the breaker: for a probe a first token is answer enough, its stream may last minutes."""
+    watch = getattr(source, "_watch", None) or getattr(source, "_fast_router_watch", None)
+    lease = None if watch is None else watch.attempt.lease
+    ledger: Any = attempts.ledger.get()
+    failover = getattr(ledger, "failover", None)
+    if lease is not None and failover is not None:
+        try:
+            failover.policy.first_token(lease)
+        except Exception as error:  # noqa: BLE001 - the stream must reach the caller
+            tally.failed(error, "a stream's first token")
+
+
+# -- streams that are no asynchronous generator ----------------------------------------------------------------
+
+
+async def _begun_otherwise(response: Any) -> Any:
+    """Put the first chunk back into a synchronous stream, or into an iterator of a class of its own."""
+    state = getattr(response, "__dict__", None)
+    source = None if state is None else state.get("_sync_generator")
+    if source is not None:
+        first = _first_sync(source)
+        _answered(source)
+        begun = _chained(source, first)
+        response._sync_generator = begun
+        if state is not None and state.get("completion_stream") is source:
+            response.completion_stream = begun
+        return response
+    if inspect.isgenerator(response):
+        return _chained(response, _first_sync(response))
+    if state is None or not (hasattr(type(response), "__anext__") or hasattr(type(response), "__next__")):
+        return response
+    if hasattr(type(response), "__anext__") and not _is_synchronous(response):
+        first = await _first(response.__anext__)
+    else:
+        first = _first_sync(response)
+    _answered(response)
+    _put_back(response, first)
+    return response
+
+
+def _is_synchronous(response: Any) -> bool:
+    """Tell whether a stream that could be read either way comes from a synchronous call."""
+    source = getattr(response, "completion_stream", None)
+    return source is not None and hasattr(source, "__next__") and not hasattr(source, "__anext__")
+
+
+def _first_sync(source: Any) -> list[Any]:
+    chunks: list[Any] = []
+    token = beginning.set(True)
+    try:
+        while len(chunks) < _MOST_HEARD:
+            chunks.insert(0, next(source))
+            if _tells(chunks[0]):
+                break
+    except StopIteration:
+        chunks.insert(0, _END)
+    finally:
+        beginning.reset(token)
+    return chunks
+
+
+def _chained(source: Any, first: list[Any]) -> Generator[Any, None, None]:
+    try:
+        while first:
+            chunk = first.pop()
+            if chunk is _END:
+                return
+            yield chunk
+        yield from source
+    finally:
+        source.close()
+
+
+_FIRST = "_fast_router_first"
+_classes: weakref.WeakKeyDictionary[type, type] = weakref.WeakKeyDictionary()
+
+
+def _put_back(response: Any, first: list[Any]) -> None:
+    kind = type(response)
+    begun = _classes.get(kind)
+    if begun is None:
+        begun = _classes[kind] = _begun_class(kind)
+    setattr(response, _FIRST, first)
+    response.__class__ = begun
+
+
+def _begun_class(kind: Any) -> type:
+    """A subclass that differs in nothing but giving the first chunk, which was read already."""
+    members: dict[str, Any] = {
+        "__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__, "__slots__": (),
+    }  # fmt: skip
+    if hasattr(kind, "__anext__"):
+
+        async def __anext__(self: Any) -> Any:  # noqa: N807
+            waiting = getattr(self, _FIRST)
+            if not waiting:
+                return await kind.__anext__(self)
+            if waiting[-1] is _END:
+                raise StopAsyncIteration
+            return waiting.pop()
+
+        members["__anext__"] = __anext__
+    if hasattr(kind, "__next__"):
+
+        def __next__(self: Any) -> Any:  # noqa: N807
+            waiting = getattr(self, _FIRST)
+            if not waiting:
+                return kind.__next__(self)
+            if waiting[-1] is _END:
+                raise StopIteration
+            return waiting.pop()
+
+        members["__next__"] = __next__
+    return type(kind.__name__, (kind,), members)
+
+
+# -- pauses ----------------------------------------------------------------------------------------------------
 
 
 async def _next(source: Any, idle: float) -> Any:

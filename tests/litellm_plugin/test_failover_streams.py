@@ -68,6 +68,21 @@ def router(servers, **options):
     )
 
 
+def responses_router(servers):
+    return Router(
+        model_list=[
+            {
+                "model_name": "m",
+                "litellm_params": {"model": "openai/test-model", "api_base": s.api_base, "api_key": "k"},
+                "model_info": {"id": f"d{i}"},
+            }
+            for i, s in enumerate(servers)
+        ],
+        num_retries=2,
+        disable_cooldowns=True,
+    )
+
+
 def failover(r):
     return policy_of(_switch.band.core_of(r), _switch.band)
 
@@ -160,6 +175,56 @@ async def test_a_stream_keeps_its_class_and_can_be_closed_early(servers):
         await stream.aclose()
     del stream
     assert await idle(r) == [0, 0]
+
+
+@sees_cuts
+def test_a_synchronous_stream_that_fails_before_its_first_token_fails_over_unnoticed(servers):
+    servers[0].order(cut_rate=1.0, cut_after=0)
+    r = router(servers, disable_cooldowns=True)
+    for _ in range(8):
+        stream = r.completion(model="m", messages=MESSAGES, stream=True)
+        assert isinstance(stream, litellm.CustomStreamWrapper)
+        assert len(list(stream)) > 2
+    assert servers[0].records.requests > 0
+    assert [d.in_flight for d in fast_router.advanced_router(r).deployments.values()] == [0, 0]
+
+
+@sees_cuts
+def test_a_synchronous_stream_is_not_repeated_after_its_first_token(servers):
+    for server in servers:
+        server.order(cut_rate=1.0, cut_after=2)
+    r = router(servers, disable_cooldowns=True)
+    with pytest.raises(Exception, match=r"."):
+        list(r.completion(model="m", messages=MESSAGES, stream=True))
+    assert sum(s.records.requests for s in servers) == 1
+    assert [d.in_flight for d in fast_router.advanced_router(r).deployments.values()] == [0, 0]
+
+
+@sees_cuts
+async def test_a_responses_stream_that_fails_before_its_first_token_fails_over_unnoticed(servers):
+    servers[0].order(cut_rate=1.0, cut_after=0)
+    r = responses_router(servers)
+    for _ in range(8):
+        events = await read(await r.aresponses(model="m", input="hello", stream=True))
+        assert events[0].type == "response.created"
+        assert events[-1].type == "response.completed"
+    assert servers[0].records.requests > 0
+    assert await idle(r) == [0, 0]
+
+
+async def test_a_streams_first_token_is_answer_enough_for_a_probe(servers):
+    settings.configure(breaker_slow_start=0)
+    r = router(servers[:1], cooldown_time=600)
+    await ask(r)
+    d0 = fast_router.advanced_router(r).deployments["d0"]
+    policy = failover(r).policy
+    policy.ordered(d0, 600, "for this test")
+    policy.engine.wake(d0, quiet=True)
+    servers[0].order(tokens=1000, per_token=30.0)
+    stream = await ask(r, stream=True)
+    assert policy.state("d0") is BreakerState.CLOSED
+    assert d0.in_flight == 1
+    del stream
 
 
 def test_synchronous_streams_still_work(servers):
