@@ -281,6 +281,13 @@ class Settings:
     celery_metrics_window: float | None = option(
         None, "Memory of latencies and errors.", section="Celery routing", unit="seconds", gt=0
     )
+    celery_queue_interval: float | None = option(
+        None,
+        "Pause between two looks at the vLLMs' own queues; 0: never.",
+        section="Celery routing",
+        unit="seconds",
+        ge=0,
+    )
     celery_connect_timeout: float | None = option(
         None, "Longest connection attempt.", section="Celery routing", unit="seconds", gt=0
     )
@@ -379,7 +386,7 @@ def _validators() -> dict[str, Any]:
 def _from_text(kind: str, text: str) -> object:
     """What a string of the environment stands for, as far as pydantic cannot tell."""
     if kind == "list":
-        return tuple(part.strip() for part in text.split(",") if part.strip())
+        return tuple(text.replace(",", " ").split())
     if kind == "mapping":
         import yaml
 

@@ -143,7 +143,7 @@ def install_behind(patches: PatchSet) -> list[str]:
     if hasattr(RedisCache, "increment_with_floor"):
         patches.replace(RedisCache, "increment_with_floor", _floor)
         patches.replace(RedisCache, "async_increment_with_floor", _async_floor)
-    return ["counters behind"]
+    return ["counters_behind"]
 
 
 def _pipeline(original: Any) -> Any:

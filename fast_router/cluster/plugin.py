@@ -125,7 +125,9 @@ def install(patches: PatchSet, band: Band) -> list[str]:
         keeper.stop()
 
     patches.on_restore(undo)
-    features = ["shared state", *install_behind(patches)]
+    features = ["shared_state"]
+    if "counters_behind" not in settings().disabled_features:
+        features += install_behind(patches)
     if options.limits != "strict":
         return features
     patches.replace(band.core, band.slot("async_get_available_deployment"), _admitting)

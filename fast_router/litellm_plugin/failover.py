@@ -80,13 +80,18 @@ def install(patches: PatchSet, band: Band) -> list[str]:
     )
     # From the inside out: a stream is an attempt up to its first token; each attempt's failure is seen; a hedge
     # runs two attempts side by side.
-    done = ["failover", *failover_streams.install(patches, band)]
+    off = settings.current().disabled_features
+    done = ["failover"]
+    if "stream_failover" not in off:
+        done += failover_streams.install(patches, band)
     patches.replace(band.core, band.slot("make_call"), lambda original: _make_call(original, band))
-    done += hedging.install(patches, band)
+    if "hedging" not in off:
+        done += hedging.install(patches, band)
     patches.replace(band.core, band.slot("should_retry_this_error"), _should_retry)
     patches.replace(band.core, band.slot("_time_to_sleep_before_retry"), _sleep)
     failover_cooldowns.install(patches, band)
-    done += failover_waiting.install(patches, band)
+    if "waiting" not in off:
+        done += failover_waiting.install(patches, band)
     return done
 
 

@@ -64,10 +64,24 @@ def _off_by_environment() -> bool:
     return os.environ.get("FAST_ROUTER_ENABLED", "").strip().lower() in _OFF
 
 
+def _allowed() -> bool:
+    """Whether the settings let LiteLLM be touched; programs that set nothing do not load what reads settings."""
+    if _off_by_environment():
+        return False
+    if "fast_router.settings" not in sys.modules and not any(name.startswith("FAST_ROUTER_") for name in os.environ):
+        return True
+    from fast_router import settings  # noqa: PLC0415
+
+    return settings.configure().enabled  # read anew: the environment may have changed since
+
+
 def install_hook() -> None:
-    """Have LiteLLM patched as soon as it is imported; nothing at all with `FAST_ROUTER_ENABLED=0`."""
-    if not _off_by_environment():
-        enable()
+    """Have LiteLLM patched as soon as it is imported; nothing at all with `FAST_ROUTER_ENABLED=0`.
+
+    Raises:
+        ConfigurationError: A setting is wrong; LiteLLM is left as it is then.
+    """
+    enable()
 
 
 def enable() -> bool:
@@ -78,10 +92,13 @@ def enable() -> bool:
 
     Returns:
         True if LiteLLM is patched now; False if it is not imported yet, cannot be patched (see `status`), or
-        `FAST_ROUTER_ENABLED=0` forbids it.
+        a setting (`FAST_ROUTER_ENABLED=0`) forbids it.
+
+    Raises:
+        ConfigurationError: A setting is wrong; nothing has changed then.
     """
     with _switch.lock:
-        if _off_by_environment():
+        if not _allowed():
             return False
         _switch.wanted = True
         if _switch.enabled:
@@ -148,11 +165,20 @@ def _imported(_module: ModuleType) -> None:
         _watch_with_wrapt()
         return
     with _switch.lock:
-        if _switch.wanted and not _switch.enabled:
-            _patch(module)
+        if not _switch.wanted or _switch.enabled:
+            return
+        try:
+            if _allowed():
+                _patch(module)
+        except Exception as error:  # noqa: BLE001 - importing LiteLLM must not fail because of us
+            # The settings were right when fast_router was imported: they have changed since.
+            from fast_router.litellm_plugin.status import LOGGER  # noqa: PLC0415
+
+            LOGGER.error("fast_router: not enabled: %s", error)
 
 
 def _patch(module: ModuleType) -> None:
+    from fast_router import settings  # noqa: PLC0415
     from fast_router.litellm_plugin.bands import UnknownBandError, find_band  # noqa: PLC0415
     from fast_router.litellm_plugin.patching import PatchSet  # noqa: PLC0415
     from fast_router.litellm_plugin.status import tally  # noqa: PLC0415
@@ -168,19 +194,14 @@ def _patch(module: ModuleType) -> None:
         tally.failed(error, "enable")
         return
     else:
-        disabled = _disabled_features()
+        disabled = {name.lower() for name in settings.current().disabled_features}
         for name, path in FEATURES:
             if name in disabled:
-                _switch.skipped[name] = "switched off by FAST_ROUTER_DISABLED_FEATURES"
+                _switch.skipped[name] = "switched off by disabled_features"
             else:
                 _install(name, _installer(path), patches, _switch.band)
     _switch.patches = patches
     _switch.enabled = bool(_switch.features)
-
-
-def _disabled_features() -> set[str]:
-    words = os.environ.get("FAST_ROUTER_DISABLED_FEATURES", "").replace(",", " ").split()
-    return {word.lower() for word in words}
 
 
 def _installer(path: str) -> Callable[[PatchSet, Any], list[str]]:

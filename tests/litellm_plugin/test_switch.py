@@ -138,6 +138,74 @@ def test_a_feature_can_be_switched_off():
     assert "selection" in found["features"]
 
 
+def test_a_feature_can_be_switched_off_by_configure():
+    found = run_python(
+        """
+import json, fast_router
+fast_router.configure(disabled_features=("hedging", "bookkeeping"))
+import litellm
+litellm.Router
+print(json.dumps(fast_router.status()))
+"""
+    )
+    assert found["enabled"]
+    assert "bookkeeping" in found["skipped"]
+
+
+def test_every_feature_that_the_status_names_can_be_switched_off():
+    found = run_python(
+        """
+import json, fast_router, litellm
+litellm.Router
+names = fast_router.status()["features"]
+still_on = []
+for name in names:
+    fast_router.disable()
+    fast_router.configure(disabled_features=(name,))
+    fast_router.enable()
+    if name in fast_router.status()["features"]:
+        still_on.append(name)
+print(json.dumps({"names": names, "still_on": still_on, "errors": fast_router.status()["errors"]["count"]}))
+"""
+    )
+    assert {"selection", "failover", "hedging", "waiting", "stream_failover", "shared_state"} <= set(found["names"])
+    assert found["still_on"] == []
+    assert found["errors"] == 0
+
+
+def test_the_file_of_settings_can_leave_litellm_untouched(tmp_path):
+    options = tmp_path / "options.yml"
+    options.write_text("enabled: false\n")
+    found = run_python(
+        "import json, litellm, fast_router; litellm.Router; print(json.dumps(fast_router.status()))",
+        FAST_ROUTER_CONFIG=str(options),
+    )
+    assert not found["enabled"]
+    assert found["patched"] == []
+
+
+@pytest.mark.parametrize("first", ["fast_router", "litellm"])
+def test_a_wrong_setting_is_one_clear_error_and_nothing_is_patched(first):
+    found = run_python(
+        f"""
+import json
+if "{first}" == "litellm":
+    import litellm
+try:
+    import fast_router
+    said = None
+except Exception as error:
+    said = str(error)
+import litellm.router
+print(json.dumps({{"said": said, "module": litellm.Router.async_get_available_deployment.__module__}}))
+""",
+        FAST_ROUTER_MAX_WAIT="soon",
+    )
+    assert found["said"].startswith("FAST_ROUTER_MAX_WAIT: 'soon'")
+    assert "seconds" in found["said"]
+    assert found["module"].startswith("litellm")
+
+
 def test_an_error_of_ours_is_counted_and_litellm_answers(monkeypatch, caplog):
     made = router(entry("a"), entry("b"))
     errors = fast_router.status()["errors"]["count"]

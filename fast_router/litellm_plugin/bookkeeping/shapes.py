@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import os
 from typing import TYPE_CHECKING, Any
+
+from fast_router import settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["DISABLED_VARIABLE", "KNOWN", "fingerprint", "is_enabled", "is_known", "member"]
-
-DISABLED_VARIABLE = "FAST_ROUTER_DISABLED_FEATURES"
+__all__ = ["KNOWN", "fingerprint", "is_enabled", "is_known", "member"]
 
 #: Function → the fingerprints of its source that we have read and tested, oldest version first.
 KNOWN: dict[str, frozenset[str]] = {
@@ -84,6 +83,5 @@ def member(owner: type, *names: str) -> tuple[str, Callable[..., Any]] | None:
 
 
 def is_enabled(feature: str) -> bool:
-    """Whether FAST_ROUTER_DISABLED_FEATURES leaves ``feature`` on."""
-    words = os.environ.get(DISABLED_VARIABLE, "").replace(",", " ").split()
-    return feature not in {word.lower().replace("-", "_") for word in words}
+    """Whether the setting ``disabled_features`` leaves ``feature`` on."""
+    return feature not in {word.lower().replace("-", "_") for word in settings.current().disabled_features}

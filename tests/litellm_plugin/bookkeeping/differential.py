@@ -21,6 +21,7 @@ import pytest
 from litellm.integrations.custom_logger import CustomLogger
 from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
 
+from fast_router import settings
 from fast_router.litellm_plugin import bookkeeping
 from fast_router.litellm_plugin.bands import find_band
 from fast_router.litellm_plugin.patching import PatchSet
@@ -195,6 +196,7 @@ def features(monkeypatch: pytest.MonkeyPatch, wanted: Any):
     """Install the bookkeeping features in `wanted` (None: all of them)."""
     off = set() if wanted is None else set(bookkeeping.FEATURES) - set(wanted)
     monkeypatch.setenv("FAST_ROUTER_DISABLED_FEATURES", ",".join(sorted(off)))
+    settings.configure()
     patches = PatchSet()
     installed = bookkeeping.install(patches, find_band(litellm.router))
     try:
