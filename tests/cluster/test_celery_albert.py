@@ -16,6 +16,7 @@ import yaml
 from fast_router_albert import ModelBusyError, ModelRegistry, load_config
 from redis import Redis
 
+import fast_router
 from fast_router.cluster.celery_wire import Keys
 from fast_router.testing import Upstream
 from fast_router.testing.servers import free_port
@@ -41,8 +42,6 @@ def settings(amqp_url, redis_url, monkeypatch):
     # A key prefix has no word in Albert's files; a deadline neither, and a busy machine needs a long one.
     monkeypatch.setenv("FAST_ROUTER_CELERY_KEY_PREFIX", found.key_prefix)
     monkeypatch.setenv("FAST_ROUTER_CELERY_DEADLINE", "20")
-    import fast_router
-
     fast_router.configure()
     yield found
     monkeypatch.undo()
@@ -116,6 +115,32 @@ async def test_the_registry_asks_workers(dialect, settings, upstreams, tmp_path)
     assert all(upstream.records.served for upstream in upstreams)
 
 
+async def test_a_growing_queue_of_a_server_reroutes_by_itself(settings, upstreams, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAST_ROUTER_CELERY_QUEUE_INTERVAL", "0.05")
+    fast_router.configure()
+    content = document("D5", settings, upstreams)
+    content["models"][0]["load_balancing_strategy"] = "least_busy"
+    path = written(tmp_path / "config.yml", content)
+    full, empty = upstreams
+    full.order(background_waiting=40)
+    with Worker(settings, "--config", path), Redis.from_url(settings.redis_url, decode_responses=True) as client:
+        # Two processes of the fleet share the reading.
+        registries = [ModelRegistry.from_config(load_config(path)) for _ in range(2)]
+        try:
+            for registry in registries:
+                assert (await registry["m"].forward("chat/completions", json=CHAT)).status_code == 200
+            keys = [Keys(settings).stat(id_) for id_ in registries[0].router.deployments]
+            await until(lambda: {client.hget(key, "q") for key in keys} == {"40", "0"})
+            full.reset()
+            empty.reset()
+            for registry in registries * 3:
+                assert (await registry["m"].forward("chat/completions", json=CHAT)).status_code == 200
+            assert (full.records.requests, empty.records.requests) == (0, 6)
+        finally:
+            for registry in registries:
+                await registry.aclose()
+
+
 async def test_a_limit_holds_over_two_registries(settings, upstreams, tmp_path):
     content = document("D5", settings, upstreams, qos_metric="inflight", qos_limit=1)
     path = written(tmp_path / "config.yml", content)
@@ -138,8 +163,6 @@ async def test_a_limit_holds_over_two_registries(settings, upstreams, tmp_path):
 
 async def test_without_a_worker_the_registry_picks(settings, upstreams, monkeypatch):
     monkeypatch.setenv("FAST_ROUTER_CELERY_DEADLINE", "0.05")
-    import fast_router
-
     fast_router.configure()
     registry = ModelRegistry.from_config(document("D4", settings, upstreams))
     try:

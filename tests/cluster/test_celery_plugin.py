@@ -22,7 +22,9 @@ import fast_router
 fast_router.configure(routing="celery")
 import litellm
 from aiohttp import web
+from redis import Redis
 from fast_router.cluster.celery_plugin import process_routing
+from fast_router.cluster.celery_wire import Keys
 
 def answer(name):
     async def chat(request):
@@ -36,11 +38,19 @@ def answer(name):
         })
     return chat
 
+waiting = {}
+
+def metrics(name):
+    async def page(request):
+        return web.Response(text=f'vllm:num_requests_waiting{{model_name="m"}} {waiting.get(name, 0)}.0\\n')
+    return page
+
 async def main():
     runners, entries = [], []
     for name in ("one", "two"):
         app = web.Application()
         app.router.add_post("/v1/chat/completions", answer(name))
+        app.router.add_get("/metrics", metrics(name))
         runner = web.AppRunner(app)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -56,6 +66,9 @@ async def main():
         })
     router = litellm.Router(model_list=entries, num_retries=0, **json.loads(os.environ.get("ROUTER", "{}")))
     routing = process_routing()
+    redis = Redis.from_url(os.environ["FAST_ROUTER_REDIS_URL"], decode_responses=True)
+    def shown(name):
+        return redis.hget(Keys(routing.settings).stat(name), "q")
     assert await routing.start(20)
     out = {"answers": [], "errors": []}
     async def ask(content="hello", **more):
@@ -143,6 +156,33 @@ def test_workers_learn_the_seconds_of_a_token(settings):
         assert counted == samples > 0
         # Every answer of the test has two tokens, so the sums differ by just that, whatever has faded of them.
         assert latency == pytest.approx(2 * token)
+
+
+def test_a_growing_queue_of_a_server_reroutes_by_itself(settings):
+    with Worker(settings, "--models", "m"):
+        out = run(
+            settings,
+            """
+            from tests.cluster.celery_help import until
+            await ask()
+            waiting["one"] = 40
+            await until(lambda: shown("one") == "40")
+            out["answers"].clear()
+            for _ in range(6):
+                await ask()
+            out["full"], out["answers"] = out["answers"], []
+            waiting["one"], waiting["two"] = 0, 40
+            await until(lambda: (shown("one"), shown("two")) == ("0", "40"))
+            for _ in range(6):
+                await ask()
+            """,
+            PARAMS='{"model": "hosted_vllm/m"}',
+            ROUTER='{"routing_strategy": "least-busy"}',
+            FAST_ROUTER_CELERY_QUEUE_INTERVAL="0.05",
+        )
+    assert out["errors"] == []
+    assert out["full"] == ["two"] * 6
+    assert out["answers"] == ["one"] * 6
 
 
 def test_filters_of_litellm_still_count(settings):

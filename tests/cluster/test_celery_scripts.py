@@ -25,8 +25,8 @@ class Scripts:
     def __init__(self, url: str, prefix: str = "s") -> None:
         self.client = redis.Redis.from_url(url)
         self.keys = Keys(CelerySettings(key_prefix=prefix))
-        self._decide, self._settle, self._hold = (
-            self.client.register_script(lua(name)) for name in ("decide", "settle", "hold")
+        self._decide, self._settle, self._hold, self._observe = (
+            self.client.register_script(lua(name)) for name in ("decide", "settle", "hold", "observe")
         )
 
     def decide(self, rid, candidates, strategy="score", seed=1, ttl=TTL):
@@ -41,6 +41,9 @@ class Scripts:
 
     def hold(self, *rows, ttl=TTL):
         return self._hold(args=[self.keys.prefix, ttl, MEMORY_MS, json.dumps(rows)])
+
+    def observe(self, *rows):
+        return self._observe(args=[self.keys.prefix, json.dumps(rows)])
 
     def in_flight(self, provider):
         return self.client.zcard(self.keys.load(provider))
@@ -273,3 +276,32 @@ def test_a_foreign_value_under_our_key_reserves_nothing(scripts):
     with pytest.raises(redis.ResponseError):
         scripts.decide("r1", [Candidate("a")])
     assert scripts.client.get(scripts.keys.request("r1")) is None
+
+
+def test_a_queue_that_grows_counts_more_than_one_that_shrinks(scripts):
+    growing, shrinking = Candidate("growing"), Candidate("shrinking")
+    scripts.observe(("growing", 2), ("shrinking", 30))
+    # However many processes look: the growth is not forgotten at the second look.
+    for _ in range(4):
+        scripts.observe(("growing", 10), ("shrinking", 14))
+    # 10 and nearly as many again as it grew by, against 14.
+    assert scripts.decide("r1", [growing, shrinking]) == ("granted", "shrinking")
+
+
+def test_growth_is_over_some_seconds_after_it_ended(scripts):
+    scripts.observe(("a", 2))
+    scripts.observe(("a", 10))
+    # As if the last look had been a minute ago: no test waits for that.
+    scripts.client.hincrby(scripts.keys.stat("a"), "qt", -60_000)
+    scripts.observe(("a", 10))
+    assert [float(value) for value in scripts.client.hmget(scripts.keys.stat("a"), "q", "qp")] == [
+        10,
+        pytest.approx(10),
+    ]
+
+
+def test_a_queue_that_nobody_has_seen_lately_counts_for_nothing(scripts):
+    scripts.observe(("a", 50), ("b", 0))
+    scripts.client.hincrby(scripts.keys.stat("a"), "qt", -WINDOW)
+    scripts.hold(("r0", "b"))
+    assert scripts.decide("r1", [Candidate("a"), Candidate("b")]) == ("granted", "a")
