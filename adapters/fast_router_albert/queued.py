@@ -113,6 +113,7 @@ class Queue:
 
     def _candidates(self, model: str, among: Collection[str]) -> list[Deployment]:
         self._router.engine.settle()
+        self.routing.follow(self._router.engine)
         return [d for d in self._router.group(model).members if not d.held and d.id in among]
 
     def _lease(self, grant: Grant | None) -> QueuedLease | None:

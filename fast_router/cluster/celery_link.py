@@ -29,6 +29,7 @@ __all__ = ["Link"]
 _READ_SECONDS = 1.0
 _BATCH = 128
 _GATHER_SECONDS = 0.01
+_CLOSE_ROUNDS = 5
 # Requests that travel in one task: most of a task's cost is Celery's, but one worker does them one after another.
 _TOGETHER = 8
 # Releases kept while Redis is away; the reservations behind any that are dropped lapse by themselves.
@@ -68,6 +69,7 @@ class Link:
         self._client = redis_client(settings.redis_url, settings)
         self._settle_script = self._client.register_script(lua("settle"))
         self._hold_script = self._client.register_script(lua("hold"))
+        self._observe_script = self._client.register_script(lua("observe"))
         self._pending: deque[tuple[Any, ...]] = deque(maxlen=_MOST_PENDING)
         self._dirty = asyncio.Event()
         self._settled: list[Callable[[], None]] = []
@@ -141,17 +143,28 @@ class Link:
             seconds, _ = await self._client.time()
             await self._client.zadd(self.keys.models, {model: seconds})
 
-    async def observe(self, provider: str, waiting: float) -> None:
-        """Publish the length of a provider's own queue; the last one is kept, to see where it is heading."""
+    async def observe(self, rows: Sequence[tuple[str, float]]) -> None:
+        """Publish how many requests wait in providers' own queues: (provider, waiting)."""
         with contextlib.suppress(RedisError, OSError, asyncio.TimeoutError):
-            key = self.keys.stat(provider)
-            before = await self._client.hget(key, "q")
-            seconds, micros = await self._client.time()
-            await self._client.hset(
-                key,
-                mapping={"q": waiting, "qp": before or waiting, "qt": seconds * 1000 + micros // 1000},
-            )
-            await self._client.expire(key, 3600)
+            await self._observe_script(args=[self.keys.prefix, json.dumps(rows)])
+
+    async def claim(self, names: Sequence[str], milliseconds: int, *, again: bool = False) -> list[str]:
+        """Those of the servers that this process may look at now, and nobody else for so long.
+
+        Args:
+            names: Names of servers.
+            milliseconds: How long a claim holds.
+            again: Claim them whoever has them.
+        """
+        if not names:
+            return []
+        with contextlib.suppress(RedisError, OSError, asyncio.TimeoutError):
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for name in names:
+                    pipeline.set(self.keys.look(name), self.process, px=milliseconds, nx=not again)
+                granted = await pipeline.execute()
+            return [name for name, yes in zip(names, granted, strict=True) if yes]
+        return []
 
     async def close(self) -> None:
         """Send what is pending, drop the reply list, end the tasks."""
@@ -159,9 +172,15 @@ class Link:
             with contextlib.suppress(RedisError, OSError, asyncio.TimeoutError):
                 await self._send()
                 await self._client.delete(self.reply_key)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        left = set(self._tasks)
+        for _ in range(_CLOSE_ROUNDS):
+            # More than once: asyncio before 3.12 can lose a cancellation that comes together with what is awaited.
+            for task in left:
+                task.cancel()
+            _, left = await asyncio.wait(left, timeout=1.0)
+            if not left:
+                return
+        self._complain(f"{', '.join(sorted(task.get_name() for task in left))} did not end")
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:

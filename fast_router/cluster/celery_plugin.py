@@ -22,6 +22,7 @@ from fast_router.litellm_plugin.status import tally
 
 if TYPE_CHECKING:
     from fast_router.cluster.celery_grant import Grant
+    from fast_router.cluster.celery_routing import CeleryRouting
     from fast_router.engine import Deployment
     from fast_router.litellm_plugin.attempts import Attempt
     from fast_router.litellm_plugin.bands import Band
@@ -86,7 +87,9 @@ class _Question:
             self.grant = None
 
 
-def _question(core: Any, band: Band, model: Any, kwargs: Mapping[str, Any] | None, specific: Any) -> _Question | None:
+def _question(
+    routing: CeleryRouting, core: Any, band: Band, model: Any, kwargs: Mapping[str, Any] | None, specific: Any
+) -> _Question | None:
     if kwargs is None or specific or not isinstance(model, str) or any(kwargs.get(key) for key in _DECIDED):
         return None
     binding = bind(core, band)
@@ -96,6 +99,7 @@ def _question(core: Any, band: Band, model: Any, kwargs: Mapping[str, Any] | Non
     if plan.group is None:
         return None
     binding.engine.settle()
+    routing.follow(binding.engine)
     excluded = set(kwargs.get(_EXCLUDED) or ())
     eligible = [d for d in plan.group.members if not d.held and d.id not in excluded]
     attempt = attempts.current.get()
@@ -148,7 +152,7 @@ def _asynchronous(original: Any, patches: PatchSet, band: Band) -> Any:
         try:
             routing = process_routing() if patches.active else None
             if routing is not None:
-                question = _question(self, band, model, request_kwargs, specific_deployment)
+                question = _question(routing, self, band, model, request_kwargs, specific_deployment)
             if routing is not None and question is not None:
                 question.grant = await routing.decide(
                     question.model, question.candidates, priority=question.priority, strategy=question.strategy
@@ -192,7 +196,7 @@ def _synchronous(original: Any, patches: PatchSet, band: Band) -> Any:
         try:
             routing = process_routing() if patches.active and not _asking.get() else None
             if routing is not None and routing.may_block():
-                question = _question(self, band, model, request_kwargs, specific_deployment)
+                question = _question(routing, self, band, model, request_kwargs, specific_deployment)
             if routing is not None and question is not None:
                 question.grant = routing.decide_sync(
                     question.model, question.candidates, priority=question.priority, strategy=question.strategy

@@ -22,13 +22,17 @@ import weakref
 from collections import Counter, deque
 from collections.abc import Coroutine, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fast_router.cluster.celery_grant import Grant
 from fast_router.cluster.celery_link import Link
+from fast_router.cluster.celery_queues import QueueReader
 from fast_router.cluster.celery_settings import Candidate, CelerySettings
 from fast_router.cluster.celery_wire import Reply, request_of
 from fast_router.errors import ModelBusyError, RoutingTimeoutError
+
+if TYPE_CHECKING:
+    from fast_router.engine import Engine
 
 __all__ = ["CeleryRouting"]
 
@@ -94,6 +98,8 @@ class CeleryRouting:
         self._main: Link | None = None
         self._background: Link | None = None
         self._thread: threading.Thread | None = None
+        self._reader: QueueReader | None = None
+        self._followed: weakref.WeakSet[Engine] = weakref.WeakSet()
         self._gates: dict[str, _Gate] = {}
         self._announced: dict[tuple[str, str], float] = {}
         self._resting: dict[str, deque[asyncio.Future[None]]] = {}
@@ -177,7 +183,26 @@ class CeleryRouting:
     async def observe_queue(self, provider: str, waiting: float) -> None:
         """Tell the workers how many requests wait in a provider's own queue (for vLLM: num_requests_waiting)."""
         link = self._link_here()
-        await self._on(link, link.observe(provider, waiting))
+        await self._on(link, link.observe([(provider, waiting)]))
+
+    def follow(self, engine: Engine) -> None:
+        """Read the queues of the servers behind an engine's deployments by ourselves (vLLM and TEI show theirs).
+
+        Every `queue_interval` seconds, by one process of the fleet. An engine that is followed already costs nothing.
+        """
+        reader = self._reader
+        if reader is None:
+            with self._lock:
+                if self._reader is None:
+                    self._reader = QueueReader(self)
+                reader = self._reader
+        if engine not in self._followed:
+            self._followed.add(engine)
+            reader.follow(engine)
+
+    def link_in_use(self) -> Link | None:
+        """A link that exists already, None before the first request."""
+        return self._main or self._background
 
     def stats(self) -> dict[str, Any]:
         """Counts of this process: grants, local picks by reason, retries, late answers, requests under way."""
@@ -196,6 +221,8 @@ class CeleryRouting:
     async def close(self) -> None:
         """End the links; requests under way keep their providers, their reservations lapse."""
         self._closed = True
+        if self._reader is not None:
+            self._reader.stop()
         main, background, thread = self._main, self._background, self._thread
         self._main = self._background = self._thread = None
         if main is not None and main.loop is asyncio.get_running_loop():

@@ -87,6 +87,7 @@ class CelerySettings:
         soft_time_limit: Seconds that a request may wait for a provider in all; then 504.
         reservation_ttl: Seconds until a reservation without a heartbeat is void.
         metrics_window: Seconds after which a sample has lost 63 % of its weight.
+        queue_interval: Seconds between two looks at the providers' own queues; 0 for never.
         connect_timeout: Seconds for one connection attempt to broker or Redis.
     """
 
@@ -106,6 +107,7 @@ class CelerySettings:
     soft_time_limit: float = 30.0
     reservation_ttl: float = 15.0
     metrics_window: float = 30.0
+    queue_interval: float = 1.0
     connect_timeout: float = 2.0
 
     def __post_init__(self) -> None:
@@ -121,7 +123,7 @@ class CelerySettings:
         for name in _POSITIVE:
             if not getattr(self, name) > 0:
                 raise ConfigurationError(f"Celery routing: {name} {getattr(self, name)!r} must be above 0")
-        for name in ("max_retries", "retry_countdown"):
+        for name in ("max_retries", "retry_countdown", "queue_interval"):
             if getattr(self, name) < 0:
                 raise ConfigurationError(f"Celery routing: {name} {getattr(self, name)!r} must not be negative")
 

@@ -96,6 +96,10 @@ class Keys:
         """The measurements of one provider."""
         return f"{self.prefix}:stat:{provider}"
 
+    def look(self, server: str) -> str:
+        """Who reads the queue of a server for now."""
+        return f"{self.prefix}:look:{server}"
+
     def request(self, rid: str) -> str:
         """The state of one request."""
         return f"{self.prefix}:req:{rid}"
@@ -194,5 +198,5 @@ def parse_reply(raw: bytes | str) -> Reply:
 
 
 def lua(name: str) -> str:
-    """The text of a script of this package: `decide`, `settle` or `hold`."""
+    """The text of a script of this package: `decide`, `settle`, `hold` or `observe`."""
     return resources.files("fast_router.cluster").joinpath(f"celery_{name}.lua").read_text(encoding="utf-8")
