@@ -249,6 +249,27 @@ def test_peak_ewma_gives_a_server_that_fails_fast_less_not_more():
     assert fine.ewma < failing.ewma
 
 
+def test_peak_ewma_leaves_two_slow_members_of_four():
+    """Two draws would meet nobody but the slow ones one time in six, and that sixth would be the p99."""
+    bench = _peak(4)
+    for member, seconds in zip(bench.members, (0.1, 0.1, 1.0, 1.0), strict=True):
+        bench.engine.observe(member, seconds)
+    assert bench.shares(PICKS) == pytest.approx([0.5, 0.5, 0, 0], abs=CLOSE)
+
+
+@pytest.mark.parametrize("size", [4, 7])
+def test_peak_ewma_draws_three_different_members_each_as_likely(size):
+    """The fastest is taken whenever it is drawn (3 of n), the slowest two never."""
+    bench = _peak(size)
+    for place, member in enumerate(bench.members):
+        bench.engine.observe(member, 0.1 + place)
+    shares = bench.shares(PICKS)
+    assert shares[0] == pytest.approx(3 / size, abs=CLOSE)
+    # The second fastest wins if it is drawn and the fastest is not: 3/n - P(both drawn).
+    assert shares[1] == pytest.approx(3 / size - 6 / (size * (size - 1)), abs=CLOSE)
+    assert shares[-2:] == [0, 0]
+
+
 def test_peak_ewma_probes_an_unknown_member_once():
     bench = _peak(4)
     for member in bench.members[:3]:
