@@ -117,6 +117,26 @@ def test_least_busy_fills_evenly_and_spreads_a_burst():
     assert [d.in_flight for d in bench.members] == [10, 10, 10, 10]
 
 
+def test_least_busy_shares_equally_at_low_load():
+    """With everybody idle it is a round robin: a random choice would be 4 points off after 100 calls."""
+    bench = Bench("least_busy", 4)
+    assert bench.shares(100) == [0.25] * 4
+
+
+def test_least_busy_begins_somewhere_else_in_every_process():
+    """Many processes that make one call each do not all make it to the same server."""
+    firsts = Counter(Bench("least_busy", 4, seed=seed).acquire().id for seed in range(400))
+    assert all(60 <= firsts[f"d{place}"] <= 140 for place in range(4))
+
+
+def test_least_busy_takes_a_returning_member_in_its_turn():
+    bench = Bench("least_busy", 3)
+    bench.engine.rest(bench.members[0], 10)
+    assert bench.shares(20) == [0, 0.5, 0.5]
+    bench.clock.advance(10)
+    assert bench.shares(30) == pytest.approx([1 / 3] * 3)
+
+
 def test_least_busy_goes_to_the_one_that_became_free():
     bench = Bench("least_busy", 3)
     leases = [bench.acquire() for _ in range(6)]

@@ -1,11 +1,15 @@
-"""least_busy: the deployment with the fewest calls in flight, random among equals.
+"""least_busy: the deployment with the fewest calls in flight, among equals the one that has waited longest.
 
-Members sit in buckets by load, as in HAProxy's leastconn: a lease moves its deployment to the neighbouring
-bucket, a pick draws from the lowest one. Unequal capacities need a finer order: then by load per capacity.
+Members sit in buckets by load, as in HAProxy's leastconn: a lease moves its deployment to the end of the neighbouring
+bucket, a pick takes the first of the lowest one. At low load, when everybody is idle, that is a round robin: shares are
+equal after every round, where a random choice would need thousands of calls. Each process begins at a place of its own,
+so that many that make one call each do not all make it to the same server. Unequal capacities need a finer order: then
+by load per capacity, at random among equals.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,24 +33,31 @@ class LeastBusy(Strategy):
         super().__init__(members, rng, options)
         capacities = {d.capacity for d in self.members}
         self._ranking = Ranking(rng) if len(capacities) > 1 else None
-        self._buckets: list[list[Deployment]] = [[]]
+        # Linked lists: a plain dict would step over the traces of everybody who has left to find its first.
+        self._buckets: list[OrderedDict[Deployment, None]] = [OrderedDict()]
         self._lowest = 0
-        # Where each eligible member sits: [bucket, index].
-        self._seats: dict[Deployment, list[int]] = {}
+        # In which bucket each eligible member sits.
+        self._seats: dict[Deployment, int] = {}
+        self._begun = False
 
     def added(self, deployment: Deployment) -> None:
         """Seat it by its load."""
         if self._ranking is not None:
             self._ranking.set(deployment, _relative(deployment))
         else:
-            self._sit(deployment, int(deployment.in_flight + deployment.outside), [0, 0])
+            self._sit(deployment, int(deployment.in_flight + deployment.outside))
+            if not self._begun and len(self.ready) == len(self.members):
+                self._begun = True
+                for bucket in self._buckets:
+                    for _ in range(int(self.random() * len(bucket))):
+                        bucket.move_to_end(next(iter(bucket)))
 
     def removed(self, deployment: Deployment) -> None:
         """Free its seat."""
         if self._ranking is not None:
             self._ranking.discard(deployment)
         else:
-            self._stand(deployment, self._seats.pop(deployment))
+            del self._buckets[self._seats.pop(deployment)][deployment]
 
     def moved(self, deployment: Deployment) -> None:
         """Change its seat."""
@@ -54,48 +65,31 @@ class LeastBusy(Strategy):
             if deployment in self._ranking:
                 self._ranking.set(deployment, _relative(deployment))
             return
-        seat = self._seats.get(deployment)
-        if seat is None:
+        former = self._seats.get(deployment)
+        if former is None:
             return
         load = deployment.in_flight + int(deployment.outside) if deployment.outside else deployment.in_flight
-        buckets = self._buckets
-        former, index = seat
         if load != former:
-            # `_stand` and `_sit`, written out: this is half of a lease.
-            bucket = buckets[former]
-            last = bucket.pop()
-            if last is not deployment:
-                bucket[index] = last
-                self._seats[last][1] = index
+            # `_sit`, written out: this is half of a lease.
+            buckets = self._buckets
+            del buckets[former][deployment]
             while load >= len(buckets):
-                buckets.append([])
-            bucket = buckets[load]
-            seat[0] = load
-            seat[1] = len(bucket)
-            bucket.append(deployment)
+                buckets.append(OrderedDict())
+            buckets[load][deployment] = None
+            self._seats[deployment] = load
             if load < self._lowest:  # noqa: PLR1730 - a call to min() costs more
                 self._lowest = load
 
-    def _sit(self, deployment: Deployment, load: int, seat: list[int]) -> None:
+    def _sit(self, deployment: Deployment, load: int) -> None:
         buckets = self._buckets
         while load >= len(buckets):
-            buckets.append([])
-        bucket = buckets[load]
-        seat[0] = load
-        seat[1] = len(bucket)
-        self._seats[deployment] = seat
-        bucket.append(deployment)
+            buckets.append(OrderedDict())
+        buckets[load][deployment] = None
+        self._seats[deployment] = load
         self._lowest = min(self._lowest, load)
 
-    def _stand(self, deployment: Deployment, seat: list[int]) -> None:
-        bucket = self._buckets[seat[0]]
-        last = bucket.pop()
-        if last is not deployment:
-            bucket[seat[1]] = last
-            self._seats[last][1] = seat[1]
-
     def pick(self, now: float, ask: Ask | None) -> Deployment | None:
-        """A random one of the lowest bucket."""
+        """The first one of the lowest bucket."""
         if ask is not None and ask.exclude:
             return self.pick_from(self.ready, now, ask)
         if self._ranking is not None:
@@ -111,8 +105,10 @@ class LeastBusy(Strategy):
                 lowest += 1
             self._lowest = lowest
             bucket = buckets[lowest]
-        count = len(bucket)
-        return bucket[0] if count == 1 else bucket[int(self.random() * count)]
+        deployment = next(iter(bucket))
+        # A call moves it to the next bucket anyway; a pick without a call (a peek) would find it here for ever.
+        bucket.move_to_end(deployment)
+        return deployment
 
     def choose(self, candidates: Sequence[Deployment], now: float, ask: Ask | None) -> Deployment:  # noqa: ARG002
         """A random one of the least loaded candidates."""
