@@ -70,8 +70,12 @@ def _line(deployment: dict[str, Any]) -> str:
     parts += [f"{deployment['picks']} picks", f"{deployment['failures']} failed"]
     if latency is not None:
         parts.append(f"{latency:.3g} s a token")
+    breaker = deployment.get("breaker") or {}
+    why = breaker.get("reason") or deployment.get("last_failure") or "by order"
     if deployment["resting"]:
-        parts.append(f"rests for {deployment['resting']:.1f} s ({deployment.get('last_failure') or 'by order'})")
+        parts.append(f"rests for {deployment['resting']:.1f} s ({why})")
+    elif breaker.get("state") in ("open", "half_open"):
+        parts.append(f"may come back, its next call is the probe ({why})")
     elif deployment.get("closed"):
         parts.append("closed")
     elif not deployment["eligible"]:

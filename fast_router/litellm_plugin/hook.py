@@ -244,9 +244,10 @@ def status() -> dict[str, Any]:
 
     `picks` counts `fast` (answered from a compiled plan), `filtered` (LiteLLM's filters ran, we chose among
     what they left) and `delegated` (LiteLLM chose), the last two by reason. `shared_state` is there if a Router
-    shares its state over Redis: who else is there, and whether Redis answers.
+    shares its state over Redis: who else is there, and whether Redis answers. `resting` is there while a deployment
+    rests or has yet to prove that it is back: model, id, state, reason, seconds_left.
     """
-    from fast_router.litellm_plugin.status import tally  # noqa: PLC0415
+    from fast_router.litellm_plugin.status import resting, tally  # noqa: PLC0415
 
     with _switch.lock:
         band = _switch.band
@@ -267,6 +268,7 @@ def status() -> dict[str, Any]:
             "skipped": skipped,
             **tally.report(),
             **_shared_state(),
+            **resting(),
         }
 
 

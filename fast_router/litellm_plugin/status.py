@@ -7,12 +7,13 @@ values (an exception's text could hold a key or a prompt).
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections import Counter
 from typing import Any
 
-__all__ = ["LOGGER", "Tally", "tally"]
+__all__ = ["LOGGER", "Tally", "resting", "tally"]
 
 LOGGER = logging.getLogger("fast_router")
 _LOG_EVERY = 60.0
@@ -85,3 +86,28 @@ class Tally:
 
 tally = Tally()
 """The counters of this process."""
+
+
+def resting() -> dict[str, Any]:
+    """Who rests or has yet to prove that it is back: model, deployment, why, and for how many seconds more.
+
+    Returns:
+        `resting`, a list; nothing at all while everybody serves.
+    """
+    # Not imported for the sake of a report.
+    routers = sys.modules.get("fast_router.router")
+    found = [
+        {"model": model, "id": row["id"], **_why(row)}
+        for router in (routers.live_routers() if routers is not None else ())
+        for model, group in router.stats()["models"].items()
+        for row in group["deployments"]
+        if row["resting"] or (row["breaker"] or {}).get("state", "closed") != "closed"
+    ]
+    return {"resting": found} if found else {}
+
+
+def _why(row: dict[str, Any]) -> dict[str, Any]:
+    breaker = row["breaker"] or {}
+    if breaker.get("state", "closed") != "closed":
+        return dict(breaker)
+    return {"state": "open", "reason": row["last_failure"] or "by order", "seconds_left": row["resting"]}

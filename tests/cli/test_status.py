@@ -140,6 +140,17 @@ def test_deployments_are_shown_without_what_is_secret(runtime):
     assert KEY not in CliRunner().invoke(main, ["status", "--json"]).output
 
 
+def test_a_rest_is_shown_with_its_reason(runtime):
+    models = [{"model_name": "m", "model_info": {"id": f"d{i}"}} for i in range(2)]
+    router = AdvancedRouter(model_list=models)
+    policy = router.enable_failover()
+    process_status.start()
+    with router.lease("m"):
+        policy.trip(router.deployments["d1"], "it stands out", seconds=60)
+        done = CliRunner().invoke(main, ["status"])
+    assert "s (it stands out)" in done.output
+
+
 def test_a_process_under_the_launcher_is_seen_once_it_uses_litellm_and_no_other(runtime):
     code = (
         "from fast_router.observe import process_status as p\n"

@@ -13,6 +13,8 @@ from fast_router.engine import Deployment, Engine
 from fast_router.engine.breaker import BreakerOptions, BreakerState
 from fast_router.engine.deployment import PROBING, RESTING
 from fast_router.engine.failover import EjectionOptions, FailoverPolicy
+from fast_router.engine.failures import FailureKind
+from fast_router.engine.ledger import AttemptLedger
 from fast_router.engine.outliers import OutlierOptions
 
 OPTIONS = BreakerOptions(cooldown=10, growth=1, jitter=0, slow_start=0, consecutive=2)
@@ -315,6 +317,9 @@ class FleetMachine(RuleBasedStateMachine):
     def call(self):
         lease = self.fleet.engine.acquire(self.fleet.group)
         assert lease is not None, "no pick although the cap leaves somebody"
+        if self.fleet.policy.state(lease.id) is BreakerState.HALF_OPEN:
+            others = [d for d in self.fleet.members if d is not lease.deployment and not d.held]
+            assert lease.deployment.held & PROBING or not others, "a second probe could leave beside the first"
         self.open.append(lease)
 
     @precondition(lambda self: self.open)
@@ -327,6 +332,39 @@ class FleetMachine(RuleBasedStateMachine):
     def finish(self, data, status, retry_after, cancelled):
         lease = self.open.pop(data.draw(st.integers(0, len(self.open) - 1)))
         lease.release(None if status == 200 else Failed(status, retry_after), cancelled=cancelled)
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data())
+    def overtaken(self, data):
+        lease = self.open.pop(data.draw(st.integers(0, len(self.open) - 1)))
+        self.fleet.policy.overtaken(lease)
+        lease.release(cancelled=True)
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data())
+    def first_token(self, data):
+        self.fleet.policy.first_token(data.draw(st.sampled_from(self.open)))
+
+    @rule(place=st.integers(0, 4), healthy=st.booleans(), seconds=st.floats(0, 30))
+    def health_check(self, place, healthy, seconds):
+        member = self.fleet.members[place % len(self.fleet.members)]
+        if healthy:
+            self.fleet.policy.wake(member, "its health check succeeded")
+        else:
+            self.fleet.policy.prolong(member, seconds)
+
+    @rule(spent=st.integers(0, 3))
+    def a_retry_leaves_what_it_has_tried(self, spent):
+        """The ledger of one request over the same breakers: it never names nobody, nor one twice before all."""
+        self.fleet.engine.settle()
+        ledger = AttemptLedger(self.fleet.policy.doubtful)
+        for _ in range(spent):
+            left = [d for d in self.fleet.members if not d.held]
+            narrowed = ledger.narrow(left)
+            assert narrowed
+            untried = [d for d in left if d.id not in ledger.tried]
+            assert set(narrowed) <= set(untried or left)
+            ledger.failed(narrowed[0].id, FailureKind.SERVER, self.fleet.now)
 
     @invariant()
     def cap_holds(self):

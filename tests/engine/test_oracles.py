@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, deque
 
 import pytest
 
-from fast_router.engine import Ask, Engine
+from fast_router.engine import Ask, Deployment, Engine
 from tests.engine.contract import Bench
 
 PICKS = 40_000
@@ -337,3 +337,54 @@ def test_load_stays_within_twice_the_optimum(strategy, bound):
         bench.acquire()
     assert max(d.in_flight for d in bench.members) <= bound * 100
     assert engine is not bench.engine
+
+
+def _rebuild(bench: Bench, names: list[str]) -> None:
+    """Deploy another list of members, as a configuration reload does: those that stay keep their state."""
+    known = bench.engine.deployments
+    bench.members = [known.get(name) or Deployment(name, "g") for name in names]
+    known.clear()
+    known.update({d.id: d for d in bench.members})
+    bench.group = bench.engine.compile_group("g", bench.members, bench.group.strategy, replaces=bench.group)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "bound"),
+    [("least_busy", 1.5), ("round_robin", 2.0), ("power_of_two", 2.0), ("peak_ewma", 2.0)],
+)
+def test_load_stays_within_twice_the_optimum_through_deploy_roll_shrink_and_expand(strategy, bound):
+    """Finagle's scenario: 20 calls of one second arrive each 100 ms, so 200 are open, while the members change."""
+    bench = Bench(strategy, [{} for _ in range(10)], seed=99)
+    calls: deque = deque()
+
+    def run(seconds: float) -> None:
+        for _ in range(int(seconds * 10)):
+            bench.clock.advance(0.1)
+            while calls and calls[0][0] <= bench.clock.now + 1e-9:
+                calls.popleft()[1].release()
+            for _ in range(20):
+                calls.append((bench.clock.now + 1.0, bench.acquire()))
+
+    def even() -> None:
+        # Two calls of grace: a bound on a share means little for the last call of it.
+        most = max(d.in_flight for d in bench.members)
+        assert most <= bound * sum(d.in_flight for d in bench.members) / len(bench.members) + 2
+
+    def names(first: int, last: int) -> list[str]:
+        return [f"d{i}" for i in range(first, last)]
+
+    run(5)
+    even()
+    for gone in range(10):  # roll: each member is replaced by a new one, one at a time
+        _rebuild(bench, names(gone + 1, gone + 11))
+        run(2)
+        even()
+    _rebuild(bench, names(10, 15))  # shrink to half
+    run(5)
+    even()
+    _rebuild(bench, names(10, 30))  # expand to four times that
+    run(5)
+    even()
+    _rebuild(bench, names(30, 40))  # deploy: everybody is new at once
+    run(5)
+    even()

@@ -306,6 +306,26 @@ async def test_one_log_line_for_each_change_and_none_with_a_key(servers, caplog)
     assert lines == ["deployment 'log0' of 'm' rests for 60.0 s: LiteLLM's cooldown after status 429"]
 
 
+async def test_the_status_tells_who_rests_why_and_until_when(servers):
+    gone = refused()
+    names = ["rests", "well"]
+    r = Router(
+        model_list=[entry(name, base) for name, base in zip(names, [gone, servers[1].api_base], strict=True)],
+        num_retries=2,
+        cooldown_time=600,
+    )
+    for _ in range(12):
+        await ask(r)
+    (told,) = [found for found in fast_router.status()["resting"] if found["id"] in names]
+    assert 500 < told.pop("seconds_left") <= 600
+    assert told == {
+        "model": "m",
+        "id": "rests",
+        "state": "open",
+        "reason": "2 connection errors or timeouts in a row",
+    }
+
+
 # -- budgets and sleeps --------------------------------------------------------------------------------------
 
 
