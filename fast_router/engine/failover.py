@@ -226,8 +226,11 @@ class FailoverPolicy:
             breaker = self._breakers.get(deployment.id)
             if breaker is None or breaker.state is not BreakerState.OPEN:
                 return False
-            if all(m.held for m in self._members(deployment) if m is not deployment):
+            group = self._members(deployment)
+            if all(m.held for m in group if m is not deployment):
                 return False
+            if not deployment.held & RESTING and self._ejected(group) > self.ejection.most(len(group)):
+                return False  # it serves all the same: more have failed than may rest
             now = self.engine.clock()
             if breaker.until < now + seconds:
                 breaker.until = now + seconds

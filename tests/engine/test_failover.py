@@ -277,6 +277,13 @@ def test_a_failing_health_check_prolongs_a_rest_but_empties_no_group():
     assert not fleet.policy.prolong(fleet.members[0], 300)
 
 
+def test_a_failing_health_check_rests_nobody_beyond_the_cap():
+    fleet = Fleet(2, ejection=EjectionOptions(0.0, panic=False))
+    fleet.call(Failed(429), to=0)
+    assert not fleet.policy.prolong(fleet.members[0], 30)
+    assert fleet.served() == {"d0", "d1"}
+
+
 def test_outliers_rest_within_the_cap():
     options = BreakerOptions(cooldown=10, growth=1, jitter=0, consecutive_server=0, error_rate=1, slow_start=0)
     fleet = Fleet(4, options=options, outliers=OutlierOptions(interval=5, min_requests=10))
