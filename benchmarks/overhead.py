@@ -54,8 +54,8 @@ class Case:
 
 
 CASES = [
-    *(Case("plain", s, n, 60, reach=0.35) for s in (_SHUFFLE, _BUSY) for n in (3, 10)),
-    *(Case("plain", s, 10, 60, reach=0.30) for s in (_LATENCY, _COST, _USAGE)),
+    *(Case("plain", s, n, 20, reach=0.35) for s in (_SHUFFLE, _BUSY) for n in (3, 10)),
+    *(Case("plain", s, 10, 20, reach=0.30) for s in (_LATENCY, _COST, _USAGE)),
     *(Case("plain", s, 100, 40, reach=0.25) for s in (_SHUFFLE, _BUSY)),
     *(Case("plain", s, 1000, 20, reach=0.10) for s in (_SHUFFLE, _BUSY, _USAGE)),
     *(Case("plain", s, 1000, 4, reach=0.10) for s in (_LATENCY, _COST)),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import inspect
 import math
 from collections import Counter
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from litellm import Router
+from litellm.router_strategy.simple_shuffle import simple_shuffle
 from plugin_support import MESSAGES, asynchronous, core_of, discard, entry, router
 
 import fast_router
@@ -29,6 +31,9 @@ STRATEGIES = (
     "usage-based-routing-v2",
     "usage-based-routing",
 )
+# Up to 1.99 LiteLLM's shuffle asks the first deployment alone whether there are weights (and 1.83 divides by their
+# sum, which may be 0); ours is the rule of later versions everywhere. A row of docs/limits.md.
+FIRST_ONLY = "resolve_model_alias" not in inspect.signature(simple_shuffle).parameters
 TEAMS = ("t1", "t2")
 IDS = tuple("abcdef")
 
@@ -183,6 +188,9 @@ def test_asynchronous(entries, strategy, extra, model, request, resting, early):
     fast = fast_router.status()["picks"]["fast"] > before
     theirs, their_error = outcome(lambda: ask(lambda **kw: own(core_of(made), **kw), theirs_request))
     event(f"{'fast' if fast else 'other'} {'error' if their_error else 'pick'}")
+    if FIRST_ONLY and isinstance(their_error, ZeroDivisionError):
+        assert our_error is None
+        return
     assert type(our_error) is type(their_error), (our_error, their_error)
     for metadata in ("metadata", "litellm_metadata"):
         # A log entry that LiteLLM's latency strategy leaves for observability tools; see the documented limits.
@@ -240,6 +248,9 @@ def test_synchronous(entries, strategy, extra, model, request, resting):
         # LiteLLM has no synchronous cost-based strategy and always fails; ours picks the cheapest.
         assert ours["model_info"]["id"] in {e["model_info"]["id"] for e in entries}
         return
+    if FIRST_ONLY and isinstance(their_error, ZeroDivisionError):
+        assert our_error is None
+        return
     assert type(our_error) is type(their_error), (our_error, their_error)
     if their_error is not None:
         return
@@ -252,7 +263,7 @@ def test_synchronous(entries, strategy, extra, model, request, resting):
     ours_found = {
         ask(type(core).get_available_deployment, copy.deepcopy(request))["model_info"]["id"] for _ in range(60)
     }
-    if strategy == "simple-shuffle":
+    if strategy == "simple-shuffle" and not FIRST_ONLY:
         assert ours_found == theirs_found
     else:
         # Where LiteLLM takes the first of equals, we take any of them.

@@ -15,6 +15,7 @@ cooldown_read       only deployments that may rest are looked up
 memory_reads        the in-memory cache decodes text only
 wildcards           quick copies of a wildcard group's deployments
 print_deployment    quick copies for log lines
+service_hooks       no task for a service hook that nobody listens to
 price_map           the price map's index extended, not rebuilt (Router construction)
 ==================  ===============================================================================
 """
@@ -39,6 +40,7 @@ from fast_router.litellm_plugin.bookkeeping import (
     model_lists,
     precall,
     price_map,
+    service_hooks,
     success,
     tokens,
     usage,
@@ -68,6 +70,7 @@ FEATURES = (
     memory.FEATURE,
     copies.WILDCARDS,
     copies.PRINT,
+    service_hooks.FEATURE,
     price_map.FEATURE,
 )
 
@@ -98,6 +101,12 @@ def install(patches: PatchSet, band: Band) -> list[str]:
         memory.FEATURE: partial(memory.install, patches, parts.InMemoryCache),
         copies.WILDCARDS: lambda: copies.install_wildcards(patches, _pattern_router()),
         copies.PRINT: partial(copies.install_print, patches, core),
+        service_hooks.FEATURE: lambda: service_hooks.install(
+            patches,
+            litellm,
+            importlib.import_module("litellm._service_logger").ServiceLogging,
+            sys.modules[core.__module__],
+        ),
         price_map.FEATURE: partial(price_map.install, patches, litellm, utils),
     }
     if remembers:

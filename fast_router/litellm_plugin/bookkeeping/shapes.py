@@ -29,6 +29,7 @@ KNOWN: dict[str, frozenset[str]] = {
         "get_model_list": "f75478308755 8e2bd63cc65d 0cbf2bb6d5db 82f8e8f6fbf5 3e024161f456",
         "_is_prompt_management_model": "1c48b3c542a0 9de1c28d960f c6794b539a89",
         "_handle_mock_testing_rate_limit_error": ("0325cc5fcdc9 12ce283eba1e 74e8d503bb73 6fc6559b45de 8669e1c8d42c"),
+        "async_service_success_hook": "135d06fb6994 148cac0730ce 081877b725c1 3c6fde163653",
         "print_deployment": "cc683cd91766 93187fd0c256 c9c31175da48 6e96bdb612ae",
         "get_router_model_info": "d7f2eca8326e fd456ea2b21d d4b52d81e339 6fa5fbfa977d 28283e6404cd",
         "get_deployment": "af6506a307e9 7c4af5e4db72 19f8191467aa",

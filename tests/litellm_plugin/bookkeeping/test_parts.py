@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import inspect
+import sys
 
 import litellm
 import litellm.router
@@ -160,6 +162,40 @@ def test_a_feature_that_cannot_be_installed_leaves_the_others_on(monkeypatch):
     with features(monkeypatch, None) as installed:
         assert "model_lists" not in installed
         assert "response_headers" in installed
+
+
+async def router_hooks(monkeypatch, listeners):
+    """How often the service logger was run by one request."""
+    core = find_band(litellm.router).core
+    module = sys.modules[core.__module__]
+    entry = {"model_name": "m", "litellm_params": {"model": "openai/gpt-4o", "api_key": "k", "mock_response": "here"}}
+    router = litellm.Router(model_list=[entry])
+    begun = []
+    create_task = asyncio.create_task
+
+    def counting(coroutine, **options):
+        begun.append(coroutine.cr_code.co_name)
+        return create_task(coroutine, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(litellm, "service_callback", listeners)
+        patch.setattr(asyncio, "create_task", counting)
+        await router.acompletion("m", messages=[{"role": "user", "content": "hi"}])
+    router.discard()
+    assert module.asyncio.sleep is asyncio.sleep
+    return begun.count("async_service_success_hook")
+
+
+async def test_service_hooks_run_only_for_listeners(monkeypatch):
+    module = sys.modules[find_band(litellm.router).core.__module__]
+    with features(monkeypatch, set()):
+        stock = await router_hooks(monkeypatch, [])
+    assert stock > 0
+    with features(monkeypatch, {"service_hooks"}) as installed:
+        assert installed == ["service_hooks"]
+        assert await router_hooks(monkeypatch, []) == 0
+        assert await router_hooks(monkeypatch, ["somebody"]) == stock
+    assert module.asyncio is asyncio
 
 
 def callbacks_of(router):
