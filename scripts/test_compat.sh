@@ -24,16 +24,16 @@ for version in "$@"; do
         echo "== LiteLLM $version: installing"
         [[ -x $folder/bin/python ]] || "$uv" venv --quiet --python .venv/bin/python "$folder"
         "$uv" pip install --quiet --python "$folder/bin/python" --override "$overrides" \
-            --editable '.[cli,redis]' "litellm[proxy]==$version" \
+            --editable '.[cli,redis,celery]' "litellm[proxy]==$version" \
             gunicorn hypothesis pytest pytest-asyncio pytest-rerunfailures pytest-timeout
         # Compiled once, and not again by each of the many processes that the tests start.
         env -u PYTHONDONTWRITEBYTECODE "$folder/bin/python" -c "import litellm.proxy.proxy_server" >/dev/null
         touch "$stamp"
     fi
-    echo "== LiteLLM $version: tests/litellm_plugin"
+    echo "== LiteLLM $version: the plugin's tests"
     # The real proxy is tested with the development environment's version; here it is the Router.
     # shellcheck disable=SC2086 - COMPAT_TESTS may name several
-    "$folder/bin/python" -m pytest -p no:cacheprovider -m "not proxy" ${COMPAT_TESTS:-tests/litellm_plugin} || failed+=("$version")
+    "$folder/bin/python" -m pytest -p no:cacheprovider -m "not proxy" ${COMPAT_TESTS:-tests/litellm_plugin tests/cluster/test_plugin.py tests/cluster/test_celery_plugin.py} || failed+=("$version")
 done
 if [[ ${#failed[@]} -gt 0 ]]; then
     echo "test-compat: failed on LiteLLM ${failed[*]}" >&2

@@ -18,7 +18,7 @@ def install(patches: PatchSet, band: Band) -> list[str]:
 
     Raises:
         ModuleNotFoundError: The `celery` extra is not installed.
-        ConfigurationError: The settings of Celery routing are wrong, or this LiteLLM is too old for it.
+        ConfigurationError: The settings of Celery routing are wrong.
     """
     if settings.current().routing != "celery":
         return []

@@ -1,21 +1,21 @@
 """Celery routing for `litellm.Router`: with `FAST_ROUTER_ROUTING=celery` a routing worker chooses the deployment.
 
 The worker is asked first; then LiteLLM's pick runs as always, with every deployment but the chosen one left
-out by LiteLLM's own request key for that. So all its filters still count, whatever they are: if they refuse
-the worker's choice, the pick is made without it and the slot is given back. The reservation lives as long as
-the attempt does.
+out by LiteLLM's own request key for that (before 1.91, which has none: by the attempt's ledger). So all its
+filters still count, whatever they are: if they refuse the worker's choice, the pick is made without it and
+the slot is given back. The reservation lives as long as the attempt does.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from fast_router import settings as options
 from fast_router.cluster.celery_process import candidates_of, process_routing
-from fast_router.errors import ConfigurationError, ModelBusyError, RoutingTimeoutError
+from fast_router.errors import ModelBusyError, RoutingTimeoutError
 from fast_router.litellm_plugin import attempts
 from fast_router.litellm_plugin.binding import bind
 from fast_router.litellm_plugin.status import tally
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fast_router.cluster.celery_grant import Grant
     from fast_router.cluster.celery_routing import CeleryRouting
     from fast_router.engine import Deployment
-    from fast_router.litellm_plugin.attempts import Attempt
+    from fast_router.litellm_plugin.attempts import Attempt, Ledger
     from fast_router.litellm_plugin.bands import Band
     from fast_router.litellm_plugin.binding import Binding
     from fast_router.litellm_plugin.patching import PatchSet
@@ -41,10 +41,27 @@ _asking: ContextVar[bool] = ContextVar("fast_router_celery_asking", default=Fals
 _grants: weakref.WeakKeyDictionary[Attempt, Grant] = weakref.WeakKeyDictionary()
 
 
+class _Chosen:
+    """A ledger for one pick, which leaves the worker's choice alone if it may be picked at all."""
+
+    __slots__ = ("_id", "_ledger", "tried")
+
+    def __init__(self, ledger: Ledger | None, id_: str, left_out: Sequence[str]) -> None:
+        self._ledger = ledger
+        self._id = id_
+        self.tried: Collection[str] = left_out or (id_,)
+
+    def narrow(self, candidates: Sequence[Deployment]) -> Sequence[Deployment]:
+        chosen = [d for d in candidates if d.id == self._id]
+        if chosen or self._ledger is None:
+            return chosen or candidates
+        return self._ledger.narrow(candidates)
+
+
 class _Question:
     """What one pick asks a worker, and what is done with the answer."""
 
-    __slots__ = ("binding", "candidates", "deployments", "grant", "model", "priority", "strategy")
+    __slots__ = ("binding", "candidates", "deployments", "grant", "model", "priority", "steered", "strategy")
 
     def __init__(
         self, binding: Binding, plan: Plan, deployments: Sequence[Deployment], kwargs: Mapping[str, Any]
@@ -59,17 +76,27 @@ class _Question:
         priority = kwargs.get("priority")
         self.priority = priority if isinstance(priority, int) else 0
         self.grant: Grant | None = None
+        # The attempt whose ledger stands in for LiteLLM's request key, and how it was.
+        self.steered: tuple[Attempt, Ledger | None, bool] | None = None
 
     def steer(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Leave out everybody but the chosen one; returns the request as it was."""
         before = dict(kwargs)
         left_out = [d.id for d in self.deployments if d.id != self.grant]
+        if not _excludes(self.binding.band):
+            attempt = attempts.current.get()
+            if attempt is not None and self.grant is not None:
+                self.steered = (attempt, attempt.ledger, attempt.fresh)
+                attempt.ledger = _Chosen(attempt.ledger, str(self.grant), left_out)
+                attempt.fresh = False
+            return before
         kwargs[_EXCLUDED] = [*(kwargs.get(_EXCLUDED) or ()), *left_out]
         return before
 
     def settled(self, picked: Any, kwargs: dict[str, Any]) -> None:
         """The pick is made: its attempt keeps the reservation, if it goes where that is."""
         kwargs.pop(_EXCLUDED, None)
+        self._let_go()
         grant, self.grant = self.grant, None
         if grant is None:
             return
@@ -82,9 +109,22 @@ class _Question:
 
     def dropped(self) -> None:
         """Nothing came of it."""
+        self._let_go()
         if self.grant is not None:
             self.grant.release(cancelled=True)
             self.grant = None
+
+    def _let_go(self) -> None:
+        if self.steered is not None:
+            attempt, ledger, fresh = self.steered
+            self.steered = None
+            attempt.ledger = ledger
+            attempt.fresh = fresh and attempt.lease is None
+
+
+def _excludes(band: Band) -> bool:
+    """True if this LiteLLM has a request key for ids to leave out; before 1.91 there was none."""
+    return band.name != "1.83"
 
 
 def _question(
@@ -96,7 +136,7 @@ def _question(
     plan = binding.plans.get(model)
     if plan is None or plan.version != binding.version or len(plan.model_list) != plan.size:
         plan = binding.plan(core, model)
-    if plan.group is None:
+    if plan.group is None or (attempts.current.get() is None and not _excludes(band)):
         return None
     binding.engine.settle()
     routing.follow(binding.engine)
@@ -238,8 +278,6 @@ def install(patches: PatchSet, band: Band) -> list[str]:
     """
     if options.current().routing != "celery":
         return []
-    if band.name == "1.83":
-        raise ConfigurationError("Celery routing needs LiteLLM 1.91 or later: before, a pick cannot be steered")
     process_routing()
     patches.replace(
         band.core,
