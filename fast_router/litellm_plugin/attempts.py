@@ -125,7 +125,14 @@ def usage_of(response: Any) -> tuple[float, float]:
     Chat, text and embedding answers count prompt and completion tokens; Responses and Anthropic messages
     input and output tokens, the latter in plain dicts.
     """
-    usage = response.get("usage") if isinstance(response, dict) else getattr(response, "usage", None)
+    if isinstance(response, dict):
+        usage = response.get("usage")
+    else:
+        # LiteLLM keeps it among a model's extra values, where pydantic's own look-up comes last.
+        extra = getattr(response, "__pydantic_extra__", None)
+        usage = extra.get("usage") if extra else None
+        if usage is None:
+            usage = getattr(response, "usage", None)
     if usage is None:
         return 0.0, 0.0
     completion = _number(usage, "completion_tokens") or _number(usage, "output_tokens")
@@ -139,7 +146,8 @@ def _number(usage: Any, key: str) -> float:
 
 
 def _is_cache_hit(response: Any) -> bool:
-    hidden = getattr(response, "_hidden_params", None)
+    private = getattr(response, "__pydantic_private__", None)
+    hidden = private.get("_hidden_params") if private else getattr(response, "_hidden_params", None)
     return isinstance(hidden, dict) and hidden.get("cache_hit") is True
 
 

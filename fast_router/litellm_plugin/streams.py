@@ -13,7 +13,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Generator
 from contextvars import ContextVar
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from fast_router.litellm_plugin.status import tally
@@ -130,14 +130,19 @@ driving: ContextVar[Watch | None] = ContextVar("fast_router_stream", default=Non
 # -- following ---------------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=256)
+def _streams(kind: type) -> bool:
+    # Remembered: LiteLLM's answers are pydantic models, whose classes look long for what they do not have.
+    return hasattr(kind, "__anext__") or hasattr(kind, "__next__")
+
+
 def follow(response: Any, attempt: Attempt) -> tuple[bool, Any]:
     """Let `attempt` end with `response` if that is a stream.
 
     Returns:
         Whether it is, and what to give to the caller: the same object, or for a bare generator one around it.
     """
-    kind = type(response)
-    if not (hasattr(kind, "__anext__") or hasattr(kind, "__next__")):
+    if not _streams(type(response)):
         return False, response
     watch = Watch(attempt, _call_id(response))
     if inspect.isasyncgen(response):
