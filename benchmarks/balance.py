@@ -133,13 +133,14 @@ async def _router_case(strategy: str, case: _Case) -> dict[str, Any]:
         upstream.reset()
     taken: list[float] = []
     failed = await _drive(ask, case, taken)
-    return _figures(upstreams, taken, failed)
+    figures = _figures(upstreams, taken, failed)
+    for upstream in upstreams:
+        upstream.stop()
+    return figures
 
 
 def _figures(upstreams: list[Upstream], taken: list[float], failed: int) -> dict[str, Any]:
     counts = [u.records.requests for u in upstreams]
-    for upstream in upstreams:
-        upstream.stop()
     shares = [100 * count / max(1, sum(counts)) for count in counts]
     return {
         "shares": shares,
@@ -179,36 +180,47 @@ def _child(name: str, case: str) -> dict[str, Any]:
     return result
 
 
+_PROXIED = ("low load", "high load", "burst of 40")
+
+
 async def _proxy_rows(report: Report) -> None:
-    """Ask the real proxy, one worker and two, LiteLLM's least-busy and ours."""
+    """Ask the real proxy, one worker and two, LiteLLM's least-busy and ours: started together, asked in turn."""
     for workers in (1, 2):
+        sides = []
         for name in ("LiteLLM least-busy", "fast_router least-busy"):
             side, strategy = name.split(" ", 1)
-            for title in ("low load", "burst of 40"):
-                upstreams = _upstreams(CASES[title])
-                proxy = ProxySide(
-                    name,
-                    _model_list(upstreams),
-                    {"routing_strategy": strategy, "num_retries": 0},
-                    plugin=side == "fast_router",
-                    workers=workers,
-                )
-                try:
-                    proxy.start()
-                    await proxy.ready()
-                    for _ in range(8):
-                        await proxy.chat()
-                    for upstream in upstreams:
-                        upstream.reset()
-                    taken: list[float] = []
+            upstreams = _upstreams(CASES[_PROXIED[0]])
+            settings = {"routing_strategy": strategy, "num_retries": 0}
+            plugin = side == "fast_router"
+            sides.append((ProxySide(name, _model_list(upstreams), settings, plugin=plugin, workers=workers), upstreams))
+        try:
+            for proxy, _ in sides:
+                proxy.start()
+            await asyncio.gather(*(proxy.ready() for proxy, _ in sides))
+            for title in _PROXIED:
+                for proxy, upstreams in sides:
+                    figures = await _proxy_case(proxy, upstreams, CASES[title])
+                    first = f"{workers} worker{'s' * (workers > 1)}: {title}" if proxy is sides[0][0] else ""
+                    _row(report, first, proxy.name, figures)
+        finally:
+            for proxy, upstreams in sides:
+                await proxy.close()
+                for upstream in upstreams:
+                    upstream.stop()
 
-                    async def ask(_number: int, *, proxy: ProxySide = proxy, **_: Any) -> None:
-                        await proxy.chat()
 
-                    failed = await _drive(ask, CASES[title], taken)
-                    _row(report, f"proxy, {workers} worker(s): {title}", name, _figures(upstreams, taken, failed))
-                finally:
-                    await proxy.close()
+async def _proxy_case(proxy: ProxySide, upstreams: list[Upstream], case: _Case) -> dict[str, Any]:
+    for _ in range(8):
+        await proxy.chat()
+    for upstream in upstreams:
+        upstream.reset()
+    taken: list[float] = []
+
+    async def ask(_number: int, **_: Any) -> None:
+        await proxy.chat()
+
+    failed = await _drive(ask, case, taken)
+    return _figures(upstreams, taken, failed)
 
 
 def main() -> None:

@@ -72,6 +72,9 @@ class ProxySide:
         litellm = str(Path(sys.executable).parent / "litellm")
         command = [litellm, "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
         command += ["--num_workers", str(self._workers)]
+        if self._workers > 1:
+            # uvicorn kills a worker that has not answered five seconds after its start: on a busy machine, every one.
+            command.append("--run_gunicorn")
         if self._plugin:
             command = [sys.executable, "-m", "fast_router.cli", "run", "--", *command]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("FAST_ROUTER_")}
@@ -97,7 +100,8 @@ class ProxySide:
             base_url=self.url,
             headers={"Authorization": f"Bearer {_KEY}"},
             timeout=120,
-            limits=httpx.Limits(max_connections=None),
+            # Shorter than the five seconds of the proxy's server: both closing at once would look like an error.
+            limits=httpx.Limits(max_connections=None, keepalive_expiry=2.0),
         )
         deadline = time.monotonic() + _PATIENCE
         while True:
