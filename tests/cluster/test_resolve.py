@@ -64,7 +64,7 @@ def proxies(folder: Path, upstreams, **environment: str):
             with (folder / f"proxy-{number}.log").open("wb") as log:
                 started.append(
                     subprocess.Popen(
-                        [*map(str, command), "--host", "127.0.0.1", "--num_workers", "2"],
+                        [*map(str, command), "--host", "127.0.0.1", "--num_workers", "2", "--run_gunicorn"],
                         env={
                             **os.environ,
                             "XDG_RUNTIME_DIR": str(folder),
