@@ -142,7 +142,7 @@ def follow(response: Any, attempt: Attempt) -> tuple[bool, Any]:
     Returns:
         Whether it is, and what to give to the caller: the same object, or for a bare generator one around it.
     """
-    if not _streams(type(response)):
+    if not _streams(type(response)):  # type: ignore[arg-type]  # a class is hashable
         return False, response
     watch = Watch(attempt, _call_id(response))
     if inspect.isasyncgen(response):
