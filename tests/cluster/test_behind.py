@@ -66,7 +66,7 @@ async def test_other_keys_are_left_alone(make):  # noqa: F811
     assert not behind.takes("provider_spend:openai:1d")
     assert not behind.takes("m_request_count:unknown")
     assert SETTLED_PICKS
-    assert "counters behind" in fast_router.status()["features"]
+    assert "counters_behind" in fast_router.status()["features"]
 
 
 def test_totals_are_the_fleets_and_old_minutes_are_dropped():
