@@ -376,13 +376,14 @@ def _synchronous(selection: _Selection, original: Any) -> Any:
                     )
                 )
             ):
+                ask = _STREAMED if plan.streams and request_kwargs and request_kwargs.get("stream") is True else None
                 if attempt is None:
-                    deployment = plan.peek(plan.group)
+                    deployment = plan.peek(plan.group, ask)
                     if deployment is not None:
                         tally.fast += 1
                         return deployment.entry
                 else:
-                    lease = plan.acquire(plan.group)
+                    lease = plan.acquire(plan.group, ask)
                     if lease is not None:
                         attempt.lease = lease
                         attempt.fresh = False

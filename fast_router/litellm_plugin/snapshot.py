@@ -216,7 +216,7 @@ def compile_plan(binding: Binding, core: Any, model: str) -> Plan:
     # Whether the answer is streamed is all that latency-based picks want to know, and the shortest way can tell.
     plan.streams = plan.asks and plan.group is not None and plan.group.strategy == "latency_based" and not plan.counts
     plan.short = plan.why is None and plan.group is not None and (plan.streams or not plan.asks)
-    plan.short_sync = plan.why_sync is None and plan.group is not None and not plan.asks
+    plan.short_sync = plan.why_sync is None and plan.group is not None and (plan.streams or not plan.asks)
     return plan
 
 
