@@ -2,7 +2,8 @@
 
 A cooldown that this process sets reaches us when it is set. With Redis, those of other processes are read by
 LiteLLM's own reader, in the background, at most once a second (LiteLLM's own interval) and only while there is
-traffic; a pick never waits for it.
+traffic; a pick never waits for it. That reader asks Redis again about a key that was not there after ten seconds only;
+the shared state, which is on by default where there is Redis, does not wait for it.
 """
 
 from __future__ import annotations
