@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import sys
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from contextvars import ContextVar
@@ -38,7 +39,34 @@ _END = object()
 def install(patches: PatchSet, band: Band) -> list[str]:
     """Wait for the first chunk of every stream inside its attempt."""
     patches.replace(band.core, band.slot("make_call"), _make_call)
+    module = sys.modules[band.core.__module__]
+    if hasattr(module, "_aread_first_chunk"):
+        patches.replace(module, "_aread_first_chunk", _first_chunk)
     return ["stream_failover"]
+
+
+def _first_chunk(original: Any) -> Any:
+    """LiteLLM 1.109 waits for the first chunk itself, for as long as it takes."""
+
+    async def _aread_first_chunk(stream: Any) -> Any:
+        idle = settings.current().stream_idle_timeout
+        if not idle or attempts.ledger.get() is None:
+            return await original(stream)
+        try:
+            return await asyncio.wait_for(original(stream), idle)
+        except (asyncio.TimeoutError, TimeoutError):
+            with contextlib.suppress(Exception):
+                await stream.aclose()
+            raise _paused(idle) from None
+
+    return _aread_first_chunk
+
+
+def _paused(idle: float) -> Exception:
+    import litellm  # noqa: PLC0415
+
+    error: Exception = litellm.Timeout(f"the stream paused for more than {idle:g} s", model="", llm_provider="")
+    return error
 
 
 def _make_call(original: Any) -> Any:
@@ -240,9 +268,7 @@ async def _next(source: Any, idle: float) -> Any:
         if kind is _END:
             raise StopAsyncIteration
         return value
-    import litellm  # noqa: PLC0415
-
-    error = litellm.Timeout(f"the stream paused for more than {idle:g} s", model="", llm_provider="")
+    error = _paused(idle)
     watch = getattr(source, "_watch", None)
     if watch is not None:
         # Before the cancellation, which by itself would look like a caller who went away.

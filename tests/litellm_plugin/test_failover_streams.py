@@ -164,6 +164,9 @@ async def test_a_stream_without_a_first_token_in_time_goes_elsewhere(servers):
     for _ in range(6):
         assert len(await read(await ask(r, stream=True))) > 2
     assert await idle(r) == [0, 0]
+    # Each call that met the silent server left it again.
+    assert servers[1].records.requests == 6
+    assert servers[0].records.requests > 0
 
 
 async def test_a_stream_keeps_its_class_and_can_be_closed_early(servers):
