@@ -22,6 +22,14 @@ from benchmarks.report import Report
 
 MESSAGES = [{"role": "user", "content": "Where does this go?"}]
 LONG = [{"role": "user", "content": "word " * 50_000}]
+_CALLBACKS = (
+    "callbacks",
+    "input_callback",
+    "success_callback",
+    "failure_callback",
+    "_async_success_callback",
+    "_async_failure_callback",
+)
 _SHUFFLE, _BUSY = "simple-shuffle", "least-busy"
 _LATENCY, _COST, _USAGE = "latency-based-routing", "cost-based-routing", "usage-based-routing-v2"
 
@@ -122,6 +130,7 @@ def measure(case: Case, rounds: int) -> dict[str, float]:
     import fast_router  # noqa: PLC0415
 
     fast_router.disable()
+    before = {name: list(getattr(litellm, name)) for name in _CALLBACKS}
     router = litellm.Router(model_list=_deployments(case), routing_strategy=case.strategy, num_retries=0)
     known = {"model": "openai/gpt-4o-mini", "api_key": "unused", "api_base": "http://127.0.0.1:9/0/0"}
     warm = min(case.calls, 5)
@@ -164,6 +173,9 @@ def measure(case: Case, rounds: int) -> dict[str, float]:
     finally:
         fast_router.disable()
         router.discard()
+        # The handlers of LiteLLM's strategies outlive their Router, and would serve the next case's requests, too.
+        for name, callbacks in before.items():
+            getattr(litellm, name)[:] = callbacks
     return {side: min(times) for side, times in taken.items()}
 
 
