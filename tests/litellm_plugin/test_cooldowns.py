@@ -28,15 +28,17 @@ def mine(redis_url, ids):
     """Our Router; one deployment of it cools down in another process, which is played by a Router without us."""
     host, port = redis_url.removeprefix("redis://").split("/")[0].split(":")
     redis = {"redis_host": host, "redis_port": int(port)}
-    fast_router.configure(shared_state=False)
     fast_router.disable()
+    fast_router.configure(shared_state=False)
     other = Router(model_list=[entry(id_) for id_ in ids], num_retries=0, **redis)
     core_of(other).cooldown_cache.add_deployment_to_cooldown(ids[0], Exception("429"), 429, 60.0)
     fast_router.enable()
     yield router(*(entry(id_) for id_ in ids), **redis)
     discard()
     other.discard()
+    fast_router.disable()
     fast_router.configure(shared_state=None)
+    fast_router.enable()
 
 
 def rests(made, id_):
