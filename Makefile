@@ -12,13 +12,13 @@ export LITELLM_LOCAL_MODEL_COST_MAP := True
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types pytest examples test-compat test-slow bench servers clean
+.PHONY: help demo test lint types pytest examples test-compat test-slow bench servers constraints clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# A stamp a set of extras: nothing is installed again until pyproject.toml changes.
-$(VENV)/.stamp-%: pyproject.toml scripts/venv.sh
+# A stamp a set of extras: nothing is installed again until pyproject.toml or a pinned version changes.
+$(VENV)/.stamp-%: pyproject.toml scripts/venv.sh scripts/constraints.txt
 	@PYTHON="$(PYTHON)" scripts/venv.sh $(VENV) $*
 	@touch $@
 
@@ -63,6 +63,12 @@ test-compat:  ## Run the plugin's tests against each supported LiteLLM version
 
 bench: $(VENV)/.stamp-dev .venvs/fast-litellm/.stamp servers  ## Run the benchmarks: tables on screen, JSON in benchmarks/results
 	@$(BIN)/python -m benchmarks
+
+# The version of LiteLLM that the environment and the benchmarks use; `make test-compat` has the others.
+constraints: $(VENV)/.stamp-dev  ## Pin the newest versions of everything but LiteLLM into scripts/constraints.txt
+	@echo "litellm==1.106.2" | $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --all-extras --no-annotate \
+		--upgrade --constraint /dev/stdin --custom-compile-command "make constraints" pyproject.toml \
+		--output-file scripts/constraints.txt
 
 clean:  ## Remove what make made: environments, caches, benchmark results
 	rm -rf $(VENV) .venvs .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist benchmarks/results/*.json

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # scripts/venv.sh FOLDER EXTRA: makes a virtual environment (if there is none) and installs this project into it,
-# editable, with one extra. An environment that is there is added to, never rebuilt.
+# editable, with one extra, each package in the version of constraints.txt: what PyPI releases tomorrow changes
+# nothing here. An environment that is there is added to, never rebuilt.
 set -euo pipefail
 
 folder=$1
@@ -45,9 +46,10 @@ fi
 
 echo "venv: installing fast-router[$extra]"
 if [[ -x $uv ]]; then
-    "$uv" pip install --quiet --python "$folder/bin/python" --editable ".[$extra]"
+    "$uv" pip install --quiet --python "$folder/bin/python" --constraint scripts/constraints.txt --editable ".[$extra]"
 else
-    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[$extra]"
+    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --constraint scripts/constraints.txt \
+        --editable ".[$extra]"
 fi
 
 # LiteLLM is large: compiled once here, and not again by each of the many processes that will import it.

@@ -209,14 +209,17 @@ def _chained(source: Any, first: list[Any]) -> Generator[Any, None, None]:
 
 
 _FIRST = "_fast_router_first"
-_classes: weakref.WeakKeyDictionary[type, type] = weakref.WeakKeyDictionary()
+# Weak on both sides: a subclass keeps its base alive, and some of LiteLLM's classes are made anew for each stream.
+_classes: weakref.WeakKeyDictionary[type, weakref.ref[type]] = weakref.WeakKeyDictionary()
 
 
 def _put_back(response: Any, first: list[Any]) -> None:
     kind = type(response)
-    begun = _classes.get(kind)
+    known = _classes.get(kind)
+    begun = None if known is None else known()
     if begun is None:
-        begun = _classes[kind] = _begun_class(kind)
+        begun = _begun_class(kind)
+        _classes[kind] = weakref.ref(begun)
     setattr(response, _FIRST, first)
     response.__class__ = begun
 

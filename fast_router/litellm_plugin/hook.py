@@ -194,7 +194,7 @@ def _patch(module: ModuleType) -> None:
         tally.failed(error, "enable")
         return
     else:
-        disabled = {name.lower() for name in settings.current().disabled_features}
+        disabled = settings.current().disabled_features
         for name, path in FEATURES:
             if name in disabled:
                 _switch.skipped[name] = "switched off by disabled_features"

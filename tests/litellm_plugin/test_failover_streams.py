@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import time
+import weakref
 
 import httpx
 import litellm
@@ -15,6 +17,7 @@ from litellm import Router
 import fast_router
 from fast_router import settings
 from fast_router.engine.breaker import BreakerState
+from fast_router.litellm_plugin import failover_streams
 from fast_router.litellm_plugin.failover_policy import policy_of
 from fast_router.litellm_plugin.health import HealthMonitor, load_from_metrics
 from fast_router.litellm_plugin.hook import _switch
@@ -391,3 +394,29 @@ async def test_other_clients_load_reaches_the_engine(servers):
         deployments = fast_router.advanced_router(r).deployments
         assert deployments["d0"].outside >= 7
         assert deployments["d1"].outside == 0
+
+
+async def test_a_class_made_for_one_stream_is_freed_with_it():
+    def stream():
+        class Events:
+            """Made inside a function, as LiteLLM makes some of its own: another one for each stream."""
+
+            def __init__(self):
+                self.left = ["one", "two"]
+
+            def __aiter__(self):
+                return self
+
+            async def __anext__(self):
+                if not self.left:
+                    raise StopAsyncIteration
+                return self.left.pop(0)
+
+        return Events()
+
+    begun = await failover_streams._begun_otherwise(stream())
+    assert [chunk async for chunk in begun] == ["one", "two"]
+    kind = weakref.ref(type(begun))
+    del begun
+    gc.collect()
+    assert kind() is None

@@ -85,4 +85,4 @@ def member(owner: type, *names: str) -> tuple[str, Callable[..., Any]] | None:
 
 def is_enabled(feature: str) -> bool:
     """Whether the setting ``disabled_features`` leaves ``feature`` on."""
-    return feature not in {word.lower().replace("-", "_") for word in settings.current().disabled_features}
+    return feature not in settings.current().disabled_features
