@@ -10,6 +10,7 @@ notice at once; the whole list is compared every 16 + n/8 calls for their sake.)
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from math import floor
 from operator import itemgetter
 from typing import Any
 
@@ -41,7 +42,7 @@ class PicksFromLists:
         self.options = options
         self.engine = engine
         self._random = engine.rng.random
-        self._short: tuple[Any, ...] = (_NOTHING, None, {}, (), self._random)
+        self._short: tuple[Any, ...] = (_NOTHING, None, {}, self._random)
         self._last: _KnownList = _KnownList((), strategy, options, engine)
         self._known: dict[int, _KnownList] = {}
 
@@ -62,15 +63,16 @@ class PicksFromLists:
             ConfigurationError: `model_list` is malformed; the message names the entry.
             TypeError: No model was named.
         """
-        source, image, choices, labels, random = self._short
-        if source is model_list and image == source:
-            indices = choices.get(model)
-            if indices is not None:
-                count = len(indices)
-                index = indices[int(random() * count)] if count > 1 else indices[0]
-                if not blocked_models or labels[index].isdisjoint(blocked_models):
-                    found: dict[str, Any] = source[index]  # type: ignore[index]
-                    return found
+        try:
+            source, image, choices, random = self._short
+            if source is model_list and image == source and model in choices:
+                places = choices[model]
+                # Not `labels`: a method of a local that is named like an import is looked up the slow way (3.11).
+                index, words = places[floor(random() * len(places))]
+                if not blocked_models or words.isdisjoint(blocked_models):
+                    return source[index]  # type: ignore[index, no-any-return]
+        except IndexError:
+            pass  # another thread has just made the list shorter
         if model_list is None:
             return self._from_kept(model, blocked_models)
         if model is None:
@@ -101,7 +103,7 @@ class PicksFromLists:
         try:
             if model in known.dense and len(entries) == len(model_list):
                 for _ in _DRAWS:
-                    index = int(self._random() * len(entries))
+                    index = floor(self._random() * len(entries))
                     entry = model_list[index]
                     if entry is not entries[index]:
                         return None
@@ -112,13 +114,13 @@ class PicksFromLists:
                             return entry  # type: ignore[return-value]
             elif entries == model_list and known.names == list(map(_name_of, model_list)):
                 indices = known.choices[model]
-                index = indices[int(self._random() * len(indices))]
+                index = indices[floor(self._random() * len(indices))]
                 entry = model_list[index]
                 if entry == known.image[index] and (not blocked or known.labels[index].isdisjoint(blocked)):
                     found: dict[str, Any] = entry
                     return found
-        except (KeyError, TypeError):
-            # An entry has lost its name: the exact way says so in words.
+        except (IndexError, KeyError, TypeError):
+            # Another thread has made the list shorter, or an entry has lost its name: the exact way says so in words.
             return None
         return None
 
@@ -135,7 +137,10 @@ class PicksFromLists:
         self._known[id(known.source)] = self._last = known
         if known.short:
             # What the shortest way needs, in one read.
-            self._short = (known.source, known.image, known.choices, known.labels, self._random)
+            places = {
+                name: [(index, known.labels[index]) for index in indices] for name, indices in known.choices.items()
+            }
+            self._short = (known.source, known.image, places, self._random)
         return known
 
     def _exact(
@@ -157,7 +162,14 @@ class PicksFromLists:
             words = set(blocked)
             ask = Ask({d.id for d in group.members if not words.isdisjoint(known.labels[known.places[d.id]])})
         deployment = self.engine.peek(group, ask)
-        return None if deployment is None else model_list[known.places[deployment.id]]  # type: ignore[return-value]
+        if deployment is None:
+            return None
+        place = known.places[deployment.id]
+        try:
+            return model_list[place]  # type: ignore[return-value]
+        except IndexError:
+            # Another thread has just made the list shorter; this entry was in it when the call came.
+            return known.entries[place]  # type: ignore[return-value]
 
 
 class _KnownList:

@@ -150,6 +150,27 @@ class TestMutation:
                 assert router.get_available_deployment(models, "m") is models[0]
 
 
+@pytest.mark.parametrize("size", [3, 40])
+def test_a_list_that_shrinks_while_somebody_picks(size):
+    """Another thread can take entries away at any moment: here it does so in the midst of a draw."""
+
+    class Shrinking(random.Random):
+        def random(self):
+            if len(models) > 1 and self.armed:
+                models.pop()
+            return 0.999
+
+    models, rng = fleet(size), Shrinking()
+    rng.armed = False
+    router = AdvancedRouter(rng=rng)
+    assert router.get_available_deployment(models, "gpt-4") is models[-1]
+    rng.armed = True
+    for _ in range(size):
+        before = list(models)
+        found = router.get_available_deployment(models, "gpt-4")
+        assert any(found is entry for entry in before)
+
+
 def test_a_price_changed_in_place_counts_at_once():
     models = [{"model_name": "m", "price": 3}, {"model_name": "m", "price": 2}]
     router = AdvancedRouter("cost-based")

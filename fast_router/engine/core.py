@@ -153,7 +153,14 @@ class Engine:
                 self._tick(now)
             # One tier is the rule: spare it the walk.
             tier = group.only
-            deployment = group.pick(now, ask) if tier is None else tier.pick(now, ask)
+            if tier is None:
+                deployment = group.pick(now, ask)
+            else:
+                if tier.takes:
+                    deployment = tier.take(ask)
+                    if deployment is not None:
+                        return Lease(self, deployment, now)
+                deployment = tier.pick(now, ask)
             if deployment is None:
                 return None
             if deployment.plain:

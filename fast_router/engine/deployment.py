@@ -46,6 +46,7 @@ class Deployment:
 
     __slots__ = (
         "capacity",
+        "counted",
         "counters",
         "entry",
         "ewma",
@@ -140,8 +141,9 @@ class Deployment:
         self.limited = False
         # Told about each lease on it, under the engine's lock; set only by a breaker that has opened once.
         self.on_lease: Callable[[Lease], None] | None = None
-        # True while a lease on it has nothing to do but count (see `refresh`).
+        # True while a lease on it has nothing to do but count, itself or for a single strategy (see `refresh`).
         self.plain = False
+        self.counted = False
         # The strategies whose eligible set this deployment belongs to, and those of them that follow its load.
         self.strategies: tuple[Strategy, ...] = ()
         self.counters: tuple[Strategy, ...] = ()
@@ -191,13 +193,9 @@ class Deployment:
 
     def refresh(self) -> None:
         """Work out anew whether a lease has more to do than to count: done when something changes, not per pick."""
-        self.plain = not (
-            self.counters
-            or self.limited
-            or self.slow_until
-            or self.max_parallel is not None
-            or self.on_lease is not None
-        )
+        more = self.limited or self.slow_until or self.max_parallel is not None or self.on_lease is not None
+        self.plain = not more and not self.counters
+        self.counted = not more and len(self.counters) == 1
 
     @property
     def load(self) -> float:

@@ -8,6 +8,7 @@ something was learnt (`observed`); all of that and every pick happens under the 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from math import floor
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class Strategy:
     """True if `moved` must be called when a member's load changes."""
     follows_latency: ClassVar[bool] = False
     """True if `observed` must be called when something was learnt about a member."""
+    takes: ClassVar[bool] = False
+    """True if `take` picks and counts in one step."""
     respects_limits: ClassVar[bool] = False
     """True if members whose rpm or tpm is used up are not eligible (as in LiteLLM for this strategy)."""
 
@@ -112,6 +115,13 @@ class Strategy:
             ask: What is special about the request, None for nothing.
         """
         return self.pick_from(self.ready, now, ask)
+
+    def take(self, ask: Ask | None) -> Deployment | None:
+        """Pick as `pick` does, with the lease counted already; None if the two are to be done one after the other.
+
+        Called only if `takes`. It may answer with a deployment whose `counted` is True, and with no other.
+        """
+        raise NotImplementedError
 
     def pick_from(self, candidates: Sequence[Deployment], now: float, ask: Ask | None) -> Deployment | None:
         """The same choice among candidates that somebody else filtered; O(k)."""
@@ -156,7 +166,7 @@ class Strategy:
 
     def any_of(self, candidates: Sequence[Deployment]) -> Deployment:
         """One of them, each equally likely."""
-        return candidates[int(self.random() * len(candidates))]
+        return candidates[floor(self.random() * len(candidates))]
 
     def __len__(self) -> int:
         return len(self.ready)

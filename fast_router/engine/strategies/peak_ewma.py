@@ -8,7 +8,7 @@ lesson: a server that fails fast must get less, not more). An unknown one is pro
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import exp
+from math import exp, floor
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fast_router.engine.strategies.base import Ask, Rng
@@ -73,15 +73,15 @@ class PeakEwma(PowerOfTwo):
         # get a sixteenth of the traffic from being drawn twice alone, and that sixteenth is the p99. Three instead
         # of two, for the same reason: of four with two bad ones, two draws meet nobody else one time in six.
         count = len(candidates)
-        first = int(self.random() * count)
+        first = floor(self.random() * count)
         if count == 1:
             return candidates[first]
-        step = int(self.random() * (count - 1))
+        step = floor(self.random() * (count - 1))
         second = step + (step >= first)
         best = self.better(candidates[first], candidates[second], now)
         if count < _THREE:
             return best
-        third = int(self.random() * (count - 2))
+        third = floor(self.random() * (count - 2))
         low, high = (first, second) if first < second else (second, first)
         third += third >= low
         third += third >= high

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
+from math import floor
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fast_router.engine.strategies.base import Ask, Rng, Strategy
@@ -42,7 +43,7 @@ class PowerOfTwo(Strategy):
                 deployment = self.members[bisect_right(sums, self.random() * total)]
                 if not deployment.held:
                     return deployment
-        return ready[int(self.random() * len(ready))]
+        return ready[floor(self.random() * len(ready))]
 
     def pick(self, now: float, ask: Ask | None) -> Deployment | None:
         """The less loaded of two draws; the first one if equal."""

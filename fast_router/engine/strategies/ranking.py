@@ -8,6 +8,7 @@ members it costs about what a heap's Python-level sift costs at 100, and unlike 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
+from math import floor
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class Ranking:
         bound = low + slack * low if slack else low
         # Most often the best has no equal: look at its neighbour before searching.
         count = 1 if len(entries) == 1 or entries[1][0] > bound else bisect_right(entries, (bound, _INFINITY))
-        index = 0 if count == 1 else int(self._random() * count)
+        index = 0 if count == 1 else floor(self._random() * count)
         return self._members[entries[index][1]]
 
     def score(self, deployment: Deployment) -> float | None:

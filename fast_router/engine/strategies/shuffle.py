@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
+from math import floor
 from typing import TYPE_CHECKING, Any
 
 from fast_router.engine.strategies.base import Ask, Rng, Strategy
@@ -77,7 +78,7 @@ class SimpleShuffle(Strategy):
             return None
         table = self._table
         if table is None:
-            return ready[int(self.random() * len(ready))]
+            return ready[floor(self.random() * len(ready))]
         total = table[-1]
         members = self.members
         for _ in range(_DRAWS):
