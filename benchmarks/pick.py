@@ -188,6 +188,7 @@ def main() -> None:
     """Measure every strategy at every size and report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--least", type=int, default=2, help="smallest group to measure")
     parser.add_argument("--most", type=int, default=10_000, help="largest group to measure")
     parser.add_argument("--strategy", action="append", choices=STRATEGIES)
     options = parser.parse_args()
@@ -206,7 +207,7 @@ def main() -> None:
         ],
     )
     for groups, size in SHAPES:
-        if size <= options.most:
+        if options.least <= size <= options.most:
             for strategy in options.strategy or STRATEGIES:
                 # LiteLLM takes a second for one pick among 10,000.
                 rounds = options.rounds if size < 10_000 else min(2, options.rounds)
