@@ -2,8 +2,8 @@
 
 A process each, because Routers leave callbacks and caches behind in LiteLLM's global lists; the second run of one
 process would pay for the first. Reads one line of JSON (whom to ask), says `{"ready": true}` when LiteLLM is loaded
-and warm; then answers lines: `{"calibrate": n}` with `{"throughput": requests a second}`, `{"go": load}` with
-`{"over": n}` as requests end and finally `{"result": {...}}`.
+and warm; then answers lines: `{"calibrate": n}` with `{"throughput": requests a second}`, `{"go": load}`, once for
+each turn, with `{"over": n}` as requests end and `{"turn": "over"}`, and `{"finish": true}` with `{"result": {...}}`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 import litellm
 
 import fast_router
-from fast_router.testing.load import Arrival, arrivals, drive
+from fast_router.testing.load import Arrival, Outcome, arrivals, drive
 
 GROUP = "demo-chat"
 _PICKS = 400
@@ -68,15 +68,18 @@ async def _pick_cost(router: litellm.Router) -> float:
 
 async def _side(orders: dict[str, Any]) -> None:
     warm = _router({"warm-up": orders["warm_up"]}, orders["strategy"])
+    run = _Run(orders)
     await drive(lambda one: _ask(warm, one), arrivals(_WARM_UP, 100, stream_share=0.5))
     _say({"ready": True})
     while line := await asyncio.to_thread(sys.stdin.readline):
         wish = json.loads(line)
         if "calibrate" in wish:
             _say({"throughput": await _throughput(warm, wish["calibrate"], wish["stream"])})
+        elif "go" in wish:
+            await run.turn(wish["go"])
+            _say({"turn": "over"})
         else:
-            warm.discard()
-            _say({"result": await _run(orders, wish["go"])})
+            _say({"result": await run.finish()})
 
 
 async def _throughput(router: litellm.Router, requests: int, stream: float) -> float:
@@ -95,18 +98,35 @@ async def _throughput(router: litellm.Router, requests: int, stream: float) -> f
     return requests / (time.perf_counter() - began)
 
 
-async def _run(orders: dict[str, Any], load: dict[str, Any]) -> dict[str, Any]:
-    random.seed(load["seed"])  # LiteLLM's own random picks
-    router = _router(orders["urls"], orders["strategy"])
-    coming = arrivals(load["requests"], load["rate"], stream_share=load["stream"], seed=load["seed"])
-    busy = time.process_time()
-    outcome = await drive(lambda one: _ask(router, one), coming, lambda over: _say({"over": over}))
-    busy = time.process_time() - busy
-    # A fresh Router for the stop-watch: cooldowns of the run must not make its picks easier or harder.
-    pick = await _pick_cost(_router(orders["urls"], orders["strategy"]))
-    result = outcome.as_dict() | {"pick_seconds": pick, "cpu_seconds": busy / load["requests"]}
-    status = fast_router.status()
-    return result | ({"picks": status["picks"], "litellm": status["litellm"]} if orders["plugin"] else {})
+class _Run:
+    """The turns of this side: one Router, one outcome."""
+
+    def __init__(self, orders: dict[str, Any]) -> None:
+        self.orders = orders
+        self.router = _router(orders["urls"], orders["strategy"])
+        self.outcome = Outcome()
+        self.requests = 0
+        self.busy = 0.0
+
+    async def turn(self, load: dict[str, Any]) -> None:
+        """Send one turn's requests."""
+        random.seed(load["seed"])  # LiteLLM's own random picks
+        coming = arrivals(load["requests"], load["rate"], stream_share=load["stream"], seed=load["seed"])
+        before = self.requests
+        busy = time.process_time()
+        self.outcome.add(
+            await drive(lambda one: _ask(self.router, one), coming, lambda over: _say({"over": before + over}))
+        )
+        self.busy += time.process_time() - busy
+        self.requests += len(coming)
+
+    async def finish(self) -> dict[str, Any]:
+        """Time picks, and give what was measured in all turns."""
+        # A fresh Router for the stop-watch: cooldowns of the run must not make its picks easier or harder.
+        pick = await _pick_cost(_router(self.orders["urls"], self.orders["strategy"]))
+        result = self.outcome.as_dict() | {"pick_seconds": pick, "cpu_seconds": self.busy / max(1, self.requests)}
+        status = fast_router.status()
+        return result | ({"picks": status["picks"], "litellm": status["litellm"]} if self.orders["plugin"] else {})
 
 
 def main() -> None:

@@ -55,6 +55,13 @@ class Outcome:
         """Number of failed requests."""
         return sum(self.failures.values())
 
+    def add(self, other: Outcome) -> None:
+        """Take what came of another load into this one."""
+        self.latencies += other.latencies
+        self.first_tokens += other.first_tokens
+        self.failures += other.failures
+        self.elapsed += other.elapsed
+
     def as_dict(self) -> dict[str, Any]:
         """Return counts and percentiles as plain data."""
         return {
