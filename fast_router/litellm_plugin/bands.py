@@ -68,14 +68,38 @@ _PIPELINE_GLOBALS = (
     "simple_shuffle",
 )
 
-# Pipelines by the hash of their source, with the LiteLLM releases they were found in.
+# Pipelines by the hash of their source, with the LiteLLM releases they were found in. Every difference between one
+# and the next was read: a step that was added is either guarded here, or does nothing for an ordinary request.
 KNOWN_PIPELINES: dict[str, str] = {
     "f43379613ead2328": "1.83.14",
-    "b284c4665f959555": "1.91.0",
-    "7c8fcd2c1c42d905": "1.99.0",
-    "0ba1dbfb3ffda68d": "1.106.2",
-    "3dce83a87831f00c": "1.109.1",
+    "6e724e934d930f07": "1.84.0 to 1.85.7",
+    "1bfdbaaec5e67d59": "1.86.0 to 1.86.7",
+    "1b48af051295499e": "1.87.0 to 1.90.7",
+    "b284c4665f959555": "1.91.0 to 1.91.5",
+    "851ca57f11a35dbc": "1.92.0 to 1.93.2",
+    "91ac6c49f88e586b": "1.94.0 to 1.95.1",
+    "af19e84def0f9ae6": "1.96.0 to 1.96.2",
+    "5a3ec5e73dcdcecd": "1.97.0",
+    "1b58ff64dcb70616": "1.98.0 to 1.98.1",
+    "7c8fcd2c1c42d905": "1.99.0 to 1.99.4",
+    "265866f08f108084": "1.100.0 to 1.100.5",
+    "d524c0a55493bb58": "1.101.0 to 1.101.6",
+    "be9fb06917b2018d": "1.102.0 to 1.102.4",
+    "f65434a07563f574": "1.103.0 to 1.103.11",
+    "ed9f114b57f941b6": "1.104.0 to 1.104.9",
+    "7481b34fa17002ae": "1.105.0 to 1.105.7",
+    "0ba1dbfb3ffda68d": "1.106.0 to 1.106.12",
+    "e9f20b18ce71e31f": "1.108.0 to 1.108.1",
+    "695542a6201bba24": "1.108.2 to 1.108.3",
+    "19e0be9d474a2bbc": "1.108.4 to 1.108.6",
+    "2584b71b68199273": "1.108.7 to 1.108.10",
+    "71a53bf8eef12236": "1.108.11 to 1.108.13",
+    "dda75180e952f770": "1.108.14",
+    "3dce83a87831f00c": "1.109.0 to 1.109.3",
 }
+
+# Keys by which a request narrows its own candidates; LiteLLM's selection takes out those that it understands.
+_NARROWING = ("_target_order", "_excluded_deployment_ids", "_retry_skipped_deployment_ids")
 
 
 class Band:
@@ -168,6 +192,22 @@ class Band:
             found = vars(self.module).get(name)
             if found is not None:
                 yield name, _innermost(found)
+
+    def narrowing_keys(self) -> tuple[str, ...]:
+        """The request keys that this LiteLLM's selection understands and takes out, in the order of its steps.
+
+        1.83 knows the first, 1.86 added the second, 1.102 the third.
+        """
+        name = self.slot("async_get_healthy_deployments")
+        found = next(vars(cls)[name] for cls in self.core.__mro__ if name in vars(cls))
+        return tuple(key for key in _NARROWING if key in _innermost(found).__code__.co_consts)
+
+    def order_is_strict(self) -> bool:
+        """False if an order that no candidate has counts as none, as it does before 1.101."""
+        from litellm import utils  # noqa: PLC0415 - it is imported: its Router is here
+
+        narrow = getattr(utils, "get_order_filtered_deployments", None) or utils._get_order_filtered_deployments
+        return not narrow([{"litellm_params": {"order": 1}, "model_info": {}}], target_order=2)
 
     def stock_names(self) -> tuple[str, ...]:
         """The real names of the pipeline's methods: a subclass that overrides one changes the pipeline."""
