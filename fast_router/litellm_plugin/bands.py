@@ -1,9 +1,9 @@
 """Which LiteLLM is here, and where its seams lie.
 
-Up to 1.106 the routing is methods of `litellm.Router`; 1.109 is a facade over `PythonCore`, whose members that
-outside code used to reach carry the prefix `_core_`. A `Band` translates: ask it for a member by its plain name.
-What a LiteLLM has is found by looking, not by its version; the version only names the band and rules out cores
-that are not Python at all.
+Up to 1.108 the routing is methods of `litellm.Router`; 1.109 is a facade over `PythonCore`, whose members that
+outside code used to reach carry the prefix `_core_`; 1.110 is a facade over a core in Rust (see `rust_band`). A `Band`
+translates: ask it for a member by its plain name. What a LiteLLM has is found by looking, not by its version; the
+version only names the band and rules out what nobody has looked at.
 
 The fast lane answers in LiteLLM's place, so it must know what LiteLLM would have done. It is therefore opened only
 for pipelines whose source text is one of those it was written against; any other pipeline is run, and only its
@@ -18,7 +18,10 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fast_router.litellm_plugin.binding import Binding
 
 __all__ = ["KNOWN_PIPELINES", "Band", "UnknownBandError", "find_band"]
 
@@ -37,10 +40,11 @@ _NEEDED = (
     "make_call",
 )
 _NEEDED_GLOBALS = ("simple_shuffle",)
-# From here on the core may be one that is not written in Python: nothing of ours would be called.
-_TOO_NEW = (1, 110)
+# From here on the core is written in Rust, from there on nobody has looked.
+_RUST = (1, 110)
+_TOO_NEW = (1, 111)
 
-_BANDS = (((1, 91), "1.83"), ((1, 99), "1.91"), ((1, 106), "1.99"), ((1, 109), "1.106"), (_TOO_NEW, "1.109"))
+_BANDS = (((1, 91), "1.83"), ((1, 99), "1.91"), ((1, 106), "1.99"), ((1, 109), "1.106"), (_RUST, "1.109"))
 
 # What the fast lane stands in for.
 _PIPELINE = (
@@ -114,8 +118,11 @@ class Band:
         facade: True if a Router is only a facade over its core.
     """
 
+    no_fast_lane: str | None = None
+    """Why no pipeline of this band's can have a fast lane, None if one that is known has it."""
+
     def __init__(self, router_module: ModuleType) -> None:
-        self.version = _litellm_version()
+        self.version: str = _litellm_version()
         self.router: type = router_module.Router
         self.core: type = getattr(router_module, "PythonCore", self.router)
         self.facade = self.core is not self.router
@@ -123,9 +130,6 @@ class Band:
         parts = _numbers(self.version)
         self.name = next((name for end, name in _BANDS if parts < end), "unknown")
         self._known: bool | None = None
-        if parts >= _TOO_NEW:
-            msg = f"LiteLLM {self.version} is newer than the last core known here (1.109)"
-            raise UnknownBandError(msg)
         missing = [name for name in _NEEDED if not hasattr(self.core, self.slot(name))]
         missing += [name for name in _NEEDED_GLOBALS if name not in vars(self.module)]
         if missing:
@@ -162,6 +166,12 @@ class Band:
     def core_of(self, router: Any) -> Any:
         """The object that routes for `router`: itself, or the core behind the facade."""
         return vars(router).get("_core", router) if self.facade else router
+
+    def binding(self, core: Any) -> Binding:
+        """The binding of a core, made now if it has none."""
+        from fast_router.litellm_plugin.binding import bind  # noqa: PLC0415 - it imports this module
+
+        return bind(core, self)
 
     @property
     def fast_lane(self) -> bool:
@@ -253,4 +263,13 @@ def find_band(router_module: ModuleType) -> Band:
     Raises:
         UnknownBandError: Members that the plugin needs are not there.
     """
+    version = _litellm_version()
+    parts = _numbers(version)
+    if parts >= _TOO_NEW:
+        msg = f"LiteLLM {version} is newer than the last one known here (1.110)"
+        raise UnknownBandError(msg)
+    if parts >= _RUST:
+        from fast_router.litellm_plugin.rust_band import RustBand  # noqa: PLC0415 - it imports this module
+
+        return RustBand(router_module, version)
     return Band(router_module)

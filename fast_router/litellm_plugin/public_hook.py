@@ -164,7 +164,7 @@ def install(patches: PatchSet, problem: str) -> list[str]:
     except ImportError:
         usable = False
     LOGGER.warning(
-        "fast_router: %s. %s Upgrade fast-router, pin litellm to a supported version (1.83.14 to 1.109), or set "
+        "fast_router: %s. %s Upgrade fast-router, pin litellm to a supported version (1.83.14 to 1.110), or set "
         "FAST_ROUTER_ENABLED=0.",
         problem,
         "Only its public filter hook is used, where that is certainly safe: fewest calls in flight, no failover."
