@@ -120,6 +120,8 @@ async def test_every_way_out_ends_the_lease(fleet):
     # Streams: read to the end, closed, dropped.
     stream = await chat(made, stream=True)
     assert in_flight(made) == 1
+    lease = stream._async_generator._watch.attempt.lease
+    assert lease.seconds_to_first_token is not None, "LiteLLM has read the first chunk; nobody waits for the reader"
     async for _ in stream:
         pass
     assert in_flight(made) == 0
@@ -207,7 +209,7 @@ async def test_settings_and_deployments_change_while_running():
     made._core.apply(
         litellm.router_api.ChangeSet(upsert=[litellm.router.Deployment(**entry("b", mock_response="yes"))])
     )
-    seen = {(await chat(made))._hidden_params["model_id"] for _ in range(6)}
+    seen = {(await chat(made))._hidden_params["model_id"] for _ in range(30)}
     assert seen == {"a", "b"}
     made._core.apply(litellm.router_api.ChangeSet(settings={"routing_strategy": "round_robin"}, delete=["a"]))
     assert (await chat(made))._hidden_params["model_id"] == "b"
