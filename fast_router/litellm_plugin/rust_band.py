@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from fast_router.errors import FastRouterError
+from fast_router.litellm_plugin import overlay
 from fast_router.litellm_plugin.bands import Band, UnknownBandError
 from fast_router.litellm_plugin.binding import KEY, Binding
 from fast_router.litellm_plugin.snapshot import STRATEGIES
@@ -145,7 +146,9 @@ class RustBinding(Binding):
     def compile_all(self, core: Any) -> None:
         """Group everybody by model name, so that `router` shows them all."""
         with self.lock:
-            strategy = STRATEGIES.get(str(core.settings().routing_strategy), "simple_shuffle")
+            given: overlay.Strategies | None = vars(core).get(overlay.KEY)
+            strategy = given.router if given is not None else None
+            strategy = strategy or STRATEGIES.get(str(core.settings().routing_strategy), "simple_shuffle")
             by_name: dict[str, list[Deployment]] = {}
             for deployment in self.engine.deployments.values():
                 by_name.setdefault(deployment.name, []).append(deployment)
