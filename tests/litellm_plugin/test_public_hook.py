@@ -57,12 +57,13 @@ async def test_a_call_that_fails_ends_too(handler):
     await until(lambda: sum(d.in_flight for d in counted.values()) == 0)
 
 
-async def test_nobody_is_left_out_while_a_router_may_check_before_calls(handler):
+async def test_nobody_is_left_out_while_a_router_may_check_before_calls(handler, monkeypatch):
     made = router(entry("a"), entry("b"), enable_pre_call_checks=True)
     everybody = [entry("a"), entry("b")]
     left = await handler.async_filter_deployments("m", everybody, MESSAGES, {"litellm_call_id": "x"}, None)
     assert left == everybody
     made.discard()
+    monkeypatch.setattr(litellm, "_async_success_callback", [])
     # Where Routers cannot be seen, nobody knows whether one of them checks.
     left = await handler.async_filter_deployments("m", everybody, MESSAGES, {"litellm_call_id": "y"}, None)
     assert left == everybody
