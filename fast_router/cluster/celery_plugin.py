@@ -124,7 +124,7 @@ class _Question:
 
 def _excludes(band: Band) -> bool:
     """True if this LiteLLM has a request key for ids to leave out; before 1.86 there was none."""
-    return "_excluded_deployment_ids" in band.narrowing_keys()
+    return "_excluded_deployment_ids" in band.narrowing_keys
 
 
 def _question(

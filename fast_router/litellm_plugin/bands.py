@@ -16,6 +16,7 @@ import hashlib
 import inspect
 import sys
 from collections.abc import Iterator
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -203,6 +204,7 @@ class Band:
             if found is not None:
                 yield name, _innermost(found)
 
+    @cached_property
     def narrowing_keys(self) -> tuple[str, ...]:
         """The request keys that this LiteLLM's selection understands and takes out, in the order of its steps.
 

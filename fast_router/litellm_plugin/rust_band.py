@@ -98,6 +98,11 @@ class RustBinding(Binding):
         self._seen: tuple[Any, ...] = ()
         self._stale: set[tuple[str, str]] = set()
 
+    def invalidate(self) -> None:
+        """Have the registry read anew at the next pick."""
+        super().invalidate()
+        self._seen = ()
+
     def refresh(self, core: Any) -> None:
         """Read the deployments anew if the core's registry has changed."""
         handle = core._handle
@@ -134,11 +139,7 @@ class RustBinding(Binding):
             key = (name, strategy)
             if key not in self._stale:
                 return super().group_containing(name, strategy, options, entries)
-            members: dict[str, Deployment] = {}
-            for entry in entries:
-                member = self.known(entry)
-                if member is not None:
-                    members[member.id] = member
+            members = {d.id: d for d in (self.known(entry) or self.deployment(entry, strategy) for entry in entries)}
             group = self._compile_extra(name, strategy, options, members)
             self._stale.discard(key)
             return group

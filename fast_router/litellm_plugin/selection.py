@@ -84,7 +84,7 @@ class _Selection:
         self.band = band
         self.litellm = litellm
         self.verdict = CallbackVerdict()
-        self.popped = band.narrowing_keys()
+        self.popped = band.narrowing_keys
         self.strict = band.order_is_strict()
         variables = vars(band.module)
         self.routed = variables.get("_routed_call_type")

@@ -214,6 +214,12 @@ async def test_settings_and_deployments_change_while_running():
     made._core.apply(litellm.router_api.ChangeSet(settings={"routing_strategy": "round_robin"}, delete=["a"]))
     assert (await chat(made))._hidden_params["model_id"] == "b"
     assert set(deployments(made)) == {"b"}
+    read = deployments(made)["b"].entry
+    await chat(made)
+    assert deployments(made)["b"].entry is read
+    fast_router.invalidate(made)
+    await chat(made)
+    assert deployments(made)["b"].entry is not read
     before = picks()["filtered"]
     made._core.apply(litellm.router_api.ChangeSet(settings={"routing_strategy": "simple-shuffle"}))
     await chat(made)
@@ -277,3 +283,14 @@ async def test_off_gives_back_the_identical_objects():
     assert all(value is members().get(key) for key, value in off.items())
     assert off.keys() == members().keys()
     hook.enable()
+
+
+async def test_a_deployment_that_cannot_be_read_is_litellms(caplog):
+    made = router(
+        entry("a", mock_response="yes", weight=-1), entry("b", mock_response="yes"), routing_strategy="least-busy"
+    )
+    before = picks()
+    answer = await chat(made)
+    assert answer._hidden_params["model_id"] in {"a", "b"}
+    assert picks()["delegated"] == before["delegated"] + 1
+    assert "is left to LiteLLM" in caplog.text
