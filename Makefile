@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-LITELLM_VERSIONS ?= 1.83.14 1.91.0 1.99.0 1.106.2 1.109.1
+LITELLM_VERSIONS ?= 1.83.14 1.91.0 1.99.0 1.106.2 1.108.14 1.109.1 1.110.2
 
 # LiteLLM asks the network for its price list at import unless told to use the one it ships.
 export LITELLM_LOCAL_MODEL_COST_MAP := True

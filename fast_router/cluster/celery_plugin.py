@@ -123,8 +123,8 @@ class _Question:
 
 
 def _excludes(band: Band) -> bool:
-    """True if this LiteLLM has a request key for ids to leave out; before 1.91 there was none."""
-    return band.name != "1.83"
+    """True if this LiteLLM has a request key for ids to leave out; before 1.86 there was none."""
+    return "_excluded_deployment_ids" in band.narrowing_keys
 
 
 def _question(

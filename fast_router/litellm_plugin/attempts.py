@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands import Band
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["Attempt", "Ledger", "current", "install", "ledger", "on_end", "usage_of"]
+__all__ = ["Attempt", "Ledger", "answered", "current", "failed", "install", "ledger", "on_end", "usage_of"]
 
 
 class Ledger(Protocol):
@@ -151,7 +151,7 @@ def _is_cache_hit(response: Any) -> bool:
     return isinstance(hidden, dict) and hidden.get("cache_hit") is True
 
 
-def _answered(attempt: Attempt, response: Any) -> Any:
+def answered(attempt: Attempt, response: Any) -> Any:
     """End the attempt, or hand it to the stream; returns what the caller gets."""
     from fast_router.litellm_plugin.streams import follow  # noqa: PLC0415 - needs this module first
 
@@ -179,16 +179,17 @@ def _make_call(original: Any) -> Any:
         try:
             response = await original(self, original_function, *args, **kwargs)
         except BaseException as error:
-            _failed(attempt, error)
+            failed(attempt, error)
             raise
         finally:
             current.set(outer)
-        return _answered(attempt, response)
+        return answered(attempt, response)
 
     return make_call
 
 
-def _failed(attempt: Attempt, error: BaseException) -> None:
+def failed(attempt: Attempt, error: BaseException) -> None:
+    """End an attempt that raised; never raises itself."""
     try:
         attempt.end(error)
     except Exception as ours:  # noqa: BLE001 - LiteLLM's error is the one to raise

@@ -208,8 +208,7 @@ class Binding:
         """
         with self.lock:
             members = {d.id: d for d in (self.known(entry) or self.deployment(entry, strategy) for entry in entries)}
-            extra = self._extra.get((name, strategy))
-            for group in (self.router.groups.get(name), extra):
+            for group in (self.router.groups.get(name), self._extra.get((name, strategy))):
                 if (
                     group is not None
                     and group.strategy == strategy
@@ -217,13 +216,20 @@ class Binding:
                     and members.keys() <= {member.id for member in group.members}
                 ):
                     return group
-            if extra is not None:
-                for member in extra.members:
-                    if self.engine.deployments.get(member.id) is member:
-                        members.setdefault(member.id, member)
-            group = self.engine.compile_group(name, tuple(members.values()), strategy, options, replaces=extra)
-            self._extra[name, strategy] = group
-            return group
+            return self._compile_extra(name, strategy, options, members)
+
+    def _compile_extra(
+        self, name: str, strategy: str, options: Mapping[str, Any], members: dict[str, Deployment]
+    ) -> ModelGroup:
+        """A group over `members` and whoever was chosen among under that name and strategy before."""
+        extra = self._extra.get((name, strategy))
+        if extra is not None:
+            for member in extra.members:
+                if self.engine.deployments.get(member.id) is member:
+                    members.setdefault(member.id, member)
+        group = self.engine.compile_group(name, tuple(members.values()), strategy, options, replaces=extra)
+        self._extra[name, strategy] = group
+        return group
 
     def known(self, entry: Any) -> Deployment | None:
         """The deployment behind a dict that LiteLLM picked, a copy of a listed one included."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from functools import partial
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from fast_router.engine import Ask
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.litellm_plugin.snapshot import Plan
 
-__all__ = ["Filtered", "ask_of", "count_tokens", "filtered_pick", "install_choice"]
+__all__ = ["Filtered", "ask_of", "count_tokens", "filtered_pick", "install_choice", "install_selectors"]
 
 _LITELLM = object()
 """The choice is LiteLLM's."""
@@ -41,7 +41,7 @@ class Filtered:
 
     Args:
         binding: Of the Router that picks.
-        plan: What is known about the name that was asked for.
+        plan: What is known about the name that was asked for; None where LiteLLM resolves names out of our sight.
         attempt: The running one.
         why: The reason, for the status.
         chooses: False to leave the choice to LiteLLM as well.
@@ -50,7 +50,7 @@ class Filtered:
     __slots__ = ("_attempt", "_binding", "_chooses", "_plan", "lease", "why")
 
     def __init__(
-        self, binding: Binding, plan: Plan, attempt: Attempt | None, why: str, *, chooses: bool = True
+        self, binding: Binding, plan: Plan | None, attempt: Attempt | None, why: str, *, chooses: bool = True
     ) -> None:
         self._binding = binding
         self._plan = plan
@@ -103,6 +103,8 @@ class Filtered:
         self, model: str, candidates: Sequence[Mapping[str, Any]]
     ) -> tuple[str, Mapping[str, Any]] | None:
         plan = self._plan
+        if plan is None:
+            return overlay.of_model(candidates)
         if plan.overlay is not None:
             return plan.overlay, plan.options
         core = self._binding.core()
@@ -319,6 +321,11 @@ def _shuffle(original: Any) -> Any:
 def install_choice(patches: PatchSet, band: Band) -> None:
     """Replace what LiteLLM asks for a choice."""
     patches.replace(band.module, "simple_shuffle", _shuffle)
+    install_selectors(patches, band.module)
+
+
+def install_selectors(patches: PatchSet, module: ModuleType) -> None:
+    """Replace the choice of LiteLLM's strategy objects, whose classes are found in `module`."""
     for name, strategy in (
         ("LeastBusyLoggingHandler", "least_busy"),
         ("LowestLatencyLoggingHandler", "latency_based"),
@@ -326,7 +333,7 @@ def install_choice(patches: PatchSet, band: Band) -> None:
         ("LowestTPMLoggingHandler", "usage_based"),
         ("LowestTPMLoggingHandler_v2", "usage_based"),
     ):
-        cls = vars(band.module).get(name)
+        cls = vars(module).get(name)
         if cls is None:
             continue
         for method, make in (

@@ -41,6 +41,14 @@ FEATURES = (
 )
 """What `enable` installs, in this order: a name, and a module with `install(patches, band)`."""
 
+RUST_FEATURES = (
+    ("selection", "fast_router.litellm_plugin.rust_core"),
+    ("strategies", "fast_router.litellm_plugin.rust_strategies"),
+    ("model_list", "fast_router.litellm_plugin.model_list"),
+    ("process_status", "fast_router.observe.process_status"),
+)
+"""The same for a LiteLLM whose core is not written in Python: cooldowns and failover stay the core's."""
+
 
 class _Switch:
     """The state behind the functions of this module."""
@@ -195,7 +203,7 @@ def _patch(module: ModuleType) -> None:
         return
     else:
         disabled = settings.current().disabled_features
-        for name, path in FEATURES:
+        for name, path in FEATURES if _switch.band.no_fast_lane is None else RUST_FEATURES:
             if name in disabled:
                 _switch.skipped[name] = "switched off by disabled_features"
             else:
@@ -254,7 +262,8 @@ def status() -> dict[str, Any]:
         patched = _switch.patches.patched if _switch.patches is not None else []
         skipped = dict(_switch.skipped)
         if band is not None and _switch.enabled and not band.fast_lane:
-            skipped["fast lane"] = f"the routing code of LiteLLM {band.version} is not one that was checked against"
+            unknown = f"the routing code of LiteLLM {band.version} is not one that was checked against"
+            skipped["fast lane"] = band.no_fast_lane or unknown
         return {
             "version": _version(),
             "enabled": _switch.enabled,
@@ -313,8 +322,6 @@ def advanced_router(router: Any) -> AdvancedRouter:
     if core is None:
         msg = f"advanced_router() takes a litellm.Router, not {type(router).__name__}"
         raise TypeError(msg)
-    from fast_router.litellm_plugin.binding import bind  # noqa: PLC0415
-
-    binding = bind(core, band)
+    binding = band.binding(core)
     binding.compile_all(core)
     return binding.router

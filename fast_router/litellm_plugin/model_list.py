@@ -165,7 +165,12 @@ def _replacement(original: Callable[..., Any], name: str, method: str | None) ->
         if name == "completion" and not _fallbacks_known(listed, call):
             return _one_by_one("completion_with_fallbacks", call)
         router = _implicit.router
-        return _generic(router, original, call) if method is None else getattr(router, method)(**call)
+        if method is None and hasattr(router, "function_with_fallbacks"):
+            return _generic(router, original, call)
+        # A stream must be one that can be read without a loop.
+        if method is None and not (call.get("stream") and hasattr(router, name)):
+            return _in_a_loop(getattr(router, inner), call)
+        return getattr(router, method or name)(**call)
 
     return routed
 
@@ -228,6 +233,13 @@ def _one_by_one(function: str, call: dict[str, Any]) -> Any:
     # Copies: LiteLLM up to 1.83 takes the model out of the caller's dicts.
     fallbacks = [dict(item) if isinstance(item, Mapping) else item for item in call.pop("fallbacks")]
     return getattr(fallback_utils, function)(**call, kwargs={"fallbacks": fallbacks})
+
+
+def _in_a_loop(function: Callable[..., Any], call: dict[str, Any]) -> Any:
+    """A sync call that the Router of 1.110 retries in its asynchronous form only, run as LiteLLM runs its own."""
+    from litellm.litellm_core_utils.asyncify import run_async_function  # noqa: PLC0415
+
+    return run_async_function(function, **call)
 
 
 def _generic(router: Any, original: Callable[..., Any], call: dict[str, Any]) -> Any:

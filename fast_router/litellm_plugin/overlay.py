@@ -18,9 +18,20 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands import Band
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["install", "of_model", "of_router", "translate"]
+__all__ = [
+    "KEY",
+    "Strategies",
+    "install",
+    "known_to_litellm",
+    "of_model",
+    "of_router",
+    "strategies",
+    "translate",
+    "translate_groups",
+]
 
-_KEY = "_fast_router_strategies"
+KEY = "_fast_router_strategies"
+"""Where a core keeps which strategies of ours it was given."""
 _SHUFFLE = "simple-shuffle"
 # Ours that LiteLLM has too, by the name that LiteLLM knows.
 _LITELLM = {
@@ -32,7 +43,7 @@ _LITELLM = {
 }
 
 
-class _Strategies:
+class Strategies:
     """Which of our strategies one Router was given: for all its models, and by routing group."""
 
     __slots__ = ("groups", "options", "router")
@@ -46,12 +57,13 @@ class _Strategies:
 _with_groups: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-def translate(name: Any, known: frozenset[str]) -> tuple[Any, str | None]:
+def translate(name: Any, known: frozenset[str], stand_in: str = _SHUFFLE) -> tuple[Any, str | None]:
     """(what LiteLLM is told, our strategy or None) for a `routing_strategy` that a user wrote.
 
     Args:
         name: What the user wrote.
         known: LiteLLM's own names; they are LiteLLM's affair.
+        stand_in: What LiteLLM is told for a strategy that it lacks.
     """
     if not isinstance(name, str) or name in known:
         return name, None
@@ -60,7 +72,7 @@ def translate(name: Any, known: frozenset[str]) -> tuple[Any, str | None]:
     except UnknownStrategyError:
         return name, None
     spelling = _LITELLM.get(own)
-    return (spelling, None) if spelling is not None else (_SHUFFLE, own)
+    return (spelling, None) if spelling is not None else (stand_in, own)
 
 
 def of_model(entries: Sequence[Mapping[str, Any]]) -> tuple[str, Mapping[str, Any]] | None:
@@ -81,7 +93,7 @@ def of_model(entries: Sequence[Mapping[str, Any]]) -> tuple[str, Mapping[str, An
 
 def of_router(core: Any, band: Band, model: str) -> tuple[str, Mapping[str, Any]] | None:
     """The strategy of ours that the Router was given for `model` (alias resolved), if it was given one."""
-    given: _Strategies | None = vars(core).get(_KEY)
+    given: Strategies | None = vars(core).get(KEY)
     if given is None:
         return None
     groups = band.read(core, "routing_groups", "_routing_groups") or {}
@@ -92,15 +104,17 @@ def of_router(core: Any, band: Band, model: str) -> tuple[str, Mapping[str, Any]
     return None if given.router is None else (given.router, given.options)
 
 
-def _strategies(core: Any) -> _Strategies:
+def strategies(core: Any) -> Strategies:
+    """What the Router with this core was given, made now if it was given nothing."""
     state = vars(core)
-    found: _Strategies | None = state.get(_KEY)
+    found: Strategies | None = state.get(KEY)
     if found is None:
-        found = state[_KEY] = _Strategies()
+        found = state[KEY] = Strategies()
     return found
 
 
-def _known_to_litellm() -> frozenset[str]:
+def known_to_litellm() -> frozenset[str]:
+    """LiteLLM's own names for strategies."""
     from litellm.types.router import RoutingStrategy  # noqa: PLC0415 - LiteLLM is imported: its Router asks
 
     return frozenset({_SHUFFLE, "lar1", "priority", *(member.value for member in RoutingStrategy)})
@@ -123,8 +137,8 @@ def _routing_strategy_init(original: Any, band: Band, known: frozenset[str]) -> 
             if attribute is not None:
                 # Straight into the instance: the constructor has stored what the user wrote there.
                 vars(self)[attribute] = told
-        if own is not None or _KEY in vars(self):
-            given = _strategies(self)
+        if own is not None or KEY in vars(self):
+            given = strategies(self)
             given.router, given.options = own, dict(routing_strategy_args or {})
         _changed(self)
         return result
@@ -140,8 +154,8 @@ def _update_settings(original: Any, known: frozenset[str]) -> Any:
             kwargs["routing_strategy"], own = translate(kwargs["routing_strategy"], known)
         try:
             result = original(self, **kwargs)
-            if named and (own is not None or _KEY in vars(self)):
-                given = _strategies(self)
+            if named and (own is not None or KEY in vars(self)):
+                given = strategies(self)
                 given.router, given.options = own, dict(kwargs.get("routing_strategy_args") or {})
             return result
         finally:
@@ -152,10 +166,10 @@ def _update_settings(original: Any, known: frozenset[str]) -> Any:
 
 def _init_routing_groups(original: Any, known: frozenset[str]) -> Any:
     def init_routing_groups(self: Any, groups_input: Any) -> Any:
-        told, own = _translate_groups(groups_input, known)
+        told, own = translate_groups(groups_input, known)
         result = original(self, told)
-        if own or _KEY in vars(self):
-            _strategies(self).groups = own
+        if own or KEY in vars(self):
+            strategies(self).groups = own
         if own:
             _with_groups.add(self)
         _changed(self)
@@ -164,14 +178,17 @@ def _init_routing_groups(original: Any, known: frozenset[str]) -> Any:
     return init_routing_groups
 
 
-def _translate_groups(given: Any, known: frozenset[str]) -> tuple[Any, dict[str, tuple[str, Mapping[str, Any]]]]:
+def translate_groups(
+    given: Any, known: frozenset[str], stand_in: str = _SHUFFLE
+) -> tuple[Any, dict[str, tuple[str, Mapping[str, Any]]]]:
+    """As `translate`, for routing groups: (what LiteLLM is told, our strategies and their options by group)."""
     own: dict[str, tuple[str, Mapping[str, Any]]] = {}
     if not isinstance(given, (list, tuple)):
         return given, own
     told = []
     for group in given:
         read = group.get if isinstance(group, Mapping) else lambda key, group=group: getattr(group, key, None)
-        spelling, ours = translate(read("routing_strategy"), known)
+        spelling, ours = translate(read("routing_strategy"), known, stand_in)
         if ours is not None:
             own[str(read("group_name"))] = (ours, dict(read("routing_strategy_args") or {}))
         if spelling is read("routing_strategy"):
@@ -185,7 +202,7 @@ def _translate_groups(given: Any, known: frozenset[str]) -> tuple[Any, dict[str,
 
 def install(patches: PatchSet, band: Band) -> list[str]:
     """Accept our names in the constructor, in `update_settings` and in routing groups."""
-    known = _known_to_litellm()
+    known = known_to_litellm()
     core = band.core
     patches.replace(
         core, band.slot("routing_strategy_init"), lambda original: _routing_strategy_init(original, band, known)
@@ -199,7 +216,7 @@ def install(patches: PatchSet, band: Band) -> list[str]:
             # LiteLLM builds its groups anew from what the user wrote: without us it must find its own names there.
             for router in list(_with_groups):
                 state = vars(router)
-                state["_routing_groups_input"] = _translate_groups(state.get("_routing_groups_input"), known)[0]
+                state["_routing_groups_input"] = translate_groups(state.get("_routing_groups_input"), known)[0]
 
         patches.on_restore(undo)
     return ["strategies"]

@@ -3,13 +3,14 @@
 `CustomLogger.async_filter_deployments` lets a callback narrow the candidates of each request. Where that is
 certainly safe, it is narrowed to one: the least busy of them, random among equals. Certainly safe means that no
 later step of LiteLLM's could want one of the others: no order, no tags, no key in the request that changes the
-candidates, no pre-call checks in any Router.
+candidates, no pre-call checks in any Router. Where Routers cannot be seen (LiteLLM's Rust core registers nothing
+that leads to them) nobody knows about the last, and the candidates stay as they are.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -39,10 +40,25 @@ _DECIDING = frozenset(
 class _Narrower:
     """Picks for the callback, and counts by LiteLLM's success and failure events."""
 
-    def __init__(self) -> None:
+    def __init__(self, litellm: Any) -> None:
+        self._litellm = litellm
         self.router = AdvancedRouter("least_busy")
         self._open: OrderedDict[str, Lease] = OrderedDict()
         self._lock = Lock()
+
+    def _routers(self) -> list[Any]:
+        # Routers register bound methods for their own bookkeeping; that is how they can be found.
+        owners = (getattr(callback, "__self__", None) for callback in self._litellm._async_success_callback)
+        return [owner for owner in owners if hasattr(owner, "enable_pre_call_checks")]
+
+    def sees_routers(self) -> bool:
+        """True if LiteLLM lets the Routers of this process be found."""
+        return bool(self._routers())
+
+    def may_narrow(self) -> bool:
+        """True if certainly no Router checks deployments after the filters."""
+        routers = self._routers()
+        return bool(routers) and not any(router.enable_pre_call_checks for router in routers)
 
     def narrow(self, healthy: Sequence[Any], request_kwargs: Mapping[str, Any] | None) -> list[Any]:
         """One of `healthy`, or all of them where one would be too few for what comes after."""
@@ -61,28 +77,35 @@ class _Narrower:
         fewest = min(d.in_flight for d in members)
         idle = [d for d in members if d.in_flight == fewest]
         chosen = idle[int(engine.rng.random() * len(idle))]
-        call_id = kwargs.get("litellm_call_id")
-        if isinstance(call_id, str):
-            self._begin(call_id, chosen)
+        name = next(_names(kwargs), None)
+        if name is not None:
+            self._begin(name, chosen)
         return [by_id[chosen.id]]
 
-    def _begin(self, call_id: str, deployment: Deployment) -> None:
+    def _begin(self, name: str, deployment: Deployment) -> None:
         lease = self.router.engine.acquire_deployment(deployment)
         with self._lock:
-            # A retry under the same id: the former attempt is over.
-            former = self._open.pop(call_id, None)
-            self._open[call_id] = lease
+            # A retry under the same name: the former attempt is over.
+            former = self._open.pop(name, None)
+            self._open[name] = lease
             oldest = self._open.popitem(last=False)[1] if len(self._open) > _OPEN else None
         for ended in (former, oldest):
             if ended is not None:
                 ended.release(cancelled=True)
 
-    def ended(self, call_id: Any, error: BaseException | None) -> None:
+    def ended(self, kwargs: Mapping[str, Any], error: BaseException | None) -> None:
         """A call has ended."""
         with self._lock:
-            lease = self._open.pop(call_id, None) if isinstance(call_id, str) else None
-        if lease is not None:
+            found = [self._open.pop(name) for name in _names(kwargs) if name in self._open]
+        for lease in found:
             lease.release(error)
+
+
+def _names(kwargs: Mapping[str, Any]) -> Iterator[str]:
+    """What a call can be known by at its pick and at its end; a Router gives it a call id only within the call."""
+    for key in ("litellm_call_id", "litellm_trace_id"):
+        if isinstance(kwargs.get(key), str):
+            yield kwargs[key]
 
 
 def _plain(entry: Any) -> bool:
@@ -93,15 +116,13 @@ def _plain(entry: Any) -> bool:
     return all(params.get(key) is None and info.get(key) is None for key in keys)
 
 
-def _checks_before_calls(litellm: Any) -> bool:
-    # Routers register bound methods for their own bookkeeping; that is how they can be found.
-    owners = [getattr(callback, "__self__", None) for callback in litellm._async_success_callback]
-    return any(getattr(owner, "enable_pre_call_checks", False) for owner in owners if owner is not None)
-
-
-def _handler(litellm: Any, base: Any, narrower: _Narrower) -> Any:
+def _handler(base: Any, narrower: _Narrower) -> Any:
     class FastRouterFilter(base):  # type: ignore[misc]
         """Narrows the candidates to our pick."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.narrower = narrower
 
         async def async_filter_deployments(
             self,
@@ -112,7 +133,7 @@ def _handler(litellm: Any, base: Any, narrower: _Narrower) -> Any:
             parent_otel_span: Any = None,  # noqa: ARG002
         ) -> Any:
             try:
-                if not isinstance(healthy_deployments, list) or _checks_before_calls(litellm):
+                if not isinstance(healthy_deployments, list) or not narrower.may_narrow():
                     return healthy_deployments
                 narrowed = narrower.narrow(healthy_deployments, request_kwargs)
                 tally.count(tally.filtered if len(narrowed) == 1 else tally.delegated, "unknown LiteLLM")
@@ -121,12 +142,13 @@ def _handler(litellm: Any, base: Any, narrower: _Narrower) -> Any:
                 tally.failed(error, "the public filter")
                 return healthy_deployments
 
-        async def async_log_success_event(self, kwargs: Any, *_: Any) -> None:
-            narrower.ended(kwargs.get("litellm_call_id"), None)
+        # LiteLLM calls these by keyword: the names are the base class's.
+        async def async_log_success_event(self, kwargs: Any, response_obj: Any, start_time: Any, end_time: Any) -> None:  # noqa: ARG002
+            narrower.ended(kwargs, None)
 
-        async def async_log_failure_event(self, kwargs: Any, *_: Any) -> None:
+        async def async_log_failure_event(self, kwargs: Any, response_obj: Any, start_time: Any, end_time: Any) -> None:  # noqa: ARG002
             error = kwargs.get("exception")
-            narrower.ended(kwargs.get("litellm_call_id"), error if isinstance(error, Exception) else None)
+            narrower.ended(kwargs, error if isinstance(error, Exception) else None)
 
     return FastRouterFilter()
 
@@ -142,16 +164,16 @@ def install(patches: PatchSet, problem: str) -> list[str]:
     except ImportError:
         usable = False
     LOGGER.warning(
-        "fast_router: %s. %s Upgrade fast-router, pin litellm to a supported version (1.83.14 to 1.109), or set "
+        "fast_router: %s. %s Upgrade fast-router, pin litellm to a supported version (1.83.14 to 1.110), or set "
         "FAST_ROUTER_ENABLED=0.",
         problem,
-        "Only its public filter hook is used: fewest calls in flight, no failover."
+        "Only its public filter hook is used, where that is certainly safe: fewest calls in flight, no failover."
         if usable
         else "LiteLLM is left as it is.",
     )
     if not usable:
         return []
-    handler = _handler(litellm, CustomLogger, _Narrower())
+    handler = _handler(CustomLogger, _Narrower(litellm))
     litellm.callbacks.append(handler)
 
     def undo() -> None:

@@ -84,16 +84,17 @@ class _Selection:
         self.band = band
         self.litellm = litellm
         self.verdict = CallbackVerdict()
-        # The request keys that this LiteLLM's selection understands and takes out.
-        keys = ("_target_order", "_excluded_deployment_ids", "_retry_skipped_deployment_ids")
-        self.popped = keys[: {"1.83": 1, "1.91": 2, "1.99": 2}.get(band.name, 3)]
+        self.popped = band.narrowing_keys
+        self.strict = band.order_is_strict()
         variables = vars(band.module)
         self.routed = variables.get("_routed_call_type")
         self.resolvers = variables.get("_ROUTE_CAPABILITY_RESOLVERS") or {}
         self.video = variables.get("_video_call_deployment_id")
+        # None where no endpoint marks its calls: a pick then does not ask.
+        self.marked = None if self.routed is None and self.video is None else self.call_marked
 
     def call_marked(self) -> bool:
-        """True if the endpoint that is running narrows the candidates by its own kind (1.109)."""
+        """True if the endpoint that is running narrows the candidates by its own kind (from 1.108 on)."""
         if self.routed is not None:
             handler = self.routed.get()
             if handler is not None and handler in self.resolvers:
@@ -183,7 +184,7 @@ class _Selection:
             lease = engine.acquire(group, ask)
         else:
             engine.settle()
-            candidates = _candidates(group.members, kwargs, self.popped, tried)
+            candidates = _candidates(group.members, kwargs, self.popped, tried, strict=self.strict)
             lease = engine.acquire_from(group, candidates, ask) if candidates else None
             if lease is not None and request_kwargs:
                 for key in self.popped:
@@ -207,7 +208,7 @@ def _matters(key: str, value: Any) -> bool:
 
 
 def _candidates(
-    members: Sequence[Deployment], kwargs: Mapping[str, Any], popped: Sequence[str], tried: Any
+    members: Sequence[Deployment], kwargs: Mapping[str, Any], popped: Sequence[str], tried: Any, *, strict: bool
 ) -> Sequence[Deployment]:
     """Who may be picked for a request with a target order, with ids to leave out, or that has failed before.
 
@@ -218,8 +219,7 @@ def _candidates(
     target = kwargs.get("_target_order")
     if target is not None:
         wanted = [d for d in candidates if d.order == target]
-        # Up to 1.99 an order that nobody has counts as none; those versions know no retry skips either.
-        if wanted or "_retry_skipped_deployment_ids" in popped:
+        if wanted or strict:
             candidates = wanted
     elif not retried:
         candidates = _lowest(candidates)
@@ -254,7 +254,7 @@ def _lowest(candidates: Sequence[Deployment]) -> Sequence[Deployment]:
 def _asynchronous(selection: _Selection, original: Any) -> Any:
     verdict = selection.verdict
     litellm = selection.litellm
-    marked = selection.call_marked if selection.band.facade else None
+    marked = selection.marked
     attempt_of = current.get
 
     async def longer(
@@ -342,7 +342,7 @@ def _asynchronous(selection: _Selection, original: Any) -> Any:
 
 
 def _synchronous(selection: _Selection, original: Any) -> Any:
-    marked = selection.call_marked if selection.band.facade else None
+    marked = selection.marked
     attempt_of = current.get
 
     def get_available_deployment(

@@ -236,6 +236,9 @@ def _resolve(binding: Binding, core: Any, plan: Plan) -> None:
     plan.counts = limits and any(d.tpm is not None for d in plan.group.members)
     plan.asks = plan.counts or name == "latency_based" or name.endswith("_affinity")
     plan.services = plan.overlay is None and name != "simple_shuffle"
+    if "continuation_deployments" in vars(band.module):
+        # A stream that goes on elsewhere (1.109): some deployments cannot take up another's half of an answer.
+        plan.special = plan.special | {"_mid_stream_continuation"}
     sync_why = _why_sync(binding, core, plan, entries)
     plan.why_sync = plan.why_sync or sync_why
     if plan.strategy not in _ASYNC:
@@ -243,7 +246,8 @@ def _resolve(binding: Binding, core: Any, plan: Plan) -> None:
         plan.why = plan.why or plan.why_sync
         return
     plan.why = plan.why or sync_why or _why_async(band, core, entries)
-    gated = set(_LEFT_BEHIND) if band.has("_stamp_or_clear_metadata_key") else set()
+    clears = band.has("_stamp_or_clear_metadata_key") or band.has("_record_routing_decision")
+    gated = set(_LEFT_BEHIND) if clears else set()
     if any((e.get("model_info") or {}).get("access_groups") for e in entries):
         gated |= _AUTH
     if _is_team_name(binding, core, model, resolved):

@@ -56,7 +56,8 @@ def pick(made: Router, model: str = "m", /, **request: Any) -> dict[str, Any]:
 def asynchronous(made: Router) -> Callable[..., Any]:
     """The asynchronous selection, by whatever name this LiteLLM has it."""
     core = core_of(made)
-    return getattr(core, "_core_async_get_available_deployment", None) or core.async_get_available_deployment
+    names = ("_core_async_get_available_deployment", "async_get_available_deployment", "select")
+    return next(found for name in names if (found := getattr(core, name, None)) is not None)
 
 
 def pick_id(made: Router, model: str = "m", /, **request: Any) -> str:

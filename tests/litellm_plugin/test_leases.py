@@ -51,6 +51,7 @@ def made(fleet):
     )
 
 
+@pytest.mark.python_core
 async def test_a_success(made):
     before = picks()["fast"]
     response = await made.acompletion("m", MESSAGES)
@@ -275,6 +276,7 @@ async def test_a_pick_outside_any_call_takes_no_lease(made):
     assert in_flight(made) == 0
 
 
+@pytest.mark.python_core
 async def test_a_filtered_pick_takes_one_lease(fleet):
     made = router(entry("a", fleet[0].api_base), enable_pre_call_checks=True)
     fleet[0].order(hold=True)

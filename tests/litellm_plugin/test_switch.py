@@ -39,6 +39,7 @@ def members() -> dict[tuple[str, str], object]:
     return found
 
 
+@pytest.mark.python_core
 def test_off_gives_back_the_identical_objects():
     patched = members()
     assert hook.disable() == []
@@ -52,6 +53,7 @@ def test_off_gives_back_the_identical_objects():
     assert [key for key in original if original[key] is not patched.get(key)], "nothing was patched"
 
 
+@pytest.mark.python_core
 def test_twice_on_is_once_on():
     before = members()
     assert hook.enable()
@@ -63,6 +65,7 @@ def test_twice_on_is_once_on():
     assert picks()["fast"] == start + 1
 
 
+@pytest.mark.python_core
 def test_existing_routers_follow_the_switch():
     hook.disable()
     made = router(entry("a"), entry("b"))
@@ -128,6 +131,7 @@ print(json.dumps({{"early": early, "enabled": fast_router.status()["enabled"]}})
     assert found["enabled"]
 
 
+@pytest.mark.python_core
 def test_a_feature_can_be_switched_off():
     found = run_python(
         "import json, litellm, fast_router; litellm.Router; print(json.dumps(fast_router.status()))",
@@ -138,6 +142,7 @@ def test_a_feature_can_be_switched_off():
     assert "selection" in found["features"]
 
 
+@pytest.mark.python_core
 def test_a_feature_can_be_switched_off_by_configure():
     found = run_python(
         """
@@ -152,6 +157,7 @@ print(json.dumps(fast_router.status()))
     assert "bookkeeping" in found["skipped"]
 
 
+@pytest.mark.python_core
 def test_every_feature_that_the_status_names_can_be_switched_off():
     found = run_python(
         """
@@ -206,6 +212,7 @@ print(json.dumps({{"said": said, "module": litellm.Router.async_get_available_de
     assert found["module"].startswith("litellm")
 
 
+@pytest.mark.python_core
 def test_an_error_of_ours_is_counted_and_litellm_answers(monkeypatch, caplog):
     made = router(entry("a"), entry("b"))
     errors = fast_router.status()["errors"]["count"]
@@ -224,6 +231,7 @@ def test_an_error_of_ours_is_counted_and_litellm_answers(monkeypatch, caplog):
     assert len([r for r in caplog.records if r.name == "fast_router"]) <= 1
 
 
+@pytest.mark.python_core
 def test_a_choice_of_ours_that_fails_is_litellms(monkeypatch):
     made = router(entry("a"), entry("b"), enable_tag_filtering=True)
     errors = fast_router.status()["errors"]["count"]
@@ -238,6 +246,7 @@ def test_a_choice_of_ours_that_fails_is_litellms(monkeypatch):
     assert in_flight(made) == 0
 
 
+@pytest.mark.python_core
 def test_a_litellm_without_the_members_is_left_alone_but_for_its_public_hook(caplog):
     hook.disable()
     stranger = types.ModuleType("litellm.router")
@@ -273,6 +282,7 @@ def test_a_core_that_is_too_new_is_unknown(monkeypatch):
         bands.find_band(sys.modules["litellm.router"])
 
 
+@pytest.mark.python_core
 def test_this_litellms_pipeline_is_known():
     assert fast_router.status()["band"] is not None
     assert "fast lane" not in fast_router.status()["skipped"]

@@ -2,7 +2,7 @@
 
 A feature that stands in for a function, or that calls it with looked-up values, relies on what the
 function does. So each names the functions it relies on, and is off where one of them reads
-differently from every version it was checked against: 1.83.14, 1.91.0, 1.99.0, 1.106.2, 1.109.1.
+differently from every version it was checked against: 1.83.14, 1.91.0, 1.99.0, 1.106.2, 1.108.14, 1.109.1.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ KNOWN: dict[str, frozenset[str]] = {
         "print_deployment": "cc683cd91766 93187fd0c256 c9c31175da48 6e96bdb612ae",
         "get_router_model_info": "d7f2eca8326e fd456ea2b21d d4b52d81e339 6fa5fbfa977d 28283e6404cd",
         "get_deployment": "af6506a307e9 7c4af5e4db72 19f8191467aa",
-        "_pre_call_checks": "daa532dfac17 4c6e2431fd83 cddb97a7c7b2 d444f9908d62 a78f43157b3e",
-        "register_model": "d23cf3403e32 b33179e0b792 3024770ab9cd 69c643aafd16 6028e1e6c232",
+        "_pre_call_checks": "daa532dfac17 4c6e2431fd83 cddb97a7c7b2 d444f9908d62 a52c7d3dc4f1 a78f43157b3e",
+        "register_model": "d23cf3403e32 b33179e0b792 3024770ab9cd 69c643aafd16 fe465ed10a17 6028e1e6c232",
         "_rebuild_model_cost_lowercase_map": "6406ef05e540 48a66ce63256 deda60a1c1a7",
         "_invalidate_model_cost_lowercase_map": "7c249fb2f035 448c5f362cd1 b896fe5ff7ce 2634504a238a",
         "_register_custom_pricing_for_request": "04498adc6cc2 81366154fe3b d220f2306eff",
