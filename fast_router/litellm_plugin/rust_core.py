@@ -19,7 +19,7 @@ from fast_router.engine.retry_after import retry_after_from_error
 from fast_router.litellm_plugin import overlay
 from fast_router.litellm_plugin.attempts import Attempt, answered, failed
 from fast_router.litellm_plugin.choosing import Filtered, filtered_pick, install_selectors
-from fast_router.litellm_plugin.status import tally
+from fast_router.litellm_plugin.status import LOGGER, tally
 from fast_router.litellm_plugin.streams import driving, install_usage
 
 if TYPE_CHECKING:
@@ -390,4 +390,9 @@ def install(patches: PatchSet, band: RustBand) -> list[str]:
     ):
         patches.replace(owner, name, make)
     install_usage(patches)
+    LOGGER.warning(
+        "fast_router: LiteLLM %s routes in a core of its own: strategies, exact counts and the choice at a retry are "
+        "ours; failover, waiting, shared state and constant-time picks are not to be had. For all of it: litellm<1.110",
+        band.version,
+    )
     return ["attempts", "selection"]

@@ -294,3 +294,14 @@ async def test_a_deployment_that_cannot_be_read_is_litellms(caplog):
     assert answer._hidden_params["model_id"] in {"a", "b"}
     assert picks()["delegated"] == before["delegated"] + 1
     assert "is left to LiteLLM" in caplog.text
+
+
+def test_an_operator_is_told_once_what_is_not_to_be_had_here(caplog):
+    fast_router.disable()
+    with caplog.at_level("WARNING", logger="fast_router"):
+        fast_router.enable()
+        fast_router.enable()
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 1
+    assert "failover" in told[0]
+    assert "litellm<1.110" in told[0]
