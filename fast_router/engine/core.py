@@ -28,6 +28,7 @@ _NEVER = float("inf")
 QOS_PAUSE = 10.0
 
 ReleaseHook = Callable[[Lease, "BaseException | None", bool], None]
+FirstTokenHook = Callable[[Lease], None]
 DeploymentHook = Callable[[Deployment], None]
 
 
@@ -41,6 +42,7 @@ class Engine:
 
     Attributes:
         on_release: Called after each release, outside the lock: (lease, error, cancelled).
+        on_first_token: Called when a stream has begun to answer, outside the lock.
         on_available: Called when a deployment became eligible or has room again, outside the lock.
         on_rest: Called when a deployment begins to rest or rests longer, outside the lock.
         on_wake: Called when a rest was ended early, outside the lock of `wake`.
@@ -62,6 +64,7 @@ class Engine:
         self._unlock = self.lock.release
         self.deployments: dict[str, Deployment] = {}
         self.on_release: list[ReleaseHook] = []
+        self.on_first_token: list[FirstTokenHook] = []
         self.on_available: list[DeploymentHook] = []
         self.on_rest: list[DeploymentHook] = []
         self.on_wake: list[DeploymentHook] = []
@@ -231,6 +234,18 @@ class Engine:
             self._announce()
         return closed
 
+    def first_token(self, lease: Lease) -> None:
+        """Note that a lease's stream has begun to answer; see `Lease.first_token`."""
+        with self.lock:
+            if lease._first_token is not None:
+                return
+            lease._first_token = self.clock() - lease.started
+            if not lease._open:
+                return
+            lease.deployment.talking += 1
+        for hook in self.on_first_token:
+            hook(lease)
+
     def abandon(self, lease: Lease) -> None:
         """Close a lease from a finaliser: lock-free, done at the next call; counts as cancelled."""
         if lease._open:
@@ -254,6 +269,8 @@ class Engine:
         lease._open = False
         deployment = lease.deployment
         deployment.in_flight -= 1
+        if lease._first_token is not None:
+            deployment.talking -= 1
         if deployment.held & FULL and (
             deployment.max_parallel is None or deployment.in_flight < deployment.max_parallel
         ):

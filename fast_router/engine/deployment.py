@@ -39,6 +39,7 @@ class Deployment:
         price: Money per token, input and output added.
         capacity: How much load one deployment takes compared with its siblings (1 = the same).
         in_flight: Open leases in this process.
+        talking: Those of them whose stream has begun.
         outside: Load known from elsewhere (other processes, a server's own metrics), in requests.
         held: Bits that say why it is not eligible; 0 means eligible.
         resting_until: Engine clock, seconds; meaningful while the RESTING bit is set.
@@ -85,6 +86,7 @@ class Deployment:
         "slow_until",
         "strategies",
         "successes",
+        "talking",
         "tpm",
         "weight",
     )
@@ -108,6 +110,7 @@ class Deployment:
         self.id = id
         self.rank = 0
         self.in_flight = 0
+        self.talking = 0
         self.outside = 0.0
         self.held = 0
         self.resting_until = 0.0

@@ -326,6 +326,42 @@ async def test_the_status_tells_who_rests_why_and_until_when(servers):
     }
 
 
+# -- servers that hang ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_server_that_hangs_rests_long_before_its_timeout_and_its_calls_go_on(servers, stream):
+    r = router(servers, timeout=300, stream_timeout=300, cooldown_time=600)
+
+    async def call():
+        response = await ask(r, stream=stream)
+        if stream:
+            assert [chunk async for chunk in response]
+
+    for _ in range(30):
+        await call()
+    servers[0].order(hang_rate=1.0)
+    under_way = set()
+    deadline = time.monotonic() + 60
+    try:
+        while failover(r).describe("d0")["state"] == "closed" and time.monotonic() < deadline:
+            under_way.add(asyncio.create_task(call()))
+            await asyncio.wait(under_way, timeout=0.02, return_when=asyncio.FIRST_COMPLETED)
+        told = failover(r).describe("d0")
+        assert told["state"] == "open"
+        assert "the others answer within" in told["reason"]
+        hanging = failover(r).engine.deployments["d0"]
+        assert hanging.in_flight >= 2
+        picks = hanging.picks
+        for _ in range(12):
+            await call()
+        assert hanging.picks == picks
+    finally:
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+
+
 # -- budgets and sleeps --------------------------------------------------------------------------------------
 
 
