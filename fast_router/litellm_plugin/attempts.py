@@ -159,12 +159,14 @@ def _answered(attempt: Attempt, response: Any) -> Any:
         attempt.end()
         return response
     try:
+        if _is_cache_hit(response):
+            # Nobody was asked: it says nothing about the deployment, neither its speed nor its health.
+            attempt.end(cancelled=True)
+            return response
         followed, response = follow(response, attempt)
         if not followed:
-            hit = _is_cache_hit(response)
-            completion, total = (0.0, 0.0) if hit else usage_of(response)
-            # An answer from LiteLLM's cache says nothing about the deployment's speed.
-            attempt.end(completion_tokens=completion, total_tokens=total, observe=not hit)
+            completion, total = usage_of(response)
+            attempt.end(completion_tokens=completion, total_tokens=total)
     except Exception as error:  # noqa: BLE001 - the answer is there: it must reach the caller
         tally.failed(error, "the end of an attempt")
         attempt.end(cancelled=True)

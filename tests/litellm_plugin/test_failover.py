@@ -10,6 +10,7 @@ import time
 import litellm
 import pytest
 from litellm import Router
+from litellm.caching.caching import Cache
 from litellm.litellm_core_utils.litellm_logging import Logging
 from litellm.types.router import RouterRateLimitError
 
@@ -453,3 +454,30 @@ async def test_a_cancelled_waiter_leaves_nothing_behind(servers):
         await waiting
     assert len(queue) == 0
     assert not queue.busy
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_from_the_cache_is_no_proof_that_a_deployment_is_back(servers, monkeypatch, stream):
+    monkeypatch.setattr(litellm, "cache", Cache(type="local"))
+    r = router(servers)
+
+    async def call():
+        response = await ask(r, stream=stream, caching=True)
+        if stream:
+            assert [chunk async for chunk in response]
+        return response._hidden_params.get("cache_hit")
+
+    deadline = time.monotonic() + 20
+    while not await call() and time.monotonic() < deadline:
+        await asyncio.sleep(0.01)  # it is written in the background
+    asked = sum(requests(servers))
+    policy = failover(r)
+    deployment = policy.engine.deployments["d0"]
+    policy.trip(deployment, "a test", 0.01)
+    picks = deployment.picks
+    while deployment.picks == picks and time.monotonic() < deadline:
+        await call()
+        await asyncio.sleep(0.001)
+    assert deployment.picks == picks + 1
+    assert sum(requests(servers)) == asked
+    assert policy.describe("d0")["state"] == "half_open"
