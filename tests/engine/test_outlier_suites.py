@@ -21,8 +21,15 @@ from tests.engine.test_failover import Failed, Fleet
 INTERVAL = 10.0
 # The breaker's own rules off: only the group's rules rest anybody.
 NO_RULES = BreakerOptions(
-    cooldown=30, growth=1, jitter=0, slow_start=0, consecutive=0, consecutive_server=0, error_rate=1, immediate=frozenset()
-)  # fmt: skip
+    cooldown=30,
+    growth=1,
+    jitter=0,
+    slow_start=0,
+    consecutive=0,
+    consecutive_server=0,
+    error_rate=1,
+    immediate=frozenset(),
+)
 CONSECUTIVE = replace(NO_RULES, consecutive_server=5)
 NO_PANIC = EjectionOptions(panic=False)
 
