@@ -165,7 +165,8 @@ class Silences:
                     ear = group.ears.setdefault(member.id, _Ear())
                 waiting = self._waiting(ear, member, listened)
                 if waiting and ear.waited is not None and ear.waited >= limit:
-                    reason = f"at least {waiting} calls wait for over {limit:.1f} s, the others answer within {slowest:.1f} s"
+                    silence = f"at least {waiting} calls wait for over {limit:.1f} s"
+                    reason = f"{silence}, the others answer within {slowest:.1f} s"
                     found.append((member, reason))
             return found
 

