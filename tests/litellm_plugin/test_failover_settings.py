@@ -44,6 +44,8 @@ FINE: dict[str, Any] = {
 STILL = {"disable_cooldowns": True}
 EACH = {"m": [0, 1], "b": [2]}
 ALONE = {"m": [0], "b": [2]}
+# All calls go to the first one, which is not alone in its group: LiteLLM is lenient with those that are.
+FIRST = {"m0": {"weight": 1000000}, "m1": {"weight": 1}}
 
 
 @dataclass
@@ -132,7 +134,7 @@ ROWS = {
         {"m": BROKEN},
         fails("InternalServerError"),
         {"m": 1},
-        groups=ALONE,
+        params=FIRST,
     ),
     "allowed_fails: 1 rests at the second": Row(
         {"num_retries": 0, "allowed_fails": 1, "cooldown_time": 90},
@@ -140,14 +142,14 @@ ROWS = {
         fails("InternalServerError", 2),
         {"m": 2},
         resting={"m0": 90},
-        groups=ALONE,
+        params=FIRST,
     ),
     "allowed_fails: 6 tolerates six": Row(
         {"num_retries": 0, "allowed_fails": 6, "cooldown_time": 90},
         {"m": BROKEN},
         fails("InternalServerError", 6),
         {"m": 6},
-        groups=ALONE,
+        params=FIRST,
     ),
     "allowed_fails: 0 rests at the first": Row(
         {"num_retries": 0, "allowed_fails": 0, "cooldown_time": 90},
@@ -155,7 +157,7 @@ ROWS = {
         fails("InternalServerError"),
         {"m": 1},
         resting={"m0": 90},
-        groups=ALONE,
+        params=FIRST,
     ),
     "allowed_fails of the deployment": Row(
         {"num_retries": 0, "allowed_fails": 50, "cooldown_time": 90},
@@ -163,7 +165,7 @@ ROWS = {
         fails("InternalServerError", 2),
         {"m": 2},
         resting={"m0": 90},
-        params={"m0": {"weight": 1000000}, "m1": {"weight": 1}},
+        params=FIRST,
         info={"m0": {"allowed_fails": 1}},
     ),
     "allowed_fails_policy: InternalServerErrorAllowedFails": Row(
@@ -227,7 +229,7 @@ ROWS = {
         fails("RateLimitError"),
         {"m": 1},
         resting={"m0": 70},
-        groups=ALONE,
+        params=FIRST,
     ),
     "cooldown_time: who rests is not asked": Row(
         {"num_retries": 0, "cooldown_time": 45},
@@ -335,14 +337,14 @@ ROWS = {
         {"m0": BROKEN},
         ["m1"],
         {"m0": 1, "m1": 1},
-        params={"m0": {"weight": 1000000}, "m1": {"weight": 1}},
+        params=FIRST,
     ),
     "enable_weighted_failover: off": Row(
         {"num_retries": 0, "routing_strategy": "simple-shuffle", **STILL},
         {"m0": BROKEN},
         fails("InternalServerError"),
         {"m0": 1},
-        params={"m0": {"weight": 1000000}, "m1": {"weight": 1}},
+        params=FIRST,
     ),
     "enable_weighted_failover, then fallbacks": Row(
         {
