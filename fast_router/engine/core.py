@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import heappop, heappush
 from typing import Any
 
-from fast_router.engine.deployment import CLOSED, FULL, QOS, RESTING, SPENT, Deployment
+from fast_router.engine.deployment import CLOSED, FULL, PROBING, QOS, RESTING, SPENT, Deployment
 from fast_router.engine.group import ModelGroup
 from fast_router.engine.lease import Lease
 from fast_router.engine.observe import average, observe
@@ -375,6 +375,13 @@ class Engine:
         for hook in self.on_rest:
             hook(deployment)
 
+    def probing(self, deployment: Deployment, seconds: float) -> None:
+        """Hold `deployment` while a probe is out on it, for `seconds` at the most."""
+        with self.lock:
+            deployment.probing_until = self.clock() + seconds
+            self.hold(deployment, PROBING)
+            self._later(deployment.probing_until, deployment, PROBING)
+
     def wake(self, deployment: Deployment, *, quiet: bool = False) -> None:
         """End the rest of `deployment` now.
 
@@ -482,8 +489,12 @@ class Engine:
         timers = self._timers
         while timers and timers[0][0] <= now:
             _, _, deployment, bit = heappop(timers)
-            if bit != RESTING or deployment.resting_until <= now:
-                self.free(deployment, bit)
+            # A timer of an earlier rest or probe says nothing about the present one.
+            if (bit == RESTING and deployment.resting_until > now) or (
+                bit == PROBING and deployment.probing_until > now
+            ):
+                continue
+            self.free(deployment, bit)
         if now >= self._minute_ends:
             self._end_minute()
         self._set_due(min(timers[0][0] if timers else _NEVER, self._minute_ends))

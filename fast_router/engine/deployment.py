@@ -43,6 +43,7 @@ class Deployment:
         outside: Load known from elsewhere (other processes, a server's own metrics), in requests.
         held: Bits that say why it is not eligible; 0 means eligible.
         resting_until: Engine clock, seconds; meaningful while the RESTING bit is set.
+        probing_until: The same for the PROBING bit.
     """
 
     __slots__ = (
@@ -76,6 +77,7 @@ class Deployment:
         "picks",
         "plain",
         "price",
+        "probing_until",
         "qos_limit",
         "qos_metric",
         "rank",
@@ -114,6 +116,7 @@ class Deployment:
         self.outside = 0.0
         self.held = 0
         self.resting_until = 0.0
+        self.probing_until = 0.0
         # Slow start: from `slow_from` to `slow_until` (clock) its share ramps up; 0 means it is at full share.
         self.slow_from = 0.0
         self.slow_until = 0.0

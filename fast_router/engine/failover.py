@@ -455,8 +455,7 @@ class FailoverPolicy:
         if probing and any(not m.held for m in self._members(deployment) if m is not deployment):
             # One probe is out: the others of the group serve until it is known. Where there are no others,
             # holding this one back would turn requests away that it may well serve.
-            self.engine.hold(deployment, PROBING)
-            self.engine._later(now + breaker.options.probe_timeout, deployment, PROBING)
+            self.engine.probing(deployment, breaker.options.probe_timeout)
 
     def _ejected(self, group: Sequence[Deployment]) -> int:
         breakers = self._breakers
