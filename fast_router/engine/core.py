@@ -78,6 +78,8 @@ class Engine:
         self._used: dict[Deployment, None] = {}
         # Leases dropped by a finaliser, which may run inside our own critical section: they wait here.
         self._abandoned: deque[Lease] = deque()
+        # Those of them that are closed, but of which the hooks have not heard.
+        self._dropped: list[Lease] = []
         self._available: list[Deployment] = []
 
     # -- membership ------------------------------------------------------------------------------
@@ -230,7 +232,7 @@ class Engine:
         if closed and self.on_release:
             for hook in self.on_release:
                 hook(lease, error, cancelled)
-        if self._available:
+        if self._available or self._dropped:
             self._announce()
         return closed
 
@@ -477,7 +479,9 @@ class Engine:
     def _drain(self) -> None:
         now = self.clock()
         while self._abandoned:
-            self._close(self._abandoned.popleft(), now, None, 0, 0, True, False)
+            lease = self._abandoned.popleft()
+            if self._close(lease, now, None, 0, 0, True, False):
+                self._dropped.append(lease)
 
     def _later(self, when: float, deployment: Deployment, bit: int) -> None:
         self._serial += 1
@@ -500,6 +504,12 @@ class Engine:
         self._set_due(min(timers[0][0] if timers else _NEVER, self._minute_ends))
 
     def _announce(self) -> None:
+        if self._dropped:
+            with self.lock:
+                dropped, self._dropped = self._dropped, []
+            for lease in dropped:
+                for released in self.on_release:
+                    released(lease, None, True)
         if self._available:
             with self.lock:
                 available, self._available = self._available, []
