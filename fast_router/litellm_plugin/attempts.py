@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands import Band
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["Attempt", "Ledger", "current", "install", "ledger", "on_end", "usage_of"]
+__all__ = ["Attempt", "Ledger", "current", "install", "is_cache_hit", "ledger", "on_end", "usage_of"]
 
 
 class Ledger(Protocol):
@@ -145,7 +145,8 @@ def _number(usage: Any, key: str) -> float:
     return float(value) if isinstance(value, (int, float)) else 0.0
 
 
-def _is_cache_hit(response: Any) -> bool:
+def is_cache_hit(response: Any) -> bool:
+    """Tell whether an answer comes from LiteLLM's own cache."""
     private = getattr(response, "__pydantic_private__", None)
     hidden = private.get("_hidden_params") if private else getattr(response, "_hidden_params", None)
     return isinstance(hidden, dict) and hidden.get("cache_hit") is True
@@ -159,7 +160,7 @@ def _answered(attempt: Attempt, response: Any) -> Any:
         attempt.end()
         return response
     try:
-        if _is_cache_hit(response):
+        if is_cache_hit(response):
             # Nobody was asked: it says nothing about the deployment, neither its speed nor its health.
             attempt.end(cancelled=True)
             return response
