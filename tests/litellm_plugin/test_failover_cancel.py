@@ -72,8 +72,13 @@ async def test_cancelled_anywhere_nothing_is_left(servers, faults, options, stre
             async for _ in response:
                 pass
 
+    core = _switch.band.core_of(router)
+    policy = policy_of(core, _switch.band).policy
     turns = complete = 0
     while complete < COMPLETE:
+        if options.get("max_wait"):
+            for deployment in list(policy.engine.deployments.values()):
+                policy.engine.rest(deployment, 0.002)  # so that the request stands in line first
         task = asyncio.create_task(call())
         for _ in range(turns):
             await asyncio.sleep(0)
@@ -81,8 +86,6 @@ async def test_cancelled_anywhere_nothing_is_left(servers, faults, options, stre
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         turns += STRIDE
-    core = _switch.band.core_of(router)
-    policy = policy_of(core, _switch.band).policy
     deployments = list(policy.engine.deployments.values())
     deadline = time.monotonic() + 20
 
