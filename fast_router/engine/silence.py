@@ -34,14 +34,15 @@ class SilenceOptions:
     Attributes:
         factor: Times the slowest of the group's recent answers (first tokens, of streams).
         calls: Calls that must wait that long.
-        min_seconds: Seconds below which nobody is silent.
+        min_seconds: Seconds below which nobody is silent: long requests must not look like silence to a group that has
+            answered nothing but short ones so far.
         samples: How many recent answers of the group are kept.
         min_samples: Below this many, nobody is judged.
     """
 
     factor: float = 2.0
     calls: int = 2
-    min_seconds: float = 1.0
+    min_seconds: float = 5.0
     samples: int = 200
     min_samples: int = 20
 

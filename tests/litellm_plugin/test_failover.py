@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import socket
 import time
@@ -339,6 +340,8 @@ async def test_a_server_that_hangs_rests_long_before_its_timeout_and_its_calls_g
         if stream:
             assert [chunk async for chunk in response]
 
+    silences = failover(r)._silences
+    silences._options = dataclasses.replace(silences._options, min_seconds=0.5)
     for _ in range(30):
         await call()
     servers[0].order(hang_rate=1.0)
