@@ -248,9 +248,9 @@ def configure(**arguments: object) -> Settings:
 def _set_log_level(settings: Settings) -> None:
     # Only if somebody asked for a level: the program's own logging configuration stands otherwise.
     if "log_level" in vars(settings):
-        import logging
+        from fast_router.log_output import set_level
 
-        logging.getLogger("fast_router").setLevel(settings.log_level)
+        set_level(settings.log_level)
 
 
 def sources() -> dict[str, str]:

@@ -113,6 +113,12 @@ class Settings:
     breaker_server_errors: int = option(
         5, "Failures in a row that rest a deployment; 0: never.", section="Failover", ge=0
     )
+    breaker_silence: float = option(
+        2.0,
+        "Times a model's slowest recent answer that several calls wait, until silence rests a deployment; 0: never.",
+        section="Failover",
+        ge=0,
+    )
     breaker_growth: float = option(
         1.0,
         "How many times longer each rest in a row is; 1: LiteLLM's constant cooldown_time.",

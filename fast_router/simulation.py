@@ -20,6 +20,7 @@ from fast_router.engine import Ask, Lease
 from fast_router.engine.breaker import BreakerOptions
 from fast_router.engine.failures import classify
 from fast_router.engine.ledger import AttemptLedger
+from fast_router.engine.silence import SilenceOptions
 from fast_router.router import AdvancedRouter
 
 __all__ = ["Contender", "Fault", "LiteLLMRules", "Ours", "Outcome", "ServerSpec", "World", "contender", "simulate"]
@@ -172,7 +173,9 @@ class Ours:
             wall=clock,
             rng=random.Random(world.seed + 1),
         )
-        self._policy = self._router.enable_failover(options=BreakerOptions(growth=1, jitter=0), wall_clock=clock)
+        self._policy = self._router.enable_failover(
+            options=BreakerOptions(growth=1, jitter=0), silence=SilenceOptions(), wall_clock=clock
+        )
         self._place = {s.name: place for place, s in enumerate(world.servers)}
         self._ledgers: dict[int, AttemptLedger] = {}
         self._clock = clock

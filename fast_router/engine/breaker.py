@@ -138,6 +138,7 @@ class Breaker:
         "_probe_until",
         "_rng",
         "_server_in_a_row",
+        "_silent",
         "generation",
         "last_failure",
         "reason",
@@ -158,6 +159,7 @@ class Breaker:
         self._probe_until: float | None = None
         self._in_a_row = 0
         self._server_in_a_row = 0
+        self._silent = False
         self._counts = SlidingCounts(self._options.window)
         # LiteLLM counts allowed_fails over one cooldown time.
         self._allowed: SlidingCounts | None = None
@@ -236,6 +238,8 @@ class Breaker:
             The state change, None for none.
         """
         if generation != self.generation:
+            if self._silent and generation == self.generation - 1:
+                return self._close(now, "it has answered")
             return None
         self._in_a_row = 0
         self._server_in_a_row = 0
@@ -281,7 +285,13 @@ class Breaker:
             self._probe_until = None
 
     def trip(
-        self, now: float, reason: str, *, seconds: float | None = None, failure: FailureKind | None = None
+        self,
+        now: float,
+        reason: str,
+        *,
+        seconds: float | None = None,
+        failure: FailureKind | None = None,
+        silent: bool = False,
     ) -> Change | None:
         """Open it from outside: an outlier, a shared cooldown, LiteLLM's own rule.
 
@@ -290,6 +300,8 @@ class Breaker:
             reason: Why, in words for an operator.
             seconds: How long; None takes the breaker's own rule.
             failure: The kind of failure behind it, if one is.
+            silent: Whether nothing was heard of the calls that are under way: an answer to one of them, otherwise
+                stale, closes it then.
 
         Returns:
             The state change; None if it was open already (its deadline may have become later).
@@ -298,7 +310,9 @@ class Breaker:
             if seconds is not None:
                 self.until = max(self.until, now + seconds)
             return None
-        return self._open(now, reason, failure, seconds)
+        change = self._open(now, reason, failure, seconds)
+        self._silent = silent
+        return change
 
     def wake(self, now: float, reason: str) -> Change | None:
         """Close it from outside, for example because a health check succeeded."""
@@ -367,6 +381,7 @@ class Breaker:
 
     def _reset_counts(self) -> None:
         self._probe_until = None
+        self._silent = False
         self._in_a_row = 0
         self._server_in_a_row = 0
         self._counts.clear()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import heappop, heappush
 from typing import Any
 
-from fast_router.engine.deployment import CLOSED, FULL, QOS, RESTING, SPENT, Deployment
+from fast_router.engine.deployment import CLOSED, FULL, PROBING, QOS, RESTING, SPENT, Deployment
 from fast_router.engine.group import ModelGroup
 from fast_router.engine.lease import Lease
 from fast_router.engine.observe import average, observe
@@ -28,6 +28,7 @@ _NEVER = float("inf")
 QOS_PAUSE = 10.0
 
 ReleaseHook = Callable[[Lease, "BaseException | None", bool], None]
+FirstTokenHook = Callable[[Lease], None]
 DeploymentHook = Callable[[Deployment], None]
 
 
@@ -41,6 +42,7 @@ class Engine:
 
     Attributes:
         on_release: Called after each release, outside the lock: (lease, error, cancelled).
+        on_first_token: Called when a stream has begun to answer, outside the lock.
         on_available: Called when a deployment became eligible or has room again, outside the lock.
         on_rest: Called when a deployment begins to rest or rests longer, outside the lock.
         on_wake: Called when a rest was ended early, outside the lock of `wake`.
@@ -62,6 +64,7 @@ class Engine:
         self._unlock = self.lock.release
         self.deployments: dict[str, Deployment] = {}
         self.on_release: list[ReleaseHook] = []
+        self.on_first_token: list[FirstTokenHook] = []
         self.on_available: list[DeploymentHook] = []
         self.on_rest: list[DeploymentHook] = []
         self.on_wake: list[DeploymentHook] = []
@@ -75,6 +78,8 @@ class Engine:
         self._used: dict[Deployment, None] = {}
         # Leases dropped by a finaliser, which may run inside our own critical section: they wait here.
         self._abandoned: deque[Lease] = deque()
+        # Those of them that are closed, but of which the hooks have not heard.
+        self._dropped: list[Lease] = []
         self._available: list[Deployment] = []
 
     # -- membership ------------------------------------------------------------------------------
@@ -234,9 +239,21 @@ class Engine:
         if closed and self.on_release:
             for hook in self.on_release:
                 hook(lease, error, cancelled)
-        if self._available:
+        if self._available or self._dropped:
             self._announce()
         return closed
+
+    def first_token(self, lease: Lease) -> None:
+        """Note that a lease's stream has begun to answer; see `Lease.first_token`."""
+        with self.lock:
+            if lease._first_token is not None:
+                return
+            lease._first_token = self.clock() - lease.started
+            if not lease._open:
+                return
+            lease.deployment.talking += 1
+        for hook in self.on_first_token:
+            hook(lease)
 
     def abandon(self, lease: Lease) -> None:
         """Close a lease from a finaliser: lock-free, done at the next call; counts as cancelled."""
@@ -261,6 +278,8 @@ class Engine:
         lease._open = False
         deployment = lease.deployment
         deployment.in_flight -= 1
+        if lease._first_token is not None:
+            deployment.talking -= 1
         if deployment.held & FULL and (
             deployment.max_parallel is None or deployment.in_flight < deployment.max_parallel
         ):
@@ -365,6 +384,13 @@ class Engine:
         for hook in self.on_rest:
             hook(deployment)
 
+    def probing(self, deployment: Deployment, seconds: float) -> None:
+        """Hold `deployment` while a probe is out on it, for `seconds` at the most."""
+        with self.lock:
+            deployment.probing_until = self.clock() + seconds
+            self.hold(deployment, PROBING)
+            self._later(deployment.probing_until, deployment, PROBING)
+
     def wake(self, deployment: Deployment, *, quiet: bool = False) -> None:
         """End the rest of `deployment` now.
 
@@ -460,7 +486,9 @@ class Engine:
     def _drain(self) -> None:
         now = self.clock()
         while self._abandoned:
-            self._close(self._abandoned.popleft(), now, None, 0, 0, True, False)
+            lease = self._abandoned.popleft()
+            if self._close(lease, now, None, 0, 0, True, False):
+                self._dropped.append(lease)
 
     def _later(self, when: float, deployment: Deployment, bit: int) -> None:
         self._serial += 1
@@ -472,13 +500,23 @@ class Engine:
         timers = self._timers
         while timers and timers[0][0] <= now:
             _, _, deployment, bit = heappop(timers)
-            if bit != RESTING or deployment.resting_until <= now:
-                self.free(deployment, bit)
+            # A timer of an earlier rest or probe says nothing about the present one.
+            if (bit == RESTING and deployment.resting_until > now) or (
+                bit == PROBING and deployment.probing_until > now
+            ):
+                continue
+            self.free(deployment, bit)
         if now >= self._minute_ends:
             self._end_minute()
         self._set_due(min(timers[0][0] if timers else _NEVER, self._minute_ends))
 
     def _announce(self) -> None:
+        if self._dropped:
+            with self.lock:
+                dropped, self._dropped = self._dropped, []
+            for lease in dropped:
+                for released in self.on_release:
+                    released(lease, None, True)
         if self._available:
             with self.lock:
                 available, self._available = self._available, []

@@ -39,9 +39,11 @@ class Deployment:
         price: Money per token, input and output added.
         capacity: How much load one deployment takes compared with its siblings (1 = the same).
         in_flight: Open leases in this process.
+        talking: Those of them whose stream has begun.
         outside: Load known from elsewhere (other processes, a server's own metrics), in requests.
         held: Bits that say why it is not eligible; 0 means eligible.
         resting_until: Engine clock, seconds; meaningful while the RESTING bit is set.
+        probing_until: The same for the PROBING bit.
     """
 
     __slots__ = (
@@ -76,6 +78,7 @@ class Deployment:
         "picks",
         "plain",
         "price",
+        "probing_until",
         "qos_limit",
         "qos_metric",
         "rank",
@@ -86,6 +89,7 @@ class Deployment:
         "slow_until",
         "strategies",
         "successes",
+        "talking",
         "tpm",
         "weight",
     )
@@ -109,9 +113,11 @@ class Deployment:
         self.id = id
         self.rank = 0
         self.in_flight = 0
+        self.talking = 0
         self.outside = 0.0
         self.held = 0
         self.resting_until = 0.0
+        self.probing_until = 0.0
         # Slow start: from `slow_from` to `slow_until` (clock) its share ramps up; 0 means it is at full share.
         self.slow_from = 0.0
         self.slow_until = 0.0

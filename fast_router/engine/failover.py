@@ -25,6 +25,7 @@ from fast_router.engine.failures import FailureKind, classify
 from fast_router.engine.ledger import BudgetOptions, RetryBudget
 from fast_router.engine.outliers import OutlierDetector, OutlierOptions
 from fast_router.engine.retry_after import retry_after_from_error
+from fast_router.engine.silence import SilenceOptions, Silences
 
 if TYPE_CHECKING:
     import random
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from fast_router.engine.deployment import Deployment
     from fast_router.engine.lease import Lease
 
-__all__ = ["EjectionOptions", "FailoverPolicy", "OvertakenTimeoutError"]
+__all__ = ["EjectionOptions", "FailoverPolicy", "OvertakenTimeoutError", "SilentTimeoutError"]
 
 # A deadline that moves by less than this many seconds is the same one, read twice.
 _LATER = 0.5
@@ -42,6 +43,10 @@ _LATER = 0.5
 
 class OvertakenTimeoutError(TimeoutError):
     """An attempt that its caller stopped waiting for, because a second one had answered."""
+
+
+class SilentTimeoutError(TimeoutError):
+    """Calls of which nothing has been heard for far longer than the others of the group take."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,7 @@ class FailoverPolicy:
         ejection: The cap.
         budget: The retry budget of each group, None for no bound.
         outliers: The outlier rules, None for none.
+        silence: When a deployment counts as silent, None for never.
         decides: For a failure, whether the breaker decides (True) or somebody else does (False, then only
             rests from outside open it). None: the breaker always decides.
         retry_after: For a failure, the seconds for which its provider asks to stay away. None: what its headers say.
@@ -98,6 +104,7 @@ class FailoverPolicy:
         ejection: EjectionOptions | None = None,
         budget: BudgetOptions | None = None,
         outliers: OutlierOptions | None = None,
+        silence: SilenceOptions | None = None,
         decides: Callable[[Deployment, BaseException, FailureKind], bool] | None = None,
         retry_after: Callable[[Deployment, BaseException], float | None] | None = None,
         why: Callable[[Deployment], str] | None = None,
@@ -125,11 +132,16 @@ class FailoverPolicy:
         self._changes: list[tuple[Deployment, Change]] = []
         engine.on_release.append(self._released)
         engine.on_rest.append(self._rested)
+        self._silences = (
+            None if silence is None else Silences(engine, members, self.doubtful, self._fell_silent, silence)
+        )
 
     def close(self) -> None:
         """Stop listening to the engine; what rests now rests on until its deadline."""
         self.engine.on_release.remove(self._released)
         self.engine.on_rest.remove(self._rested)
+        if self._silences is not None:
+            self._silences.close()
 
     # What others ask.
 
@@ -247,13 +259,14 @@ class FailoverPolicy:
         elif deployment.held & RESTING:
             self.engine.wake(deployment)
 
-    def trip(self, deployment: Deployment, reason: str, seconds: float | None = None) -> bool:
+    def trip(self, deployment: Deployment, reason: str, seconds: float | None = None, *, silent: bool = False) -> bool:
         """Let a deployment rest if the ejection cap allows it.
 
         Args:
             deployment: Who.
             reason: Why, in words for an operator.
             seconds: How long; None takes the breaker's own rule.
+            silent: Whether it is because nothing is heard of it: any answer ends the rest then.
 
         Returns:
             Whether it rests now.
@@ -263,12 +276,20 @@ class FailoverPolicy:
             breaker = self.breaker(deployment)
             if breaker.state is BreakerState.CLOSED and self._ejected(group) >= self.ejection.most(len(group)):
                 return False
-            change = breaker.trip(self.engine.clock(), reason, seconds=seconds)
+            kind = FailureKind.TIMEOUT if silent else None
+            breaker.last_failure = kind or breaker.last_failure
+            change = breaker.trip(self.engine.clock(), reason, seconds=seconds, failure=kind, silent=silent)
             if change is not None:
                 self._opened(deployment, breaker, change)
             resting = bool(deployment.held & RESTING)
         self._tell()
         return resting
+
+    def _fell_silent(self, deployment: Deployment, reason: str) -> None:
+        if self._decides is None or self._decides(deployment, SilentTimeoutError(), FailureKind.TIMEOUT):
+            if callable(self._options):
+                self.breaker(deployment).configure(self._options(deployment))
+            self.trip(deployment, reason, silent=True)
 
     def _released(self, lease: Lease, error: BaseException | None, cancelled: bool) -> None:
         deployment = lease.deployment
@@ -434,8 +455,7 @@ class FailoverPolicy:
         if probing and any(not m.held for m in self._members(deployment) if m is not deployment):
             # One probe is out: the others of the group serve until it is known. Where there are no others,
             # holding this one back would turn requests away that it may well serve.
-            self.engine.hold(deployment, PROBING)
-            self.engine._later(now + breaker.options.probe_timeout, deployment, PROBING)
+            self.engine.probing(deployment, breaker.options.probe_timeout)
 
     def _ejected(self, group: Sequence[Deployment]) -> int:
         breakers = self._breakers

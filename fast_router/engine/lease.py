@@ -51,7 +51,7 @@ class Lease:
     def first_token(self) -> None:
         """Note that the first token has arrived; only the first call counts."""
         if self._first_token is None:
-            self._first_token = self._engine.clock() - self.started
+            self._engine.first_token(self)
 
     @property
     def seconds_to_first_token(self) -> float | None:

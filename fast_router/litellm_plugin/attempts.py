@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands import Band
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["Attempt", "Ledger", "answered", "current", "failed", "install", "ledger", "on_end", "usage_of"]
+__all__ = [
+    "Attempt", "Ledger", "answered", "current", "failed", "install", "is_cache_hit", "ledger", "on_end", "usage_of",
+]  # fmt: skip
 
 
 class Ledger(Protocol):
@@ -145,7 +147,8 @@ def _number(usage: Any, key: str) -> float:
     return float(value) if isinstance(value, (int, float)) else 0.0
 
 
-def _is_cache_hit(response: Any) -> bool:
+def is_cache_hit(response: Any) -> bool:
+    """Tell whether an answer comes from LiteLLM's own cache."""
     private = getattr(response, "__pydantic_private__", None)
     hidden = private.get("_hidden_params") if private else getattr(response, "_hidden_params", None)
     return isinstance(hidden, dict) and hidden.get("cache_hit") is True
@@ -159,12 +162,14 @@ def answered(attempt: Attempt, response: Any) -> Any:
         attempt.end()
         return response
     try:
+        if is_cache_hit(response):
+            # Nobody was asked: it says nothing about the deployment, neither its speed nor its health.
+            attempt.end(cancelled=True)
+            return response
         followed, response = follow(response, attempt)
         if not followed:
-            hit = _is_cache_hit(response)
-            completion, total = (0.0, 0.0) if hit else usage_of(response)
-            # An answer from LiteLLM's cache says nothing about the deployment's speed.
-            attempt.end(completion_tokens=completion, total_tokens=total, observe=not hit)
+            completion, total = usage_of(response)
+            attempt.end(completion_tokens=completion, total_tokens=total)
     except Exception as error:  # noqa: BLE001 - the answer is there: it must reach the caller
         tally.failed(error, "the end of an attempt")
         attempt.end(cancelled=True)

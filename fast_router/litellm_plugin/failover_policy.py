@@ -19,6 +19,7 @@ from fast_router.engine.failures import FailureKind
 from fast_router.engine.ledger import BudgetOptions
 from fast_router.engine.outliers import OutlierOptions
 from fast_router.engine.retry_after import retry_after_from_error
+from fast_router.engine.silence import SilenceOptions
 from fast_router.litellm_plugin.binding import bind
 from fast_router.litellm_plugin.health import HealthMonitor
 from fast_router.litellm_plugin.status import LOGGER, tally
@@ -91,6 +92,7 @@ class LiteLLMFailover:
             ejection=EjectionOptions(options.breaker_max_share, options.breaker_panic),
             budget=BudgetOptions(options.retry_budget_ratio, options.retry_budget_per_second),
             outliers=OutlierOptions(interval=options.outlier_interval) if options.outlier_interval else None,
+            silence=SilenceOptions(options.breaker_silence) if options.breaker_silence else None,
             decides=self._decides,
             retry_after=self._retry_after,
             why=self._why,

@@ -92,8 +92,7 @@ class _Race:
         began = clock()
         if delay is None:
             response = await self._original(self._core, self._function, *self._args, **self._kwargs)
-            self._hedge.observe(clock() - began, stream=self._stream)
-            return response
+            return self._observed(response, clock() - began)
         first = asyncio.ensure_future(
             self._original(self._core, self._noting(self._function), *self._args, **self._kwargs)
         )
@@ -106,10 +105,14 @@ class _Race:
             second = self._second()
             if second is not None:
                 response = await self._decide(first, *second)
-                self._hedge.observe(clock() - began, stream=self._stream)
-                return response
+                return self._observed(response, clock() - began)
         response = await first
-        self._hedge.observe(clock() - began, stream=self._stream)
+        return self._observed(response, clock() - began)
+
+    def _observed(self, response: Any, seconds: float) -> Any:
+        # Answers from LiteLLM's cache come at once: the others would all look late beside them.
+        if not attempts.is_cache_hit(response):
+            self._hedge.observe(seconds, stream=self._stream)
         return response
 
     def _noting(self, function: Any) -> Any:

@@ -150,8 +150,10 @@ def follow(response: Any, attempt: Attempt) -> tuple[bool, Any]:
     elif inspect.isgenerator(response):
         response = _generator(response, watch)
     elif not _replace_source(response, watch) and not _change_class(response, watch):
-        # Nothing of it can be watched; it counts until it is dropped.
+        # Nothing of it can be watched; it counts until it is dropped. That it is there is a sign of life.
         watch.call_id = None
+        if attempt.lease is not None:
+            attempt.lease.first_token()
     watch.keep(response)
     return True, response
 

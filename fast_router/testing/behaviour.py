@@ -38,6 +38,7 @@ class Behaviour:
         tokens: Tokens in an answer; a smaller `max_tokens` in the request wins.
         error_rate: Share answered with `error_status`.
         error_status: HTTP status of an ordered error, 400–599.
+        error_message: Its message; LiteLLM knows a context window or a content policy by it.
         error_latency: Time before an error, a 429 or a reset; 0 fails at once.
         throttle_rate: Share answered with 429.
         retry_after: Retry-After header of 429 and other errors (seconds, or an HTTP date); None for none.
@@ -64,6 +65,7 @@ class Behaviour:
     tokens: int = 8
     error_rate: float = 0.0
     error_status: int = 500
+    error_message: str = "Ordered to fail."
     error_latency: float = 0.0
     throttle_rate: float = 0.0
     retry_after: float | str | None = None
@@ -95,6 +97,7 @@ class Behaviour:
         status, slots, queue, usage = self.error_status, self.slots, self.queue, self.kv_cache_usage
         fine = _is_count(status) and 400 <= status <= 599
         _require(fine, "error_status", status, "an HTTP status between 400 and 599")
+        _require(isinstance(self.error_message, str), "error_message", self.error_message, "a text")
         fine = slots is None or (_is_count(slots) and slots > 0)
         _require(fine, "slots", slots, "a whole number, at least 1, or null")
         _require(queue is None or _is_count(queue), "queue", queue, "a whole number, at least 0, or null")

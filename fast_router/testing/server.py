@@ -223,7 +223,7 @@ class UpstreamServer:
             return _reset(request)
         if seen.fault == "throttle":
             return _error(seen, 429, "Rate limit reached.", "rate_limit_exceeded", orders.retry_after)
-        return _error(seen, orders.error_status, "Ordered to fail.", "server_error", orders.retry_after)
+        return _error(seen, orders.error_status, orders.error_message, "server_error", orders.retry_after)
 
     def _busy(self, seen: Seen, orders: Behaviour) -> web.StreamResponse:
         after = self.shape.busy_retry_after if orders.retry_after is None else orders.retry_after

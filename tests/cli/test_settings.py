@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 
@@ -136,6 +137,30 @@ def test_enabled_refuses_what_is_neither_yes_nor_no(monkeypatch):
     monkeypatch.setenv("FAST_ROUTER_ENABLED", "maybe")
     with pytest.raises(ConfigurationError, match="'maybe' is neither a yes nor a no"):
         settings.enabled()
+
+
+@pytest.mark.parametrize(
+    ("level", "setup", "shown"),
+    [
+        ("INFO", "", ["told", "warned"]),
+        ("INFO", "logging.basicConfig(level='INFO', format='%(message)s')", ["told", "warned"]),
+        ("INFO", "logging.getLogger('fast_router').addHandler(logging.NullHandler())", []),
+        ("WARNING", "", ["warned"]),
+        (None, "", ["warned"]),
+    ],
+)
+def test_lines_of_the_level_asked_for_are_seen_once(level, setup, shown):
+    program = (
+        "import logging, fast_router\nfrom fast_router import settings\n"
+        f"settings.current(); settings.configure(max_wait=1)\n{setup}\n"
+        "log = logging.getLogger('fast_router')\nlog.info('told')\nlog.warning('warned')"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("FAST_ROUTER_")}
+    environment |= {} if level is None else {"FAST_ROUTER_LOG_LEVEL": level}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stderr.splitlines() == shown
 
 
 def test_the_log_level_is_set_only_if_somebody_asks_for_one():

@@ -104,6 +104,34 @@ def test_a_cancelled_probe_makes_room_for_another():
     assert "d0" in fleet.served()
 
 
+def test_a_probe_that_is_dropped_makes_room_for_another():
+    fleet = Fleet()
+    fleet.call(Failed(429), to=0)
+    fleet.now = 10
+    probe = next(lease for lease in (fleet.lease() for _ in range(9)) if lease.id == "d0")
+    told = []
+    fleet.engine.on_release.append(lambda *how: told.append(how))
+    probe.abandon()
+    fleet.engine.settle()
+    assert told == [(probe, None, True)]
+    assert "d0" in fleet.served()
+
+
+def test_the_end_of_an_earlier_probes_time_lets_nobody_past_the_present_one():
+    fleet = Fleet()
+    fleet.call(Failed(429), to=0)
+    fleet.now = 10
+    first = next(lease for lease in (fleet.lease() for _ in range(9)) if lease.id == "d0")
+    fleet.now = 14
+    first.release(cancelled=True)
+    second = next(lease for lease in (fleet.lease() for _ in range(9)) if lease.id == "d0")
+    fleet.now = 10 + OPTIONS.probe_timeout
+    assert fleet.served() == {"d1", "d2"}
+    fleet.now = 14 + OPTIONS.probe_timeout
+    assert second.open
+    assert "d0" in fleet.served()
+
+
 def test_the_first_token_of_a_stream_is_enough_for_a_probe():
     fleet = Fleet()
     fleet.call(Failed(429), to=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import socket
 import time
@@ -10,6 +11,7 @@ import time
 import litellm
 import pytest
 from litellm import Router
+from litellm.caching.caching import Cache
 from litellm.litellm_core_utils.litellm_logging import Logging
 from litellm.types.router import RouterRateLimitError
 
@@ -326,6 +328,44 @@ async def test_the_status_tells_who_rests_why_and_until_when(servers):
     }
 
 
+# -- servers that hang ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_server_that_hangs_rests_long_before_its_timeout_and_its_calls_go_on(servers, stream):
+    r = router(servers, timeout=300, stream_timeout=300, cooldown_time=600)
+
+    async def call():
+        response = await ask(r, stream=stream)
+        if stream:
+            assert [chunk async for chunk in response]
+
+    silences = failover(r)._silences
+    silences._options = dataclasses.replace(silences._options, min_seconds=0.5)
+    for _ in range(30):
+        await call()
+    servers[0].order(hang_rate=1.0)
+    under_way = set()
+    deadline = time.monotonic() + 60
+    try:
+        while failover(r).describe("d0")["state"] == "closed" and time.monotonic() < deadline:
+            under_way.add(asyncio.create_task(call()))
+            await asyncio.wait(under_way, timeout=0.02, return_when=asyncio.FIRST_COMPLETED)
+        told = failover(r).describe("d0")
+        assert told["state"] == "open"
+        assert "the others answer within" in told["reason"]
+        hanging = failover(r).engine.deployments["d0"]
+        assert hanging.in_flight >= 2
+        picks = hanging.picks
+        for _ in range(12):
+            await call()
+        assert hanging.picks == picks
+    finally:
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+
+
 # -- budgets and sleeps --------------------------------------------------------------------------------------
 
 
@@ -417,3 +457,30 @@ async def test_a_cancelled_waiter_leaves_nothing_behind(servers):
         await waiting
     assert len(queue) == 0
     assert not queue.busy
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_from_the_cache_is_no_proof_that_a_deployment_is_back(servers, monkeypatch, stream):
+    monkeypatch.setattr(litellm, "cache", Cache(type="local"))
+    r = router(servers)
+
+    async def call():
+        response = await ask(r, stream=stream, caching=True)
+        if stream:
+            assert [chunk async for chunk in response]
+        return response._hidden_params.get("cache_hit")
+
+    deadline = time.monotonic() + 20
+    while not await call() and time.monotonic() < deadline:
+        await asyncio.sleep(0.01)  # it is written in the background
+    asked = sum(requests(servers))
+    policy = failover(r)
+    deployment = policy.engine.deployments["d0"]
+    policy.trip(deployment, "a test", 0.01)
+    picks = deployment.picks
+    while deployment.picks == picks and time.monotonic() < deadline:
+        await call()
+        await asyncio.sleep(0.001)
+    assert deployment.picks == picks + 1
+    assert sum(requests(servers)) == asked
+    assert policy.describe("d0")["state"] == "half_open"

@@ -13,6 +13,7 @@ import httpx
 import litellm
 import pytest
 from litellm import Router
+from litellm.caching.caching import Cache
 
 import fast_router
 from fast_router import settings
@@ -420,3 +421,18 @@ async def test_a_class_made_for_one_stream_is_freed_with_it():
     del begun
     gc.collect()
     assert kind() is None
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_answers_from_the_cache_do_not_make_the_others_look_late(servers, monkeypatch, stream):
+    monkeypatch.setattr(litellm, "cache", Cache(type="local"))
+    settings.configure(hedge_percent=50)
+    r = router(servers)
+    served = 0
+    while served < 25:
+        response = await ask(r, stream=stream, caching=True)
+        if stream:
+            assert [chunk async for chunk in response]
+        served += response._hidden_params.get("cache_hit") is True
+    failover = policy_of(_switch.band.core_of(r), _switch.band)
+    assert failover.hedges["m"][1].delay(stream=stream) is None
