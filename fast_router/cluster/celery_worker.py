@@ -104,7 +104,7 @@ class Decider:
         Anything that goes wrong leaves a request unanswered, and its process then picks for itself.
         """
         try:
-            calls = [self._arguments(request) for request in requests]
+            calls = self._calls(requests)
         except (KeyError, TypeError) as error:
             self._complain(f"a task is not one of ours ({type(error).__name__})")
             return "foreign"
@@ -113,25 +113,32 @@ class Decider:
             for result in self._run(calls):
                 if isinstance(result, Exception):
                     raise result
-                outcome = str(result[0], "ascii")
+                outcome = str(result[-1][0], "ascii")
         except (RedisError, OSError) as error:
             self._complain(f"a decision failed at Redis ({type(error).__name__}): {error}")
             return "failed"
         return outcome
 
-    def _arguments(self, request: dict[str, Any]) -> tuple[Any, ...]:
+    def _calls(self, requests: Sequence[dict[str, Any]]) -> list[tuple[Any, ...]]:
+        """The arguments of the script: one call for the requests of one process, and a task has one process's."""
+        by_reply: dict[str, list[Any]] = {}
+        for request in requests:
+            by_reply.setdefault(request["reply_to"], []).extend(
+                (request["id"], request["strategy"], request["candidates"])
+            )
         ttl = int(self.settings.reservation_ttl * 1000)
-        return (
-            request["reply_to"],
-            self._prefix,
-            request["id"],
-            request["strategy"],
-            self._rng.getrandbits(31),
-            ttl,
-            max(MEMORY_MS, ttl * 2),
-            int(self.settings.metrics_window * 1000),
-            request["candidates"],
-        )
+        return [
+            (
+                reply_to,
+                self._prefix,
+                self._rng.getrandbits(31),
+                ttl,
+                max(MEMORY_MS, ttl * 2),
+                int(self.settings.metrics_window * 1000),
+                *words,
+            )
+            for reply_to, words in by_reply.items()
+        ]
 
     def _run(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
         client = self._client_here()
