@@ -68,7 +68,7 @@ def run_peer(settings: CelerySettings, concurrency: int, pool: str) -> None:
         return decide([request])
 
     worker = app.Worker(
-        pool=pool,
+        pool="prefork" if pool == "inline" else pool,
         concurrency=concurrency,
         loglevel="WARNING",
         without_gossip=True,
@@ -128,7 +128,7 @@ class Worker:
             self.process.wait()
 
 
-OPTIONS = argparse.Namespace(pool="prefork")
+OPTIONS = argparse.Namespace(pool="inline")
 
 
 # -- measuring -------------------------------------------------------------------------------------------------
@@ -376,7 +376,7 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, default=32)
     parser.add_argument("--flood", type=int, default=10_000, help="0 leaves isolation and restart out")
     parser.add_argument("--probes", type=int, default=200)
-    parser.add_argument("--pool", choices=("prefork", "threads"), default="prefork")
+    parser.add_argument("--pool", choices=("inline", "prefork", "threads"), default="inline", help="of our workers")
     options = parser.parse_args()
     OPTIONS.pool = options.pool
     asyncio.run(measure(options))

@@ -28,6 +28,7 @@ from redis.retry import Retry
 
 from fast_router.cluster.celery_models import ModelWatch
 from fast_router.cluster.celery_settings import CelerySettings, masked
+from fast_router.cluster.celery_supervise import run_processes
 from fast_router.cluster.celery_wire import MEMORY_MS, TASK, VISIBILITY, Keys, lua, queue_name
 from fast_router.errors import ConfigurationError
 
@@ -35,7 +36,11 @@ __all__ = ["POOLS", "check_pool", "create_app", "queue_for", "run_worker"]
 
 logger = logging.getLogger("fast_router.celery.worker")
 
-POOLS = ("prefork", "threads")
+POOLS = ("inline", "prefork", "threads")
+
+# How a task's messages are handled: here, or by Celery's pool.
+_INLINE = "fast_router.cluster.celery_inline:strategy"
+_HANDED_OVER = "celery.worker.strategy:default"
 
 # From this kombu on, a thread that finishes a task wakes the event loop that must send its acknowledgement.
 _THREADS_SINCE = (5, 7)
@@ -56,7 +61,7 @@ def check_pool(pool: str, kombu_version: str = kombu.__version__) -> None:
     Raises:
         ConfigurationError: The pool stalls with this version of kombu; the message names one that does not.
     """
-    if pool == "prefork":
+    if pool in {"inline", "prefork"}:
         return
     if pool == "threads":
         release = tuple(int(part) for part in kombu_version.split(".")[:2] if part.isdigit())
@@ -64,7 +69,7 @@ def check_pool(pool: str, kombu_version: str = kombu.__version__) -> None:
             return
         raise ConfigurationError(
             f"worker pool 'threads' stalls with kombu {kombu_version} when tasks are waiting; "
-            "use --pool prefork, or install kombu 5.7 or later"
+            "use --pool inline, or install kombu 5.7 or later"
         )
     raise ConfigurationError(
         f"worker pool {pool!r} stalls when tasks are waiting (each acknowledgement waits for a timer); "
@@ -234,12 +239,13 @@ def _declarable(consumer: Any, settings: CelerySettings, model: str) -> Queue:
     return queue
 
 
-def create_app(settings: CelerySettings, watch: ModelWatch | None = None) -> Celery:
+def create_app(settings: CelerySettings, watch: ModelWatch | None = None, pool: str = "inline") -> Celery:
     """The Celery application of the routing worker.
 
     Args:
         settings: Broker, Redis, queues.
         watch: Which models' queues a worker of this application consumes; none without it.
+        pool: Where decisions are made, one of `POOLS`.
     """
     app = Celery("fast_router", broker=settings.broker_url, set_as_current=False)
     transport: dict[str, Any] = {"confirm_publish": True}
@@ -282,9 +288,16 @@ def create_app(settings: CelerySettings, watch: ModelWatch | None = None) -> Cel
         task_time_limit=_HARD_LIMIT,
         enable_utc=True,
     )
-    decide = Decider(settings)
+    decide = app.fast_router_decide = Decider(settings)
 
-    @app.task(name=TASK, ignore_result=True, acks_late=True, reject_on_worker_lost=True, shared=False)  # type: ignore[untyped-decorator]
+    @app.task(  # type: ignore[untyped-decorator]
+        name=TASK,
+        ignore_result=True,
+        acks_late=True,
+        reject_on_worker_lost=True,
+        shared=False,
+        Strategy=_INLINE if pool == "inline" else _HANDED_OVER,
+    )
     def route(requests: list[dict[str, Any]]) -> str:
         return decide(requests)
 
@@ -300,7 +313,7 @@ def run_worker(
     watch: ModelWatch,
     *,
     concurrency: int = 1,
-    pool: str = "prefork",
+    pool: str = "inline",
     loglevel: str = "WARNING",
     hostname: str | None = None,
 ) -> int:
@@ -309,7 +322,7 @@ def run_worker(
     Args:
         settings: Broker, Redis, queues.
         watch: Which models it serves.
-        concurrency: Processes (prefork) or threads.
+        concurrency: Processes (threads with that pool).
         pool: One of `POOLS`.
         loglevel: Celery's log level.
         hostname: The worker's name; by default unique for the process.
@@ -321,17 +334,21 @@ def run_worker(
         ConfigurationError: The pool would stall.
     """
     check_pool(pool)
-    app = create_app(settings, watch)
     logger.info("broker %s, Redis %s", masked(settings.broker_url), masked(settings.redis_url))
-    worker = app.Worker(
-        hostname=hostname or f"fast_router-{os.getpid()}@{socket.gethostname()}",
-        concurrency=concurrency,
-        pool=pool,
-        loglevel=loglevel,
-        without_gossip=True,
-        without_mingle=True,
-        without_heartbeat=True,
-        quiet=True,
-    )
-    worker.start()
-    return int(worker.exitcode or 0)
+
+    def run() -> int:
+        worker = create_app(settings, watch, pool).Worker(
+            hostname=hostname or f"fast_router-{os.getpid()}@{socket.gethostname()}",
+            concurrency=1 if pool == "inline" else concurrency,
+            # Celery wants a pool in any case; nothing is ever handed to this one.
+            pool="solo" if pool == "inline" else pool,
+            loglevel=loglevel,
+            without_gossip=True,
+            without_mingle=True,
+            without_heartbeat=True,
+            quiet=True,
+        )
+        worker.start()
+        return int(worker.exitcode or 0)
+
+    return run_processes(run, concurrency) if pool == "inline" and concurrency > 1 else run()

@@ -62,7 +62,8 @@ class Load:
 async def test_a_worker_killed_in_a_task_leaves_no_request_unanswered(amqp_url, redis_url, victim):
     settings = settings_for(amqp_url, redis_url, deadline=40.0)
     client = redis.Redis.from_url(redis_url)
-    with Worker(settings, "--models", "m") as worker:
+    pool = "inline" if victim == "the whole worker" else "prefork"
+    with Worker(settings, "--models", "m", "--pool", pool) as worker:
         async with routing_for(settings) as routing:
             (await routing.decide("m", THREE)).release()
             await until(lambda: in_flight(settings) == 0)
