@@ -91,6 +91,7 @@ class Exchange:
         self.sample = Sample()
         self._sent = Sample()
         self._stale: list[Any] = []
+        self._doubtful: list[str] = []
         self._written: dict[str, tuple[float, float]] = {}
         self._written_minute = -1
         self._about = {"host": socket.gethostname()[:40], "pid": str(os.getpid()), "version": _version()}
@@ -179,6 +180,8 @@ class Exchange:
             self._ask_all(batch, now)
         if self.litellm is not None:
             self._write_litellm(batch, self.litellm, sample)
+            if self._doubtful:
+                self._ask_terms(batch, self.litellm)
             if now - self._litellm_at >= LITELLM_EVERY:
                 self._ask_litellm(batch, self.litellm, now)
                 self._catch_up(batch)
@@ -234,6 +237,8 @@ class Exchange:
     # -- rests -----------------------------------------------------------------------------------
 
     def _say_rests(self, batch: Batch, now: float) -> None:
+        if self._offset is None:
+            return  # ends are told by the server's clock, which this very turn asks for
         clock = self._engine.clock()
         rests: dict[str, float] = {}
         while self.outbox:
@@ -264,7 +269,7 @@ class Exchange:
                 self._told[short] = now + left
                 batch.add([("HSET", self.rests_key, short, f"{server + left:.3f}")])
                 if litellm is not None and deployment is not None:
-                    batch.add([litellm.write_cooldown(deployment.id, left, time.time(), deployment.last_failure)])
+                    batch.add([litellm.write_cooldown(deployment.id, left, server, deployment.last_failure)])
             else:
                 batch.add([("HDEL", self.rests_key, short)])
                 if litellm is not None and deployment is not None:
@@ -325,14 +330,26 @@ class Exchange:
 
     # -- LiteLLM's keys --------------------------------------------------------------------------
 
+    def _ask_terms(self, batch: Batch, litellm: LiteLLMKeys) -> None:
+        """Ask Redis how long cooldowns last whose writer's clock is wrong."""
+        ids, self._doubtful = self._doubtful, []
+
+        def take(answers: list[Any]) -> None:
+            for id_, left in zip(ids, answers, strict=True):
+                self._learn_rest(self.port.short(id_), left / 1000)
+
+        batch.add([("PTTL", litellm.cooldown_key(id_)) for id_ in ids], take)
+
     def _ask_litellm(self, batch: Batch, litellm: LiteLLMKeys, now: float) -> None:
         self._litellm_at = now
         deployments = list(self._engine.deployments.values())
         ids = [d.id for d in deployments]
 
         def take_cooldowns(answers: list[Any]) -> None:
-            for id_, left in litellm.cooldowns(ids, answers, self.server_time()).items():
+            known, doubtful = litellm.cooldowns(ids, answers, self.server_time())
+            for id_, left in known.items():
                 self._learn_rest(self.port.short(id_), left)
+            self._doubtful = doubtful
 
         batch.add(litellm.read_cooldowns(ids), take_cooldowns)
         minute = self.minute()
@@ -351,7 +368,7 @@ class Exchange:
 
     def _write_litellm(self, batch: Batch, litellm: LiteLLMKeys, sample: Sample) -> None:
         """Without LiteLLM in this process nobody else adds our usage to LiteLLM's counters."""
-        if not litellm.writes_usage:
+        if not litellm.writes_usage or self._offset is None:
             return
         minute = self.minute()
         if minute != self._written_minute:
