@@ -133,6 +133,8 @@ class Exchange:
                 self._told[short] = now + seconds
                 if not self.port.rest(short, seconds):
                     del self._told[short]
+                if seconds <= 0:
+                    self._ended(short)
         else:
             self.fleet.apply(message, now)
             self.apply()
@@ -169,6 +171,9 @@ class Exchange:
         sample = self.sample = self.port.sample(self.minute())
         if sample.fresh:
             self._introduce(sample.fresh)
+        if self.behind is not None:
+            # Before our own word on rests, which is newer.
+            batch.add(self.behind.urgent())
         self._say_rests(batch, now)
         if now - self._full_at >= self.options.heartbeat:
             self._say_all(batch, sample, now)
@@ -274,7 +279,13 @@ class Exchange:
                 batch.add([("HDEL", self.rests_key, short)])
                 if litellm is not None and deployment is not None:
                     batch.add([litellm.end_cooldown(deployment.id)])
+                    self._ended(short)
         batch.add([self._keep_rests(now)])
+
+    def _ended(self, short: str) -> None:
+        deployment = self.port.deployment(short)
+        if self.behind is not None and deployment is not None:
+            self.behind.ended(deployment.id)
 
     def _keep_rests(self, now: float) -> tuple[Any, ...]:
         longest = max((until - now for until in self._told.values()), default=0.0)
@@ -350,6 +361,8 @@ class Exchange:
             for id_, left in known.items():
                 self._learn_rest(self.port.short(id_), left)
             self._doubtful = doubtful
+            if self.behind is not None:
+                self.behind.saw(ids, litellm.loaded(answers))
 
         batch.add(litellm.read_cooldowns(ids), take_cooldowns)
         minute = self.minute()

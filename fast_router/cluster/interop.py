@@ -79,6 +79,11 @@ class LiteLLMKeys:
                     doubtful.append(id_)
         return known, doubtful
 
+    def loaded(self, answers: Sequence[Any]) -> list[Any]:
+        """What Redis answered to `read_cooldowns`, as LiteLLM reads it: a dict, or None for nothing that is one."""
+        found = (None if raw is None else _load(raw) for raw in self._flat(answers))
+        return [value if isinstance(value, dict) else None for value in found]
+
     def write_cooldown(self, deployment_id: str, seconds: float, now: float, reason: str | None) -> tuple[Any, ...]:
         """The command that tells LiteLLM's proxies about a rest of `seconds`."""
         value = {

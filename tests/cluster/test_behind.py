@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import time
 
 import pytest
 from litellm.caching.redis_cache import RedisCache
@@ -182,3 +184,48 @@ async def test_maps_reach_redis_in_a_fraction_of_the_commands(make, redis_url, s
     name = client.keys(pattern)[0].decode()
     assert {"d0", "d1"} >= set(await RedisCache.async_get_cache(router.cache.redis_cache, name)) > set()
     assert client.info("commandstats")["cmdstat_set"]["calls"] < 20
+
+
+def test_cooldowns_are_sent_at_once_and_known_until_they_end():
+    behind = WriteBehind(lambda id_: id_ in {"d0", "d1"})
+    value = {"timestamp": 1.0, "cooldown_time": 5.0}
+    assert behind.takes_cooldown("deployment:d0:cooldown", value)
+    assert not behind.takes_cooldown("deployment:another:cooldown", value)
+    behind.cool("ns:deployment:d0:cooldown", value, 5)
+    behind.cool("ns:deployment:d1:cooldown", value, 0)
+    assert behind.urgent() == [("SET", "ns:deployment:d0:cooldown", json.dumps(value), "EX", 5)]
+    assert behind.urgent() == []
+    keys = ["deployment:d0:cooldown", "deployment:d1:cooldown"]
+    assert behind.cooldowns(keys) is None, "Redis was not asked yet"
+    behind.saw(["d0", "d1"], [value, None])
+    assert behind.cooldowns(keys) == {keys[0]: value, keys[1]: None}
+    assert behind.cooldowns([*keys, "deployment:another:cooldown"]) is None
+    assert behind.cooldowns([None]) is None
+    behind.ended("d0")
+    assert behind.cooldowns(keys) == {keys[0]: None, keys[1]: None}
+
+
+@pytest.mark.slow
+async def test_a_failure_while_redis_is_away_waits_for_nobody(make, own_redis):  # noqa: F811
+    host, _, port = own_redis.url.removeprefix("redis://").split("/")[0].partition(":")
+    router = make(redis_host=host, redis_port=int(port))
+    _, state = await settle(router)
+    client = Redis.from_url(own_redis.url)
+    cache = router.cache.redis_cache
+    both = ["deployment:d0:cooldown", "deployment:d1:cooldown"]
+    assert await asyncio.to_thread(until, lambda: state.exchange.behind.cooldowns(both) is not None)
+    await asyncio.to_thread(own_redis.kill)
+    assert await asyncio.to_thread(until, lambda: not state.connected)
+    # Each of these went to Redis, and waited for it, by itself.
+    cooldown = {"exception_received": "x", "status_code": "429", "timestamp": time.time(), "cooldown_time": 60.0}
+    cache.set_cache(both[0], cooldown, ttl=60)
+    assert cache.increment_cache("d0:openai/test-model:rpm:09-05", 1, ttl=60) == 1
+    assert cache.batch_get_cache(both) == await cache.async_batch_get_cache(both) == dict.fromkeys(both)
+    with pytest.raises(ConnectionError):
+        cache.increment_cache("deployment:d0:allowed_fails", 1, ttl=5)
+    if hasattr(cache, "async_increment"):
+        assert await cache.async_increment("d0:openai/test-model:rpm:09-05", 1, ttl=60) == 2
+    await asyncio.to_thread(own_redis.start)
+    assert await asyncio.to_thread(until, lambda: client.exists(both[0]))
+    assert await asyncio.to_thread(until, lambda: client.get("d0:openai/test-model:rpm:09-05") == b"2")
+    assert cache.increment_cache("deployment:d0:allowed_fails", 1, ttl=5) == 1
