@@ -32,7 +32,7 @@ from typing_extensions import Self
 from benchmarks.report import Report
 from fast_router.cluster.celery_routing import CeleryRouting
 from fast_router.cluster.celery_settings import Candidate, CelerySettings
-from fast_router.cluster.celery_wire import amqp_headers, body, queue_name, request_of
+from fast_router.cluster.celery_wire import Keys, amqp_headers, body, queue_name, request_of
 from fast_router.testing.servers import RabbitServer, RedisServer
 
 CANDIDATES = [Candidate("one"), Candidate("two"), Candidate("three")]
@@ -272,9 +272,10 @@ async def isolation(settings: CelerySettings, flood: int, probes: int) -> list[t
             return int(channel.queue_declare(queue, passive=True).message_count)
 
         quiet = await probe()
+        nobody = Keys(settings).reply("nobody")
         for number in range(flood):
             message = Message(
-                body([request_of(f"f{number}", "nobody", "crowd", "score", CANDIDATES)]),
+                body([request_of(f"f{number}", nobody, "crowd", "score", CANDIDATES)]),
                 application_headers=amqp_headers(f"f{number}"),
                 content_type="application/json",
                 content_encoding="utf-8",

@@ -97,6 +97,7 @@ class Decider:
         self._text = lua("decide")
         self._sha = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
         self._prefix = Keys(settings).prefix
+        self._replies = Keys(settings).reply("")
         self._pid = 0
         self._lock = threading.Lock()
         self._client: Redis | None = None
@@ -109,8 +110,12 @@ class Decider:
         Anything that goes wrong leaves a request unanswered, and its process then picks for itself.
         """
         try:
+            if not all(request["reply_to"].startswith(self._replies) for request in requests):
+                # Of a version with other keys, or of another key prefix: what is reserved here nobody would give back.
+                self._complain("a task is of another version or key prefix")
+                return "foreign"
             calls = self._calls(requests)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             self._complain(f"a task is not one of ours ({type(error).__name__})")
             return "foreign"
         outcome = "nothing"

@@ -18,6 +18,7 @@ from fast_router.errors import ModelBusyError, RoutingTimeoutError
 from tests.cluster.celery_help import (
     THREE,
     Worker,
+    answers,
     publish_many,
     queue_depth,
     routing_for,
@@ -222,14 +223,14 @@ async def test_priority_overtakes(rabbit_settings):
     settings = rabbit_settings
     client = redis.Redis.from_url(settings.redis_url)
     async with routing_for(settings) as routing:
-        publish_many(settings, "m", 300, "elsewhere")
+        publish_many(settings, "m", 300, answers(settings))
         low = asyncio.create_task(routing.decide("m", THREE, priority=0))
         high = asyncio.create_task(routing.decide("m", THREE, priority=9))
         await until(lambda: queue_depth(settings, "m") == 302)
         with Worker(settings, "--models", "m"):
             assert await high
             # A worker that had taken turns would have answered about three hundred others first.
-            assert client.llen("elsewhere") < 150
+            assert client.llen(answers(settings)) < 150
             assert not low.done()
             assert await low
 
@@ -293,10 +294,10 @@ async def test_silence_is_probed_by_one_request_a_second(rabbit_settings):
 
 async def test_isolation_from_a_flood(amqp_url, redis_url):
     settings = settings_for(amqp_url, redis_url)
-    publish_many(settings, "crowd", 10_000, "crowd-answers")
+    publish_many(settings, "crowd", 10_000, answers(settings))
     with Worker(settings, "--models", "calm"), Worker(settings, "--models", "crowd"):
         async with routing_for(settings) as routing:
-            await until(lambda: redis.Redis.from_url(redis_url).llen("crowd-answers") > 0)
+            await until(lambda: redis.Redis.from_url(redis_url).llen(answers(settings)) > 0)
             grants = [await routing.decide("calm", THREE) for _ in range(20)]
             assert all(grants)
             assert queue_depth(settings, "crowd") > 1000, "the flood was still there while the others were answered"
@@ -313,17 +314,17 @@ async def test_models_of_a_file_come_and_go(amqp_url, redis_url, tmp_path):
 
     write("first")
     with Worker(settings, "--config", str(config)):
-        publish_many(settings, "first", 1, "answers", prefix="a")
-        await until(lambda: client.llen("answers") == 1)
+        publish_many(settings, "first", 1, answers(settings), prefix="a")
+        await until(lambda: client.llen(answers(settings)) == 1)
         config.write_text("model_list: {not: [a, list")
         write("first", "second")
-        publish_many(settings, "second", 1, "answers", prefix="b")
-        await until(lambda: client.llen("answers") == 2)
+        publish_many(settings, "second", 1, answers(settings), prefix="b")
+        await until(lambda: client.llen(answers(settings)) == 2)
 
 
 async def test_another_release_declared_the_queue(amqp_url, redis_url):
     old = settings_for(amqp_url, redis_url, max_priority=5)
-    publish_many(old, "m", 1, "answers")
+    publish_many(old, "m", 1, answers(old))
     new = settings_for(amqp_url, redis_url, queue_prefix=old.queue_prefix, max_priority=10)
     assert queue_name(old, "m") == queue_name(new, "m")
     with Worker(new, "--models", "m"):

@@ -7,14 +7,24 @@ import os
 import pickle
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 import redis
 from amqp import Message
 from kombu import Connection
 
-from fast_router.cluster.celery_wire import amqp_headers, queue_name
-from tests.cluster.celery_help import THREE, Worker, publish_many, queue_depth, routing_for, settings_for, until
+from fast_router.cluster.celery_wire import Keys, amqp_headers, queue_name
+from tests.cluster.celery_help import (
+    THREE,
+    Worker,
+    answers,
+    publish_many,
+    queue_depth,
+    routing_for,
+    settings_for,
+    until,
+)
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 
@@ -24,12 +34,11 @@ async def test_the_backlog_drains(amqp_url, redis_url, pool):
     """The guard against pools that stall: tasks first, then the worker; a stall means 0 to 14 a second."""
     settings = settings_for(amqp_url, redis_url)
     client = redis.Redis.from_url(redis_url)
-    answers = f"answers-{pool}"
-    publish_many(settings, "m", 500, answers)
+    publish_many(settings, "m", 500, answers(settings))
     with Worker(settings, "--models", "m", "--pool", pool):
-        await until(lambda: client.llen(answers) > 0)
-        begun, already = time.monotonic(), client.llen(answers)
-        await until(lambda: client.llen(answers) == 500, seconds=60)
+        await until(lambda: client.llen(answers(settings)) > 0)
+        begun, already = time.monotonic(), client.llen(answers(settings))
+        await until(lambda: client.llen(answers(settings)) == 500, seconds=60)
         rate = (500 - already) / (time.monotonic() - begun)
     # A stalled pool waits on timers, an overloaded machine does not: no more than the issue's figure is asked,
     # and a tenth of it where other work fills every core.
@@ -88,6 +97,22 @@ async def test_tasks_that_are_not_ours_stop_nobody(amqp_url, redis_url):
             connection.close()
             assert await routing.decide("m", THREE)
             await until(lambda: queue_depth(settings, "m") == 0)
+
+
+async def test_a_process_with_other_keys_gets_no_reservation(amqp_url, redis_url):
+    """Another version of the layout with the same queues: nothing may be reserved where it does not look."""
+    settings = settings_for(amqp_url, redis_url)
+    other = replace(settings, key_prefix=f"{settings.key_prefix}:2")
+    client = redis.Redis.from_url(redis_url)
+    with Worker(settings, "--models", "m"):
+        async with routing_for(settings) as routing, routing_for(other) as stranger:
+            assert await routing.decide("m", THREE)
+            before = {key: client.type(key) for key in client.keys(f"{other.key_prefix}:*")}
+            assert await stranger.decide("m", THREE, deadline=0.3) is None
+            assert await routing.decide("m", THREE)
+            loads = [Keys(one).load(candidate.id) for one in (settings, other) for candidate in THREE]
+            await until(lambda: sum(client.zcard(key) for key in loads) == 0)
+            assert not [key for key in client.keys(f"{other.key_prefix}:load:*") if key not in before]
 
 
 def _alive(pid: int) -> bool:
