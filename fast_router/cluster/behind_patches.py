@@ -40,17 +40,20 @@ def install_behind(patches: PatchSet) -> list[str]:
     """Put ourselves before LiteLLM's own writing of counters; only registered caches are concerned."""
     from litellm.caching.redis_cache import RedisCache  # noqa: PLC0415 - LiteLLM is imported
 
-    patches.replace(RedisCache, "async_increment_pipeline", _pipeline)
-    patches.replace(RedisCache, "batch_get_cache", _read)
-    patches.replace(RedisCache, "async_batch_get_cache", _async_read)
-    patches.replace(RedisCache, "increment_cache", _increment)
-    patches.replace(RedisCache, "async_increment", _async_increment)
-    patches.replace(RedisCache, "set_cache", _set)
-    patches.replace(RedisCache, "async_set_cache", _async_set)
-    # Before 1.106 least-busy kept one dict a group instead of a counter a deployment: that is left as it is.
-    if hasattr(RedisCache, "increment_with_floor"):
-        patches.replace(RedisCache, "increment_with_floor", _floor)
-        patches.replace(RedisCache, "async_increment_with_floor", _async_floor)
+    for name, replacement in (
+        ("async_increment_pipeline", _pipeline),
+        ("batch_get_cache", _read),
+        ("async_batch_get_cache", _async_read),
+        ("increment_cache", _increment),
+        ("async_increment", _async_increment),
+        ("set_cache", _set),
+        ("async_set_cache", _async_set),
+        # Before 1.106 least-busy kept one dict a group instead of a counter a deployment.
+        ("increment_with_floor", _floor),
+        ("async_increment_with_floor", _async_floor),
+    ):
+        if hasattr(RedisCache, name):
+            patches.replace(RedisCache, name, replacement)
     return ["counters_behind"]
 
 
