@@ -54,7 +54,7 @@ def make_router(order: dict[str, Any]) -> litellm.Router:
         routing_strategy=order["strategy"],
         redis_host="127.0.0.1",
         redis_port=order["port"],
-        num_retries=0,
+        num_retries=order["retries"],
     )
 
 

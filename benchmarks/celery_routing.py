@@ -27,11 +27,12 @@ from typing import Any
 from amqp import Message
 from celery import Celery
 from kombu import Connection, Exchange, Queue
+from typing_extensions import Self
 
 from benchmarks.report import Report
 from fast_router.cluster.celery_routing import CeleryRouting
 from fast_router.cluster.celery_settings import Candidate, CelerySettings
-from fast_router.cluster.celery_wire import amqp_headers, body, queue_name, request_of
+from fast_router.cluster.celery_wire import Keys, amqp_headers, body, queue_name, request_of
 from fast_router.testing.servers import RabbitServer, RedisServer
 
 CANDIDATES = [Candidate("one"), Candidate("two"), Candidate("three")]
@@ -68,7 +69,7 @@ def run_peer(settings: CelerySettings, concurrency: int, pool: str) -> None:
         return decide([request])
 
     worker = app.Worker(
-        pool=pool,
+        pool="prefork" if pool == "inline" else pool,
         concurrency=concurrency,
         loglevel="WARNING",
         without_gossip=True,
@@ -128,7 +129,7 @@ class Worker:
             self.process.wait()
 
 
-OPTIONS = argparse.Namespace(pool="prefork")
+OPTIONS = argparse.Namespace(pool="inline")
 
 
 # -- measuring -------------------------------------------------------------------------------------------------
@@ -271,9 +272,10 @@ async def isolation(settings: CelerySettings, flood: int, probes: int) -> list[t
             return int(channel.queue_declare(queue, passive=True).message_count)
 
         quiet = await probe()
+        nobody = Keys(settings).reply("nobody")
         for number in range(flood):
             message = Message(
-                body([request_of(f"f{number}", "nobody", "crowd", "score", CANDIDATES)]),
+                body([request_of(f"f{number}", nobody, "crowd", "score", CANDIDATES)]),
                 application_headers=amqp_headers(f"f{number}"),
                 content_type="application/json",
                 content_encoding="utf-8",
@@ -299,58 +301,90 @@ async def isolation(settings: CelerySettings, flood: int, probes: int) -> list[t
         await calm.routing.close()
 
 
-async def broker_restart(settings: CelerySettings, rabbit: RabbitServer) -> list[tuple[Any, ...]]:
-    """RabbitMQ killed and started again under load: requests without an answer, and the slowest one."""
-    routing = CeleryRouting(settings)
-    worker = Worker("ours", settings, "bench")
-    counts = {"granted": 0, "local": 0, "failed": 0}
-    slowest = 0.0
-    over = False
+class Load:
+    """Callers that ask all the time: how many were granted, picked locally or failed, and the slowest."""
 
-    async def caller() -> None:
-        nonlocal slowest
-        while not over:
+    def __init__(self, settings: CelerySettings) -> None:
+        self.routing = CeleryRouting(settings)
+        self.counts = {"granted": 0, "local": 0, "failed": 0}
+        self.slowest = 0.0
+        self._over = False
+
+    async def __aenter__(self) -> Self:
+        while await self.routing.decide("bench", CANDIDATES, deadline=5) is None:
+            await asyncio.sleep(0.1)
+        self._callers = [asyncio.create_task(self._call()) for _ in range(8)]
+        await asyncio.sleep(1)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._over = True
+        await asyncio.gather(*self._callers)
+        await self.routing.close()
+
+    async def _call(self) -> None:
+        while not self._over:
             begun = time.perf_counter()
             try:
-                grant = await routing.decide("bench", CANDIDATES)
+                grant = await self.routing.decide("bench", CANDIDATES)
             except Exception:
-                counts["failed"] += 1
+                self.counts["failed"] += 1
                 continue
-            slowest = max(slowest, time.perf_counter() - begun)
-            counts["granted" if grant else "local"] += 1
+            self.slowest = max(self.slowest, time.perf_counter() - begun)
+            self.counts["granted" if grant else "local"] += 1
             if grant is not None:
                 grant.release()
             await asyncio.sleep(0.005)
 
-    try:
-        while await routing.decide("bench", CANDIDATES, deadline=5) is None:
-            await asyncio.sleep(0.1)
-        callers = [asyncio.create_task(caller()) for _ in range(8)]
-        await asyncio.sleep(1)
-        await asyncio.to_thread(rabbit.kill)
-        await asyncio.sleep(0.5)
-        await asyncio.to_thread(rabbit.start)
-        back = counts["granted"]
-        end = time.monotonic() + 60
-        while counts["granted"] < back + 50 and time.monotonic() < end:
+    async def more(self, grants: int) -> None:
+        """Wait until so many more were granted, a minute at most."""
+        wanted, end = self.counts["granted"] + grants, time.monotonic() + 60
+        while self.counts["granted"] < wanted and time.monotonic() < end:
             await asyncio.sleep(0.05)
-        over = True
-        await asyncio.gather(*callers)
+
+    def rows(self, what: str) -> list[tuple[Any, ...]]:
+        """The rows of the report."""
         return [
-            ("requests failed while RabbitMQ restarted", None, counts["failed"], None),
-            ("requests picked locally meanwhile", None, counts["local"], None),
-            ("slowest of them, ms", None, slowest * 1000, None),
+            (f"requests while {what}", None, sum(self.counts.values()), None),
+            ("… failed", None, self.counts["failed"], None),
+            ("… picked locally", None, self.counts["local"], None),
+            ("… the slowest decision, ms", None, self.slowest * 1000, None),
         ]
+
+
+async def broker_restart(settings: CelerySettings, rabbit: RabbitServer) -> list[tuple[Any, ...]]:
+    """RabbitMQ killed and started again under load."""
+    worker = Worker("ours", settings, "bench")
+    try:
+        async with Load(settings) as load:
+            await asyncio.to_thread(rabbit.kill)
+            await asyncio.sleep(0.5)
+            await asyncio.to_thread(rabbit.start)
+            await load.more(50)
+        return load.rows("RabbitMQ restarted")
     finally:
         worker.stop()
-        await routing.close()
+
+
+async def worker_killed(settings: CelerySettings) -> list[tuple[Any, ...]]:
+    """One of two workers killed with SIGKILL under load."""
+    workers = [Worker("ours", settings, "bench"), Worker("ours", settings, "bench")]
+    try:
+        async with Load(settings) as load:
+            await asyncio.sleep(1)
+            workers[0].process.kill()
+            await load.more(500)
+        return load.rows("one of two workers was killed")
+    finally:
+        for worker in workers:
+            worker.stop()
 
 
 async def measure(options: argparse.Namespace) -> None:
     """All of it, on one pair of servers."""
     report = Report(
         "celery_routing",
-        f"Celery routing beside Celery's own round trip ({options.pool} workers, one process each)",
+        f"Celery routing ({options.pool}) beside Celery's own round trip, one worker process each",
         ["what", "celery", "fast_router", "ratio"],
         [
             "Celery: apply_async and AsyncResult.get over Redis, the same decision in the task.",
@@ -362,6 +396,7 @@ async def measure(options: argparse.Namespace) -> None:
         rows = await round_trips(settings, options.rounds, options.chunk, options.in_flight)
         if options.flood:
             rows += await isolation(settings, options.flood, options.probes)
+            rows += await worker_killed(settings)
             rows += await broker_restart(settings, rabbit)
     for row in rows:
         report.add(*row)
@@ -376,7 +411,7 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, default=32)
     parser.add_argument("--flood", type=int, default=10_000, help="0 leaves isolation and restart out")
     parser.add_argument("--probes", type=int, default=200)
-    parser.add_argument("--pool", choices=("prefork", "threads"), default="prefork")
+    parser.add_argument("--pool", choices=("inline", "prefork", "threads"), default="inline", help="of our workers")
     options = parser.parse_args()
     OPTIONS.pool = options.pool
     asyncio.run(measure(options))

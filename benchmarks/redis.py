@@ -31,7 +31,7 @@ from redis import Redis
 
 from benchmarks.report import Report
 from fast_router.testing.servers import RedisServer, free_port
-from fast_router.testing.upstream import Fleet, Spec
+from fast_router.testing.upstream import Fleet, Spec, UpstreamFace
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDES = {"LiteLLM": False, "fast_router": True}
@@ -75,6 +75,7 @@ class Side:
             "bases": [u.api_base for u in upstreams.values()],
             "port": port_of(server),
             "limits": False,
+            "retries": 0,
             "direct": False,
         }
         self.tell(json.dumps({**wanted, "watch": False, "strategy": "least-busy", **order}))
@@ -115,7 +116,13 @@ def run(sides: list[Side]) -> list[dict[str, Any]]:
 
 def commands(report: Report, rate: float, seconds: float, direct_rate: float) -> None:
     """Count what Redis was asked."""
-    for strategy, limits in (("least-busy", False), ("usage-based-routing-v2", False), ("simple-shuffle", True)):
+    for strategy, limits in (
+        ("least-busy", False),
+        ("usage-based-routing-v2", False),
+        ("latency-based-routing", False),
+        ("cost-based-routing", False),
+        ("simple-shuffle", True),
+    ):
         for name, plugin in SIDES.items():
             order = {"strategy": strategy, "limits": limits, "rate": rate, "seconds": seconds}
             label = strategy + (" with rpm and tpm" if limits else "")
@@ -320,26 +327,26 @@ def drive(proxies: list[Proxy], rate: float, seconds: float) -> list[int]:
 
 
 def killed(report: Report, rate: float) -> dict[str, list[str]]:
-    """Kill Redis under load and bring it back; returns the beginning of each side's log."""
+    """Kill Redis under load and bring it back; returns the beginning of each side's log.
+
+    Then once more with an upstream that answers 429 from half a second after the kill.
+    """
     logs = {}
-    for name, plugin in SIDES.items():
+    for name, throttled, plugin in (
+        (name + (", one upstream throttles" if throttled else ""), throttled, plugin)
+        for throttled in (False, True)
+        for name, plugin in SIDES.items()
+    ):
         with stage(0.05) as (server, upstreams):
-            each = {"rate": rate / 2, "seconds": 12.0, "watch": plugin}
+            each = {"rate": rate / 2, "seconds": 12.0, "watch": plugin, "retries": 2 if throttled else 0}
             sides = [Side(server, upstreams, plugin=plugin, **each) for _ in range(2)]
             moments: dict[str, float] = {}
-
-            def act(server: RedisServer = server, moments: dict[str, float] = moments) -> None:
-                time.sleep(3.0)
-                moments["down"] = time.monotonic()
-                server.kill()
-                time.sleep(4.0)
-                server.start()
-                moments["up"] = time.monotonic()
 
             try:
                 for side in sides:
                     side.hear("ready")
-                actor = threading.Thread(target=act)
+                first = next(iter(upstreams.values())) if throttled else None
+                actor = threading.Thread(target=_outage, args=(server, moments, first))
                 actor.start()
                 done = run(sides)
                 actor.join()
@@ -363,6 +370,18 @@ def killed(report: Report, rate: float) -> dict[str, list[str]]:
         )
         logs[name] = done[0]["sample"]
     return logs
+
+
+def _outage(server: RedisServer, moments: dict[str, float], throttled: UpstreamFace | None) -> None:
+    time.sleep(3.0)
+    moments["down"] = time.monotonic()
+    server.kill()
+    time.sleep(0.5)
+    if throttled is not None:
+        throttled.order(throttle_rate=1.0)
+    time.sleep(3.5)
+    server.start()
+    moments["up"] = time.monotonic()
 
 
 def _whole_after(views: list[list[float]], moments: dict[str, float]) -> float | None:

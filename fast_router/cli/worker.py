@@ -19,8 +19,10 @@ __all__ = ["worker"]
     help="LiteLLM config.yaml, Albert / OpenGateLLM file, or a file of our options; its models are served.",
 )
 @click.option("--models", "-m", multiple=True, help="Serve only these models (repeat, or a comma list; * matches).")
-@click.option("--concurrency", "-n", type=click.IntRange(1), default=1, show_default=True, help="Processes or threads.")
-@click.option("--pool", default="prefork", show_default=True, help="prefork, or threads (needs kombu 5.7).")
+@click.option(
+    "--concurrency", "-n", type=click.IntRange(1), default=1, show_default=True, help="Processes (or threads)."
+)
+@click.option("--pool", default="inline", show_default=True, help="inline, prefork, or threads (needs kombu 5.7).")
 @click.option("--broker-url", help="RabbitMQ (amqp://…) or Redis (redis://…) with the queues.")
 @click.option("--redis-url", help="Redis with metrics, reservations and replies.")
 @click.option(

@@ -32,8 +32,36 @@ _GATHER_SECONDS = 0.01
 _CLOSE_ROUNDS = 5
 # Requests that travel in one task: most of a task's cost is Celery's, but one worker does them one after another.
 _TOGETHER = 8
+# While so many tasks of a model are under way, its requests wait for company: for one of them to be answered, ...
+_AT_ONCE = 2
+# ... or for this many seconds.
+_LINGER = 0.002
 # Releases kept while Redis is away; the reservations behind any that are dropped lapse by themselves.
 _MOST_PENDING = 20_000
+
+
+class _Lane:
+    """The requests of one model and priority on their way to the workers."""
+
+    __slots__ = ("flying", "model", "priority", "timer", "waiting")
+
+    def __init__(self, model: str, priority: int) -> None:
+        self.model = model
+        self.priority = priority
+        self.waiting: list[tuple[dict[str, str], float, Failed]] = []
+        # Tasks without an answer.
+        self.flying = 0
+        self.timer: asyncio.Handle | None = None
+
+
+class _Flight:
+    """A task under way; it has landed with the first of its requests, because they are answered together."""
+
+    __slots__ = ("landed", "lane")
+
+    def __init__(self, lane: _Lane) -> None:
+        self.lane = lane
+        self.landed = False
 
 
 class Link:
@@ -61,7 +89,8 @@ class Link:
         self.waiting: dict[str, asyncio.Future[Reply | str]] = {}
         self.held: dict[str, str] = {}
         self._numbers = itertools.count()
-        self._outbox: dict[tuple[str, int], list[tuple[dict[str, str], float, Failed]]] = {}
+        self._lanes: dict[tuple[str, int], _Lane] = {}
+        self._flights: dict[str, _Flight] = {}
         self._on_reply = on_reply
         self._complain = complain
         self._reading: Any = None
@@ -103,7 +132,10 @@ class Link:
         return self.up
 
     def ask(self, request: dict[str, str], priority: int, expires: float, failed: Failed) -> None:
-        """Publish a request; those of one moment, model and priority travel in one task, up to a few.
+        """Publish a request; call `landed` when nobody waits for its answer any more.
+
+        Those of one moment, model and priority travel in one task, up to a few. When some tasks are under way
+        already, the next requests wait a little for each other: the more there is to do, the less each one costs.
 
         Args:
             request: See `celery_wire.request_of`.
@@ -111,24 +143,58 @@ class Link:
             expires: Seconds after which nobody waits for the answer.
             failed: Told if the broker does not take it.
         """
-        if not self._outbox:
-            self.loop.call_soon(self._post)
-        self._outbox.setdefault((request["model"], priority), []).append((request, expires, failed))
+        key = (request["model"], priority)
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = _Lane(*key)
+        lane.waiting.append((request, expires, failed))
+        if lane.timer is None:
+            if lane.flying < _AT_ONCE:
+                lane.timer = self.loop.call_soon(self._post, lane)
+            else:
+                lane.timer = self.loop.call_later(_LINGER, self._post, lane)
+        elif len(lane.waiting) == _TOGETHER:
+            self._hurry(lane)
 
-    def _post(self) -> None:
-        outbox, self._outbox = self._outbox, {}
-        for (model, priority), entries in outbox.items():
-            for start in range(0, len(entries), _TOGETHER):
-                together = entries[start : start + _TOGETHER]
-                requests = [request for request, _, _ in together]
-                self.broker.publish(
-                    model,
-                    requests[0]["id"],
-                    body(requests),
-                    priority,
-                    max(expires for _, expires, _ in together),
-                    partial(_tell, [failed for _, _, failed in together]),
-                )
+    def landed(self, rid: str) -> None:
+        """The request `rid` was answered or given up."""
+        flight = self._flights.pop(rid, None)
+        if flight is None or flight.landed:
+            return
+        flight.landed = True
+        lane = flight.lane
+        lane.flying -= 1
+        if lane.waiting:
+            self._hurry(lane)
+        elif not lane.flying and lane.timer is None:
+            # Models come and go.
+            self._lanes.pop((lane.model, lane.priority), None)
+
+    def _hurry(self, lane: _Lane) -> None:
+        """Post soon, but after all that arrives in this moment."""
+        if lane.timer is not None:
+            lane.timer.cancel()
+        lane.timer = self.loop.call_soon(self._post, lane)
+
+    def _post(self, lane: _Lane) -> None:
+        # Whoever gave up meanwhile is not asked for.
+        entries, lane.waiting = [entry for entry in lane.waiting if entry[0]["id"] in self.waiting], []
+        lane.timer = None
+        for start in range(0, len(entries), _TOGETHER):
+            together = entries[start : start + _TOGETHER]
+            requests = [request for request, _, _ in together]
+            lane.flying += 1
+            flight = _Flight(lane)
+            for request in requests:
+                self._flights[request["id"]] = flight
+            self.broker.publish(
+                lane.model,
+                requests[0]["id"],
+                body(requests),
+                lane.priority,
+                max(expires for _, expires, _ in together),
+                partial(_tell, [failed for _, _, failed in together]),
+            )
 
     def settle(self, row: tuple[Any, ...], then: Callable[[], None] | None = None) -> None:
         """Send the end of a request soon (see celery_settle.lua for the row); call from the link's loop."""

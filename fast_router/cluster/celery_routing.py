@@ -312,6 +312,7 @@ class CeleryRouting:
         finally:
             timer.cancel()
             link.waiting.pop(rid, None)
+            link.landed(rid)
 
     def _on_reply(self, link: Link, reply: Reply) -> None:
         future = link.waiting.get(reply.rid)

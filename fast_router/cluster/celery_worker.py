@@ -28,6 +28,7 @@ from redis.retry import Retry
 
 from fast_router.cluster.celery_models import ModelWatch
 from fast_router.cluster.celery_settings import CelerySettings, masked
+from fast_router.cluster.celery_supervise import run_processes
 from fast_router.cluster.celery_wire import MEMORY_MS, TASK, VISIBILITY, Keys, lua, queue_name
 from fast_router.errors import ConfigurationError
 
@@ -35,7 +36,11 @@ __all__ = ["POOLS", "check_pool", "create_app", "queue_for", "run_worker"]
 
 logger = logging.getLogger("fast_router.celery.worker")
 
-POOLS = ("prefork", "threads")
+POOLS = ("inline", "prefork", "threads")
+
+# How a task's messages are handled: here, or by Celery's pool.
+_INLINE = "fast_router.cluster.celery_inline:strategy"
+_HANDED_OVER = "celery.worker.strategy:default"
 
 # From this kombu on, a thread that finishes a task wakes the event loop that must send its acknowledgement.
 _THREADS_SINCE = (5, 7)
@@ -56,7 +61,7 @@ def check_pool(pool: str, kombu_version: str = kombu.__version__) -> None:
     Raises:
         ConfigurationError: The pool stalls with this version of kombu; the message names one that does not.
     """
-    if pool == "prefork":
+    if pool in {"inline", "prefork"}:
         return
     if pool == "threads":
         release = tuple(int(part) for part in kombu_version.split(".")[:2] if part.isdigit())
@@ -64,7 +69,7 @@ def check_pool(pool: str, kombu_version: str = kombu.__version__) -> None:
             return
         raise ConfigurationError(
             f"worker pool 'threads' stalls with kombu {kombu_version} when tasks are waiting; "
-            "use --pool prefork, or install kombu 5.7 or later"
+            "use --pool inline, or install kombu 5.7 or later"
         )
     raise ConfigurationError(
         f"worker pool {pool!r} stalls when tasks are waiting (each acknowledgement waits for a timer); "
@@ -92,6 +97,7 @@ class Decider:
         self._text = lua("decide")
         self._sha = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
         self._prefix = Keys(settings).prefix
+        self._replies = Keys(settings).reply("")
         self._pid = 0
         self._lock = threading.Lock()
         self._client: Redis | None = None
@@ -104,8 +110,12 @@ class Decider:
         Anything that goes wrong leaves a request unanswered, and its process then picks for itself.
         """
         try:
-            calls = [self._arguments(request) for request in requests]
-        except (KeyError, TypeError) as error:
+            if not all(request["reply_to"].startswith(self._replies) for request in requests):
+                # Of a version with other keys, or of another key prefix: what is reserved here nobody would give back.
+                self._complain("a task is of another version or key prefix")
+                return "foreign"
+            calls = self._calls(requests)
+        except (KeyError, TypeError, AttributeError) as error:
             self._complain(f"a task is not one of ours ({type(error).__name__})")
             return "foreign"
         outcome = "nothing"
@@ -113,25 +123,32 @@ class Decider:
             for result in self._run(calls):
                 if isinstance(result, Exception):
                     raise result
-                outcome = str(result[0], "ascii")
+                outcome = str(result[-1][0], "ascii")
         except (RedisError, OSError) as error:
             self._complain(f"a decision failed at Redis ({type(error).__name__}): {error}")
             return "failed"
         return outcome
 
-    def _arguments(self, request: dict[str, Any]) -> tuple[Any, ...]:
+    def _calls(self, requests: Sequence[dict[str, Any]]) -> list[tuple[Any, ...]]:
+        """The arguments of the script: one call for the requests of one process, and a task has one process's."""
+        by_reply: dict[str, list[Any]] = {}
+        for request in requests:
+            by_reply.setdefault(request["reply_to"], []).extend(
+                (request["id"], request["strategy"], request["candidates"])
+            )
         ttl = int(self.settings.reservation_ttl * 1000)
-        return (
-            request["reply_to"],
-            self._prefix,
-            request["id"],
-            request["strategy"],
-            self._rng.getrandbits(31),
-            ttl,
-            max(MEMORY_MS, ttl * 2),
-            int(self.settings.metrics_window * 1000),
-            request["candidates"],
-        )
+        return [
+            (
+                reply_to,
+                self._prefix,
+                self._rng.getrandbits(31),
+                ttl,
+                max(MEMORY_MS, ttl * 2),
+                int(self.settings.metrics_window * 1000),
+                *words,
+            )
+            for reply_to, words in by_reply.items()
+        ]
 
     def _run(self, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
         client = self._client_here()
@@ -227,12 +244,13 @@ def _declarable(consumer: Any, settings: CelerySettings, model: str) -> Queue:
     return queue
 
 
-def create_app(settings: CelerySettings, watch: ModelWatch | None = None) -> Celery:
+def create_app(settings: CelerySettings, watch: ModelWatch | None = None, pool: str = "inline") -> Celery:
     """The Celery application of the routing worker.
 
     Args:
         settings: Broker, Redis, queues.
         watch: Which models' queues a worker of this application consumes; none without it.
+        pool: Where decisions are made, one of `POOLS`.
     """
     app = Celery("fast_router", broker=settings.broker_url, set_as_current=False)
     transport: dict[str, Any] = {"confirm_publish": True}
@@ -275,9 +293,16 @@ def create_app(settings: CelerySettings, watch: ModelWatch | None = None) -> Cel
         task_time_limit=_HARD_LIMIT,
         enable_utc=True,
     )
-    decide = Decider(settings)
+    decide = app.fast_router_decide = Decider(settings)
 
-    @app.task(name=TASK, ignore_result=True, acks_late=True, reject_on_worker_lost=True, shared=False)  # type: ignore[untyped-decorator]
+    @app.task(  # type: ignore[untyped-decorator]
+        name=TASK,
+        ignore_result=True,
+        acks_late=True,
+        reject_on_worker_lost=True,
+        shared=False,
+        Strategy=_INLINE if pool == "inline" else _HANDED_OVER,
+    )
     def route(requests: list[dict[str, Any]]) -> str:
         return decide(requests)
 
@@ -293,7 +318,7 @@ def run_worker(
     watch: ModelWatch,
     *,
     concurrency: int = 1,
-    pool: str = "prefork",
+    pool: str = "inline",
     loglevel: str = "WARNING",
     hostname: str | None = None,
 ) -> int:
@@ -302,7 +327,7 @@ def run_worker(
     Args:
         settings: Broker, Redis, queues.
         watch: Which models it serves.
-        concurrency: Processes (prefork) or threads.
+        concurrency: Processes (threads with that pool).
         pool: One of `POOLS`.
         loglevel: Celery's log level.
         hostname: The worker's name; by default unique for the process.
@@ -314,17 +339,21 @@ def run_worker(
         ConfigurationError: The pool would stall.
     """
     check_pool(pool)
-    app = create_app(settings, watch)
     logger.info("broker %s, Redis %s", masked(settings.broker_url), masked(settings.redis_url))
-    worker = app.Worker(
-        hostname=hostname or f"fast_router-{os.getpid()}@{socket.gethostname()}",
-        concurrency=concurrency,
-        pool=pool,
-        loglevel=loglevel,
-        without_gossip=True,
-        without_mingle=True,
-        without_heartbeat=True,
-        quiet=True,
-    )
-    worker.start()
-    return int(worker.exitcode or 0)
+
+    def run() -> int:
+        worker = create_app(settings, watch, pool).Worker(
+            hostname=hostname or f"fast_router-{os.getpid()}@{socket.gethostname()}",
+            concurrency=1 if pool == "inline" else concurrency,
+            # Celery wants a pool in any case; nothing is ever handed to this one.
+            pool="solo" if pool == "inline" else pool,
+            loglevel=loglevel,
+            without_gossip=True,
+            without_mingle=True,
+            without_heartbeat=True,
+            quiet=True,
+        )
+        worker.start()
+        return int(worker.exitcode or 0)
+
+    return run_processes(run, concurrency) if pool == "inline" and concurrency > 1 else run()

@@ -91,6 +91,7 @@ class Exchange:
         self.sample = Sample()
         self._sent = Sample()
         self._stale: list[Any] = []
+        self._doubtful: list[str] = []
         self._written: dict[str, tuple[float, float]] = {}
         self._written_minute = -1
         self._about = {"host": socket.gethostname()[:40], "pid": str(os.getpid()), "version": _version()}
@@ -132,6 +133,8 @@ class Exchange:
                 self._told[short] = now + seconds
                 if not self.port.rest(short, seconds):
                     del self._told[short]
+                if seconds <= 0:
+                    self._ended(short)
         else:
             self.fleet.apply(message, now)
             self.apply()
@@ -168,6 +171,9 @@ class Exchange:
         sample = self.sample = self.port.sample(self.minute())
         if sample.fresh:
             self._introduce(sample.fresh)
+        if self.behind is not None:
+            # Before our own word on rests, which is newer.
+            batch.add(self.behind.urgent())
         self._say_rests(batch, now)
         if now - self._full_at >= self.options.heartbeat:
             self._say_all(batch, sample, now)
@@ -179,6 +185,8 @@ class Exchange:
             self._ask_all(batch, now)
         if self.litellm is not None:
             self._write_litellm(batch, self.litellm, sample)
+            if self._doubtful:
+                self._ask_terms(batch, self.litellm)
             if now - self._litellm_at >= LITELLM_EVERY:
                 self._ask_litellm(batch, self.litellm, now)
                 self._catch_up(batch)
@@ -234,6 +242,8 @@ class Exchange:
     # -- rests -----------------------------------------------------------------------------------
 
     def _say_rests(self, batch: Batch, now: float) -> None:
+        if self._offset is None:
+            return  # ends are told by the server's clock, which this very turn asks for
         clock = self._engine.clock()
         rests: dict[str, float] = {}
         while self.outbox:
@@ -264,12 +274,18 @@ class Exchange:
                 self._told[short] = now + left
                 batch.add([("HSET", self.rests_key, short, f"{server + left:.3f}")])
                 if litellm is not None and deployment is not None:
-                    batch.add([litellm.write_cooldown(deployment.id, left, time.time(), deployment.last_failure)])
+                    batch.add([litellm.write_cooldown(deployment.id, left, server, deployment.last_failure)])
             else:
                 batch.add([("HDEL", self.rests_key, short)])
                 if litellm is not None and deployment is not None:
                     batch.add([litellm.end_cooldown(deployment.id)])
+                    self._ended(short)
         batch.add([self._keep_rests(now)])
+
+    def _ended(self, short: str) -> None:
+        deployment = self.port.deployment(short)
+        if self.behind is not None and deployment is not None:
+            self.behind.ended(deployment.id)
 
     def _keep_rests(self, now: float) -> tuple[Any, ...]:
         longest = max((until - now for until in self._told.values()), default=0.0)
@@ -325,14 +341,28 @@ class Exchange:
 
     # -- LiteLLM's keys --------------------------------------------------------------------------
 
+    def _ask_terms(self, batch: Batch, litellm: LiteLLMKeys) -> None:
+        """Ask Redis how long cooldowns last whose writer's clock is wrong."""
+        ids, self._doubtful = self._doubtful, []
+
+        def take(answers: list[Any]) -> None:
+            for id_, left in zip(ids, answers, strict=True):
+                self._learn_rest(self.port.short(id_), left / 1000)
+
+        batch.add([("PTTL", litellm.cooldown_key(id_)) for id_ in ids], take)
+
     def _ask_litellm(self, batch: Batch, litellm: LiteLLMKeys, now: float) -> None:
         self._litellm_at = now
         deployments = list(self._engine.deployments.values())
         ids = [d.id for d in deployments]
 
         def take_cooldowns(answers: list[Any]) -> None:
-            for id_, left in litellm.cooldowns(ids, answers, self.server_time()).items():
+            known, doubtful = litellm.cooldowns(ids, answers, self.server_time())
+            for id_, left in known.items():
                 self._learn_rest(self.port.short(id_), left)
+            self._doubtful = doubtful
+            if self.behind is not None:
+                self.behind.saw(ids, litellm.loaded(answers))
 
         batch.add(litellm.read_cooldowns(ids), take_cooldowns)
         minute = self.minute()
@@ -351,7 +381,7 @@ class Exchange:
 
     def _write_litellm(self, batch: Batch, litellm: LiteLLMKeys, sample: Sample) -> None:
         """Without LiteLLM in this process nobody else adds our usage to LiteLLM's counters."""
-        if not litellm.writes_usage:
+        if not litellm.writes_usage or self._offset is None:
             return
         minute = self.minute()
         if minute != self._written_minute:

@@ -26,6 +26,8 @@ __all__ = ["LiteLLMKeys"]
 
 _PER_COMMAND = 500
 _USAGE_TTL = 60
+_SLACK = 1.0
+"""Seconds by which two clocks may differ without anybody caring."""
 
 
 class LiteLLMKeys:
@@ -52,20 +54,35 @@ class LiteLLMKeys:
         """Commands that read all cooldowns: one for 500 deployments."""
         return self._read([self.cooldown_key(id_) for id_ in deployment_ids])
 
-    def cooldowns(self, deployment_ids: Sequence[str], answers: Sequence[Any], now: float) -> dict[str, float]:
+    def cooldowns(
+        self, deployment_ids: Sequence[str], answers: Sequence[Any], now: float
+    ) -> tuple[dict[str, float], list[str]]:
         """Who cools down, and for how many more seconds.
 
         Args:
             deployment_ids: As given to `read_cooldowns`.
             answers: What Redis answered.
-            now: Seconds since the epoch.
+            now: Seconds since the epoch, by the server's clock.
+
+        Returns:
+            The seconds by id, and the ids whose value says what cannot be: over although the key is there, or
+            longer than a whole cooldown. Whoever wrote it has a wrong clock; the key's own term is right.
         """
-        out: dict[str, float] = {}
+        known: dict[str, float] = {}
+        doubtful: list[str] = []
         for id_, raw in zip(deployment_ids, self._flat(answers), strict=False):
-            left = _remaining(raw, now)
-            if left > 0:
-                out[id_] = left
-        return out
+            if raw is not None:
+                left, whole = _remaining(raw, now)
+                if 0 < left <= whole + _SLACK:
+                    known[id_] = left
+                elif whole > 0:
+                    doubtful.append(id_)
+        return known, doubtful
+
+    def loaded(self, answers: Sequence[Any]) -> list[Any]:
+        """What Redis answered to `read_cooldowns`, as LiteLLM reads it: a dict, or None for nothing that is one."""
+        found = (None if raw is None else _load(raw) for raw in self._flat(answers))
+        return [value if isinstance(value, dict) else None for value in found]
 
     def write_cooldown(self, deployment_id: str, seconds: float, now: float, reason: str | None) -> tuple[Any, ...]:
         """The command that tells LiteLLM's proxies about a rest of `seconds`."""
@@ -138,15 +155,17 @@ def _model(entry: Mapping[str, Any]) -> str:
     return str(params.get("model", "")) if isinstance(params, Mapping) else ""
 
 
-def _remaining(raw: object, now: float) -> float:
+def _remaining(raw: object, now: float) -> tuple[float, float]:
+    """Seconds that are left, and of how many."""
     value = _load(raw)
     if not isinstance(value, dict):
-        return 0.0
+        return 0.0, 0.0
     try:
-        end = float(value["timestamp"]) + float(value["cooldown_time"])
+        whole = float(value["cooldown_time"])
+        left = float(value["timestamp"]) + whole - now
     except (KeyError, TypeError, ValueError):
-        return 0.0
-    return end - now if math.isfinite(end) else 0.0
+        return 0.0, 0.0
+    return (left, whole) if math.isfinite(left) else (0.0, 0.0)
 
 
 def _load(raw: object) -> object:

@@ -17,7 +17,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 from fast_router.cluster import attach, state_of
-from fast_router.cluster.behind import install_behind, register
+from fast_router.cluster.behind_patches import install_behind, register
 from fast_router.cluster.options import ClusterOptions
 from fast_router.errors import ConfigurationError
 from fast_router.settings import current as settings

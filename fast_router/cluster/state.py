@@ -17,7 +17,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 from fast_router.cluster.batch import Batch, code
-from fast_router.cluster.behind import succeed, unregister
+from fast_router.cluster.behind_patches import succeed, unregister
 from fast_router.cluster.connection import Link, Target
 from fast_router.cluster.exchange import Exchange
 from fast_router.cluster.limits import StrictLimits
@@ -198,6 +198,7 @@ class ClusterState:
             self.exchange.reconnected()
             await self._turn(link)
             self.link = link
+            self._answers(True)
             self._counts["connects"] += 1
             self.quiet.well(f"shared state: Redis at {self.target.name} is back")
             listener = asyncio.create_task(self._listen(link))
@@ -205,10 +206,16 @@ class ClusterState:
             await self._farewell(link)
         finally:
             self.link = None
+            self._answers(False)
             if listener is not None:
                 listener.cancel()
                 await asyncio.wait([listener])
             await link.close()
+
+    def _answers(self, well: bool) -> None:
+        behind = self.exchange.behind
+        if behind is not None:
+            behind.away = not well
 
     async def _converse(self, link: Link, listener: asyncio.Task[None]) -> None:
         began = time.monotonic()

@@ -18,7 +18,7 @@ from kombu import Connection
 
 from fast_router.cluster.celery_routing import CeleryRouting
 from fast_router.cluster.celery_settings import Candidate, CelerySettings
-from fast_router.cluster.celery_wire import amqp_headers, body, queue_name, request_of
+from fast_router.cluster.celery_wire import Keys, amqp_headers, body, queue_name, request_of
 
 THREE = [Candidate("one"), Candidate("two"), Candidate("three")]
 _numbers = itertools.count()
@@ -109,6 +109,11 @@ async def until(condition, seconds: float = 30.0, every: float = 0.01):
             return found
         assert time.monotonic() < end, "the condition did not come true in time"
         await asyncio.sleep(every)
+
+
+def answers(settings: CelerySettings, name: str = "nobody") -> str:
+    """A reply list that no process reads."""
+    return Keys(settings).reply(name)
 
 
 def publish_many(settings: CelerySettings, model: str, count: int, reply_to: str, prefix: str = "q") -> None:

@@ -1,6 +1,7 @@
 """A process of a fleet, for tests that kill, stop or skew one: prints `ready`, then holds its leases until stdin ends.
 
-python -m tests.cluster.child URL [--hold N] [--use N] [--rest ID:SECONDS] [--skew SECONDS] [--fork]
+python -m tests.cluster.child URL [--hold N] [--use N] [--rest ID:SECONDS] [--skew SECONDS] [--fork] [--interop]
+                              [--protocol N]
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ parser.add_argument("--use", type=int, default=0)
 parser.add_argument("--rest", default="")
 parser.add_argument("--skew", type=float, default=0.0)
 parser.add_argument("--fork", action="store_true")
+parser.add_argument("--interop", action="store_true", help="use LiteLLM's keys as well")
+parser.add_argument("--protocol", type=int, default=0, help="be another version")
 arguments = parser.parse_args()
 
 if arguments.skew:
@@ -24,11 +27,15 @@ if arguments.skew:
     time.time = lambda: right() + arguments.skew
 
 import fast_router.cluster  # noqa: E402
+from fast_router.cluster import exchange, wire  # noqa: E402
 from fast_router.router import AdvancedRouter  # noqa: E402
 from tests.cluster.shared import entries, until  # noqa: E402
 
+if arguments.protocol:
+    wire.PROTOCOL = exchange.PROTOCOL = arguments.protocol
+
 router = AdvancedRouter("least_busy", model_list=entries(rpm=1000), wall=time.time)
-state = fast_router.cluster.attach(router, url=arguments.url)
+state = fast_router.cluster.attach(router, url=arguments.url, settings={"interop": True} if arguments.interop else None)
 assert until(lambda: state.connected)
 parent = state.instance if hasattr(state, "instance") else state.exchange.instance
 

@@ -12,6 +12,7 @@ import redis
 
 from fast_router.cluster.celery_wire import Keys
 from tests.cluster.celery_help import THREE, Worker, queue_depth, routing_for, settings_for, until
+from tests.cluster.forwarder import Forwarder
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 
@@ -62,7 +63,8 @@ class Load:
 async def test_a_worker_killed_in_a_task_leaves_no_request_unanswered(amqp_url, redis_url, victim):
     settings = settings_for(amqp_url, redis_url, deadline=40.0)
     client = redis.Redis.from_url(redis_url)
-    with Worker(settings, "--models", "m") as worker:
+    pool = "inline" if victim == "the whole worker" else "prefork"
+    with Worker(settings, "--models", "m", "--pool", pool) as worker:
         async with routing_for(settings) as routing:
             (await routing.decide("m", THREE)).release()
             await until(lambda: in_flight(settings) == 0)
@@ -142,6 +144,27 @@ async def test_a_frozen_worker_answers_late_and_reserves_nothing(amqp_url, redis
             grant = await until(lambda: routing.decide("m", THREE))
             await until(lambda: queue_depth(settings, "m") == 0 and in_flight(settings) == 1)
             grant.release()
+
+
+@pytest.mark.parametrize("between", ["process and broker", "process and Redis", "worker and Redis"])
+async def test_a_partition(amqp_url, redis_url, between):
+    """Nothing gets through and nobody closes a connection: picked locally, and back by itself."""
+    settings = settings_for(amqp_url, redis_url, deadline=0.2)
+    with Forwarder(amqp_url if between.endswith("broker") else redis_url) as wire:
+        there = replace(settings, **{"broker_url" if between.endswith("broker") else "redis_url": wire.url})
+        mine, workers = (settings, there) if between.startswith("worker") else (there, settings)
+        with Worker(workers, "--models", "m"):
+            async with routing_for(mine) as routing:
+                assert await until(lambda: routing.decide("m", THREE, deadline=5))
+                async with Load(routing) as load:
+                    await load.more_grants()
+                    wire.cut()
+                    await until(lambda: load.local > 20 or load.errors)
+                    wire.mend()
+                    await load.more_grants()
+                assert load.errors == []
+            # What was reserved for answers that nobody waited for is given back or lapses.
+            await until(lambda: in_flight(settings) == 0)
 
 
 @pytest.mark.parametrize("trouble", ["full", "read-only", "wrong type"])

@@ -30,11 +30,15 @@ class Scripts:
         )
 
     def decide(self, rid, candidates, strategy="score", seed=1, ttl=TTL):
-        rows = json.dumps([candidate.wire() for candidate in candidates])
-        outcome, provider = self._decide(
-            keys=[REPLY], args=[self.keys.prefix, rid, strategy, seed, ttl, MEMORY_MS, WINDOW, rows]
-        )
-        return outcome.decode(), provider.decode()
+        ((outcome, provider),) = self.decide_all([(rid, candidates, strategy)], seed=seed, ttl=ttl)
+        return outcome, provider
+
+    def decide_all(self, requests, seed=1, ttl=TTL):
+        words = []
+        for rid, candidates, strategy in requests:
+            words += [rid, strategy, json.dumps([candidate.wire() for candidate in candidates])]
+        results = self._decide(keys=[REPLY], args=[self.keys.prefix, seed, ttl, MEMORY_MS, WINDOW, *words])
+        return [(outcome.decode(), provider.decode()) for outcome, provider in results]
 
     def settle(self, *rows):
         return self._settle(args=[self.keys.prefix, MEMORY_MS, WINDOW, json.dumps(rows)])
@@ -108,6 +112,43 @@ def machine(url):
                 self.open[rid] = provider
             else:
                 assert (outcome, reply.provider) == ("busy", None)
+
+        @rule(
+            limits=st.lists(st.sampled_from([None, 0, 1, 2, 4]), min_size=3, max_size=3),
+            strategies=st.lists(st.sampled_from(["score", "least_busy", "round_robin"]), min_size=1, max_size=6),
+            data=st.data(),
+        )
+        def ask_together(self, limits, strategies, data):
+            """Requests of one task, copies of earlier ones among them: as if they had come one after the other."""
+            candidates = self.candidates(limits)
+            asked = []
+            for strategy in strategies:
+                old = data.draw(st.sampled_from(["", *self.open, *self.over]))
+                if not old:
+                    self.number += 1
+                asked.append((old or f"r{self.number}", candidates, strategy))
+            results = self.scripts.decide_all([*asked, asked[0]])
+            replies = self.scripts.replies()
+            for (rid, _, strategy), (outcome, provider) in zip([*asked, asked[0]], results, strict=True):
+                load = {name: sum(held == name for held in self.open.values()) for name in PROVIDERS}
+                room = {n for n, limit in zip(PROVIDERS, limits, strict=True) if limit is None or load[n] < limit}
+                if rid in self.over:
+                    assert (outcome, provider) == ("gone", "")
+                    continue
+                reply = replies.pop(0)
+                assert reply.rid == rid
+                assert (reply.provider or "") == provider
+                if rid in self.open:
+                    assert (outcome, provider) == ("again", self.open[rid])
+                elif room:
+                    assert outcome == "granted"
+                    assert provider in room
+                    if strategy == "least_busy":
+                        assert load[provider] == min(load[name] for name in room)
+                    self.open[rid] = provider
+                else:
+                    assert outcome == "busy"
+            assert replies == []
 
         @precondition(lambda self: self.open)
         @rule(data=st.data())
@@ -247,6 +288,12 @@ def test_weights_and_turns(scripts):
     equal = [Candidate("x"), Candidate("y")]
     turns = [scripts.decide(f"t{number}", equal, "round_robin")[1] for number in range(6)]
     assert turns in (["x", "y"] * 3, ["y", "x"] * 3)
+    together = scripts.decide_all([(f"u{number}", equal, "round_robin") for number in range(6)])
+    assert [provider for _, provider in together] == turns
+    weighed = scripts.decide_all(
+        [(f"v{number}", [Candidate("v", weight=3), Candidate("w")], "score") for number in range(8)]
+    )
+    assert [provider for _, provider in weighed].count("v") == 6
 
 
 def test_shuffle_follows_the_weights(scripts):

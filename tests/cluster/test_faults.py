@@ -12,6 +12,7 @@ from redis import Redis
 import fast_router.cluster
 from fast_router.cluster.quiet import EVERY, QuietLog
 from fast_router.router import AdvancedRouter
+from tests.cluster.forwarder import Forwarder
 from tests.cluster.shared import entries, member, outside, until
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
@@ -92,6 +93,53 @@ def test_stopped_and_resumed(own_redis):
             assert until(lambda: state.connected)
             assert whole(one, two)
         assert not load.errors
+
+
+def test_a_partition_of_one_process(own_redis):
+    with (
+        Forwarder(own_redis.url) as wire,
+        member(wire.url, timeout=0.3) as (one, state),
+        member(own_redis.url) as (two, other),
+    ):
+        assert whole(one, two)
+        held = one.acquire("m")
+        assert until(lambda: sum(outside(two).values()) >= 1)
+        with Load(one) as load:
+            wire.cut()
+            assert until(lambda: not state.connected), "nobody closed the connection"
+            # Each side goes on with what it knows itself, and forgets the other.
+            assert until(lambda: sum(outside(two).values()) == 0)
+            assert until(lambda: other.status()["instances"] == {})
+            assert other.connected
+            assert grows(load)
+            two.rest("d0", 60.0)
+            wire.mend()
+            assert until(lambda: state.connected)
+            # What was said meanwhile is heard now.
+            assert until(lambda: not one.deployments["d0"].eligible)
+        assert not load.errors
+        held.release()
+        assert whole(one, two)
+        assert until(lambda: sum(outside(two).values()) == 0)
+
+
+def test_a_slow_server(own_redis):
+    with (
+        Forwarder(own_redis.url) as wire,
+        member(wire.url, timeout=0.6) as (one, state),
+        member(own_redis.url) as (two, _),
+        Load(one) as load,
+    ):
+        wire.delay = 0.1
+        assert whole(one, two), "late, but right"
+        assert state.connected
+        wire.delay = 1.0
+        assert until(lambda: not state.connected), "slower than the timeout counts as away"
+        assert grows(load)
+        wire.delay = 0.0
+        assert until(lambda: state.connected)
+        assert whole(one, two)
+    assert not load.errors
 
 
 def test_a_server_that_is_not_there_yet(own_redis):

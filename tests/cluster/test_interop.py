@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import time
 from datetime import datetime, timezone
 
 import pytest
@@ -63,10 +65,22 @@ def test_litellms_cooldown_rests_our_deployment(plain, ours):
     assert ours.deployments["d1"].eligible
 
 
+@pytest.mark.parametrize("wrong", [3600, -3600])
+def test_a_cooldown_of_a_proxy_with_a_wrong_clock_lasts_as_long_as_its_key(plain, ours, redis_url, wrong):
+    client = Redis.from_url(redis_url)
+    value = {"exception_received": "x", "status_code": "429", "timestamp": time.time() + wrong, "cooldown_time": 30.0}
+    client.set("deployment:d0:cooldown", json.dumps(value), px=20_000)
+    deployment = ours.deployments["d0"]
+    assert until(lambda: not deployment.eligible)
+    assert 0 < deployment.resting_until - ours.engine.clock() <= 20.0
+
+
 def test_our_rest_is_litellms_cooldown(plain, ours, redis_url):
     ours.rest("d1", 20.0)
-    assert until(lambda: litellm_sees(plain).get("d1"), timeout=5.0) == pytest.approx(20.0, abs=1.0)
     client = Redis.from_url(redis_url)
+    # LiteLLM looks for a key that was not there only some seconds later again.
+    assert until(lambda: client.exists("deployment:d1:cooldown"))
+    assert litellm_sees(plain).get("d1") == pytest.approx(20.0, abs=1.0)
     assert 0 < client.pttl("deployment:d1:cooldown") <= 20_000
     ours.wake("d1")
     assert until(lambda: not client.exists("deployment:d1:cooldown"))
@@ -132,8 +146,9 @@ def test_the_keys_are_litellms():
     ],
 )
 def test_what_a_cooldown_key_may_hold(raw, left):
-    found = LiteLLMKeys().cooldowns(["d"], [[raw]], 102.0)
+    found, doubtful = LiteLLMKeys().cooldowns(["d"], [[raw]], 102.0)
     assert found == ({} if left is None else {"d": left})
+    assert doubtful == (["d"] if raw is not None and b"90.0" in raw else [])
 
 
 def test_clusters_read_one_key_at_a_time():

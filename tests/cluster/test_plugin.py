@@ -39,7 +39,7 @@ def make(redis_server, redis_url, upstreams):
     routers = []
     where = redis_url.removeprefix("redis://").split("/")[0].split(":")
 
-    def router(redis=True, strategy="least-busy", **params):
+    def router(redis=True, strategy="least-busy", redis_host=where[0], redis_port=int(where[1]), **params):
         model_list = [
             {
                 "model_name": "m",
@@ -53,7 +53,7 @@ def make(redis_server, redis_url, upstreams):
             }
             for n in range(2)
         ]
-        own = {"redis_host": where[0], "redis_port": int(where[1])} if redis else {}
+        own = {"redis_host": redis_host, "redis_port": redis_port} if redis else {}
         made = Router(model_list=model_list, routing_strategy=strategy, num_retries=0, **own)
         routers.append(made)
         return made

@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from datetime import datetime, timezone
 
 import pytest
 from redis import Redis
 
+from fast_router.cluster.wire import PROTOCOL
 from tests.cluster.shared import entries, member, outside, until
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
@@ -79,11 +81,45 @@ def test_a_wrong_clock_changes_nothing(redis_url, skew):
         assert seen or router.engine.wall() // 60 != minute
 
 
+@pytest.mark.parametrize("skew", ["3600", "-86400"])
+def test_a_wrong_clock_writes_litellms_keys_of_the_right_minute(redis_url, skew):
+    client = Redis.from_url(redis_url)
+    names = [client.time()[0] // 60]
+    with child(redis_url, "--use", "5", "--rest", "d0:60", "--skew", skew, "--interop"):
+        written = until(lambda: client.keys("global_router:d1:*:rpm:*"))
+        assert until(lambda: client.exists("deployment:d0:cooldown"))
+        value = json.loads(client.get("deployment:d0:cooldown"))
+        now = client.time()[0]
+        names.append(now // 60)
+        left = value["timestamp"] + value["cooldown_time"] - now
+        assert 50 < left <= 61, "by the clock of everybody else"
+        minutes = {datetime.fromtimestamp(60 * m, tz=timezone.utc).strftime("%H-%M") for m in names}
+        assert {name.decode().rsplit(":", 1)[1] for name in written} <= minutes
+
+
 def test_a_forked_worker_is_an_instance_of_its_own(redis_url):
     with member(redis_url) as (router, state), child(redis_url, "--fork", "--hold", "4") as other:
         assert until(lambda: outside(router)["d0"] == 4.0)
         assert until(lambda: len(state.status()["instances"]) == 2)
         assert other.instance in state.status()["instances"]
+
+
+def test_two_protocols_leave_each_others_keys_alone(redis_url):
+    client = Redis.from_url(redis_url)
+    newer = "fast_router:{default}:2:instances"
+    with child(redis_url, "--hold", "3", "--rest", "d1:60", "--protocol", "2") as other:
+        assert until(lambda: client.hexists(newer, other.instance))
+        with member(redis_url) as (router, state):
+            ours = f"fast_router:{{default}}:{PROTOCOL}:instances"
+            assert until(lambda: client.hexists(ours, state.exchange.instance))
+            # One that speaks our language comes later, and is seen: so anything else would have been, too.
+            with child(redis_url, "--hold", "1", "--rest", "d0:60"):
+                assert until(lambda: outside(router)["d0"] == 1.0)
+            assert router.deployments["d1"].eligible
+            assert state.status()["unreadable"] == 0
+        assert until(lambda: client.hlen(ours) == 0)
+        assert client.hexists(newer, other.instance)
+        assert client.hlen("fast_router:{default}:2:rests") == 1
 
 
 def test_two_versions_of_the_plugin_side_by_side(redis_url):
@@ -96,8 +132,8 @@ def test_two_versions_of_the_plugin_side_by_side(redis_url):
         client.publish(f"{base}:news:0", json.dumps(foreign))
         client.publish(f"{base}:news:0", b"\xff\x00 not json")
         client.publish(f"{base}:news:0", json.dumps({"p": 1, "k": "hello", "i": "newer", "n": 2}))
-        assert until(lambda: outside(router)["d0"] == 3.0)
-        assert state.status()["unreadable"] == 2
+        assert until(lambda: state.status()["unreadable"] == 2)
+        assert outside(router)["d0"] == 3.0
         lease = router.acquire("m")
         assert lease.release()
         assert state.connected
