@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from fast_router.direct import NO_MODEL, PicksFromLists
-from fast_router.engine import Ask, Deployment, Engine, Lease, ModelGroup, canonical
+from fast_router.engine import Ask, Deployment, Engine, Lease, ModelGroup, canonical, outside
 from fast_router.engine.deployment import CLOSED, RESTING
 from fast_router.engine.strategies.base import Rng
 from fast_router.entries import Spec, read_entry, read_list
@@ -277,7 +277,7 @@ class AdvancedRouter(PicksFromLists):
 
     def set_outside(self, loads: Mapping[str, float]) -> None:
         """Tell the load that other processes or the servers themselves know of, by id, in requests."""
-        self.engine.set_outside(loads)
+        outside.set_loads(self.engine, loads)
 
     # -- numbers ---------------------------------------------------------------------------------
 

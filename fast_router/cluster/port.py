@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fast_router.cluster.wire import Digest, short_id
+from fast_router.engine import outside
 from fast_router.engine.deployment import RESTING
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ class EnginePort:
         """Take over the load of the others; unnamed deployments keep theirs."""
         known = {d.id: float(n) for short, n in load.items() if (d := self.deployment(short)) is not None}
         if known:
-            self.engine.set_outside(known)
+            outside.set_loads(self.engine, known)
 
     def add_usage(self, usage: Mapping[str, tuple[float, float]]) -> None:
         """Take over what the others used in this minute (sums, not differences)."""
@@ -182,13 +183,13 @@ class EnginePort:
                 more[deployment.id] = (max(0.0, requests - given[0]), max(0.0, tokens - given[1]))
                 self._given[short] = (max(requests, given[0]), max(tokens, given[1]))
         if more:
-            self.engine.add_outside_usage(more)
+            outside.add_usage(self.engine, more)
 
     def set_latency(self, digests: Mapping[str, Digest]) -> None:
         """Take over the latency that the others saw."""
         known = {d.id: digest for short, digest in digests.items() if (d := self.deployment(short)) is not None}
         if known:
-            self.engine.set_outside_latency(known)
+            outside.set_latencies(self.engine, known)
 
     def rest(self, short: str, seconds: float) -> bool:
         """Let a deployment rest because somebody else says so; False if it is not ours."""

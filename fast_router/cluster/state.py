@@ -23,6 +23,7 @@ from fast_router.cluster.exchange import Exchange
 from fast_router.cluster.limits import StrictLimits
 from fast_router.cluster.options import ClusterOptions
 from fast_router.cluster.quiet import QuietLog
+from fast_router.engine import outside
 
 if TYPE_CHECKING:
     from fast_router.engine import Deployment, Engine
@@ -285,7 +286,7 @@ class ClusterState:
         self._begin()
         succeed(old, self.exchange.behind)
         # What the parent heard is not ours to keep: the child hears it anew.
-        self.engine.set_outside({d.id: 0.0 for d in self.engine.deployments.values() if d.outside})
+        outside.set_loads(self.engine, {d.id: 0.0 for d in self.engine.deployments.values() if d.outside})
         self.start()
 
 

@@ -18,7 +18,8 @@ from typing import Any
 from fast_router.engine.deployment import CLOSED, FULL, PROBING, QOS, RESTING, SPENT, Deployment
 from fast_router.engine.group import ModelGroup
 from fast_router.engine.lease import Lease
-from fast_router.engine.observe import average, observe
+from fast_router.engine.observe import observe
+from fast_router.engine.slow_start import instead_of
 from fast_router.engine.strategies.base import Ask, Rng
 
 __all__ = ["Engine"]
@@ -173,7 +174,7 @@ class Engine:
                 deployment.picks += 1
                 return Lease(self, deployment, now)
             if deployment.slow_until:
-                deployment = self._slow_start(deployment, group, now, ask)
+                deployment = instead_of(self, deployment, group, now, ask)
             return self._lease(deployment, now)
         finally:
             self._unlock()
@@ -407,45 +408,6 @@ class Engine:
                 hook(deployment)
         self._announce()
 
-    def set_outside(self, loads: Mapping[str, float]) -> None:
-        """Take over the load known from elsewhere, by deployment id, in requests; unnamed ones stay."""
-        with self.lock:
-            for id_, load in loads.items():
-                deployment = self.deployments.get(id_)
-                if deployment is not None and deployment.outside != load:
-                    deployment.outside = max(0.0, load)
-                    for strategy in deployment.counters:
-                        strategy.moved(deployment)
-
-    def add_outside_usage(self, usage: Mapping[str, tuple[float, float]]) -> None:
-        """Count requests and tokens that other processes used since the last call, by deployment id."""
-        now = self.clock()
-        with self.lock:
-            self._settle(now)
-            for id_, (requests, tokens) in usage.items():
-                deployment = self.deployments.get(id_)
-                if deployment is not None:
-                    deployment.outside_requests += requests
-                    deployment.outside_tokens += tokens
-                    self._count(deployment, requests, tokens)
-
-    def set_outside_latency(self, digests: Mapping[str, tuple[float, float, float, float]]) -> None:
-        """Take over what other processes know of latencies, by deployment id.
-
-        Args:
-            digests: Seconds (a token) and its number of samples, seconds to the first token and its number of
-                samples. They are averaged with this process's own samples.
-        """
-        with self.lock:
-            for id_, digest in digests.items():
-                deployment = self.deployments.get(id_)
-                if deployment is not None and deployment.outside_latency != digest:
-                    deployment.outside_latency = digest if digest[1] or digest[3] else None
-                    average(deployment)
-                    for strategy in deployment.strategies:
-                        if strategy.follows_latency:
-                            strategy.observed(deployment)
-
     def soonest(self, members: Iterable[Deployment]) -> float | None:
         """Seconds until the first of `members` may be eligible again by itself, None if that is not known."""
         now = self.clock()
@@ -556,28 +518,3 @@ class Engine:
             for strategy in deployment.strategies:
                 if strategy.follows_latency:
                     strategy.observed(deployment)
-
-    # -- slow start ------------------------------------------------------------------------------
-
-    def slow_start(self, deployment: Deployment, seconds: float) -> None:
-        """Let the share of `deployment` ramp up over `seconds` from now (Envoy's slow start, linear)."""
-        with self.lock:
-            deployment.slow_from = self.clock()
-            deployment.slow_until = deployment.slow_from + seconds
-            deployment.refresh()
-
-    def _slow_start(self, deployment: Deployment, group: ModelGroup, now: float, ask: Ask | None) -> Deployment:
-        if now >= deployment.slow_until:
-            deployment.slow_until = 0.0
-            deployment.refresh()
-            return deployment
-        share = (now - deployment.slow_from) / (deployment.slow_until - deployment.slow_from)
-        if self.rng.random() < max(0.1, share):
-            return deployment
-        # Its turn is passed on once; a group in which all are starting serves nobody less by that.
-        exclude = {deployment.id, *(ask.exclude if ask is not None else ())}
-        second = group.pick(
-            now,
-            Ask(exclude) if ask is None else Ask(exclude, ask.tokens, ask.stream, ask.key, ask.weights, ask.order),
-        )
-        return deployment if second is None or second.order != deployment.order else second

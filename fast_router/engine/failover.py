@@ -19,6 +19,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from fast_router.engine import slow_start
 from fast_router.engine.breaker import Breaker, BreakerOptions, BreakerState, Change
 from fast_router.engine.deployment import PROBING, RESTING
 from fast_router.engine.failures import FailureKind, classify
@@ -390,7 +391,7 @@ class FailoverPolicy:
         if deployment.held & RESTING:
             self.engine.wake(deployment)
         if len(group) > 1 and breaker.options.slow_start > 0 and deployment.name not in self._panics:
-            self.engine.slow_start(deployment, breaker.options.slow_start)
+            slow_start.begin(self.engine, deployment, breaker.options.slow_start)
         self._changes.append((deployment, change))
         if deployment.name in self._panics and self._ejected(group) <= self.ejection.most(len(group)):
             self._panics.discard(deployment.name)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from fast_router import settings
+from fast_router.engine import outside
 from fast_router.engine.breaker import BreakerState
 from fast_router.engine.failures import FailureKind
 from fast_router.litellm_plugin.status import tally
@@ -170,7 +171,7 @@ class HealthMonitor:
             load = load_from_metrics(body) if status == _OK else None
             if load is not None:
                 ours = sum(deployment.in_flight for deployment in deployments)
-                engine.set_outside({deployment.id: max(0.0, load - ours) for deployment in deployments})
+                outside.set_loads(engine, {deployment.id: max(0.0, load - ours) for deployment in deployments})
 
         await asyncio.gather(*(ask(server, deployments) for server, deployments in servers.items()))
 

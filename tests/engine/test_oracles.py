@@ -7,7 +7,7 @@ from collections import Counter, deque
 
 import pytest
 
-from fast_router.engine import Ask, Deployment, Engine
+from fast_router.engine import Ask, Deployment, Engine, outside, slow_start
 from tests.engine.contract import Bench
 
 PICKS = 40_000
@@ -154,9 +154,9 @@ def test_least_busy_weighs_load_by_capacity():
 
 def test_least_busy_counts_load_known_from_elsewhere():
     bench = Bench("least_busy", 2)
-    bench.engine.set_outside({"d0": 5})
+    outside.set_loads(bench.engine, {"d0": 5})
     assert [bench.acquire().id for _ in range(5)] == ["d1"] * 5
-    bench.engine.set_outside({"d0": 0})
+    outside.set_loads(bench.engine, {"d0": 0})
     assert [bench.acquire().id for _ in range(4)] == ["d0"] * 4
 
 
@@ -307,7 +307,7 @@ def test_peak_ewma_probes_an_unknown_member_once():
 
 def test_slow_start_ramps_a_returning_member_up():
     bench = Bench("simple_shuffle", 2)
-    bench.engine.slow_start(bench.members[0], 100)
+    slow_start.begin(bench.engine, bench.members[0], 100)
     bench.clock.advance(50)
     # Half of its turns are passed on.
     assert bench.shares(PICKS)[0] == pytest.approx(0.25, abs=CLOSE)
