@@ -15,13 +15,14 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fast_router.litellm_plugin.status import tally
+from fast_router.litellm_plugin.streams import driving, follow, install_usage, streams
 
 if TYPE_CHECKING:
     from fast_router.engine import Deployment, Lease
     from fast_router.litellm_plugin.bands import Band
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["Attempt", "Ledger", "current", "install", "ledger", "on_end", "usage_of"]
+__all__ = ["Attempt", "Ledger", "answered", "current", "failed", "install", "ledger", "on_end", "usage_of"]
 
 
 class Ledger(Protocol):
@@ -151,16 +152,15 @@ def _is_cache_hit(response: Any) -> bool:
     return isinstance(hidden, dict) and hidden.get("cache_hit") is True
 
 
-def _answered(attempt: Attempt, response: Any) -> Any:
+def answered(attempt: Attempt, response: Any) -> Any:
     """End the attempt, or hand it to the stream; returns what the caller gets."""
-    from fast_router.litellm_plugin.streams import follow  # noqa: PLC0415 - needs this module first
-
     if attempt.lease is None:
         attempt.end()
         return response
     try:
-        followed, response = follow(response, attempt)
-        if not followed:
+        if streams(type(response)):  # type: ignore[arg-type]  # a class is hashable
+            response = follow(response, attempt)
+        else:
             hit = _is_cache_hit(response)
             completion, total = (0.0, 0.0) if hit else usage_of(response)
             # An answer from LiteLLM's cache says nothing about the deployment's speed.
@@ -179,16 +179,17 @@ def _make_call(original: Any) -> Any:
         try:
             response = await original(self, original_function, *args, **kwargs)
         except BaseException as error:
-            _failed(attempt, error)
+            failed(attempt, error)
             raise
         finally:
             current.set(outer)
-        return _answered(attempt, response)
+        return answered(attempt, response)
 
     return make_call
 
 
-def _failed(attempt: Attempt, error: BaseException) -> None:
+def failed(attempt: Attempt, error: BaseException) -> None:
+    """End the attempt with what the call raised."""
     try:
         attempt.end(error)
     except Exception as ours:  # noqa: BLE001 - LiteLLM's error is the one to raise
@@ -196,8 +197,6 @@ def _failed(attempt: Attempt, error: BaseException) -> None:
 
 
 def _common_utils(original: Any, mid_stream: type[BaseException]) -> Any:
-    from fast_router.litellm_plugin.streams import driving  # noqa: PLC0415 - needs this module first
-
     async def async_function_with_fallbacks_common_utils(self: Any, *args: Any, **kwargs: Any) -> Any:
         watch = driving.get()
         if watch is not None:
@@ -212,8 +211,6 @@ def _common_utils(original: Any, mid_stream: type[BaseException]) -> Any:
 
 def install(patches: PatchSet, band: Band) -> list[str]:
     """Follow every attempt of every Router."""
-    from fast_router.litellm_plugin.streams import install_usage  # noqa: PLC0415 - needs this module first
-
     patches.replace(band.core, band.slot("make_call"), _make_call)
     name = "async_function_with_fallbacks_common_utils"
     if band.has(name):

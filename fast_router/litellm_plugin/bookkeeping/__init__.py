@@ -16,6 +16,13 @@ memory_reads        the in-memory cache decodes text only
 wildcards           quick copies of a wildcard group's deployments
 print_deployment    quick copies for log lines
 service_hooks       no task for a service hook that nobody listens to
+answer_headers      an answer's headers written without pydantic's detours
+clients             no search for clients and slots that nobody made
+awaitable_answers   an answer of pydantic's is nothing to await
+fallback_hops       a request's arguments are not copied to see whether it is a fallback's hop
+mock_testing        test flags read only where a request has one
+token_reservations  reserved tokens looked for only where they can be
+trace_spans         the same for a running trace
 price_map           the price map's index extended, not rebuilt (Router construction)
 ==================  ===============================================================================
 """
@@ -31,7 +38,9 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from fast_router.litellm_plugin.bookkeeping import (
+    answers,
     books,
+    clients,
     cooldown_read,
     copies,
     custom_prices,
@@ -40,6 +49,7 @@ from fast_router.litellm_plugin.bookkeeping import (
     model_lists,
     precall,
     price_map,
+    questions,
     service_hooks,
     success,
     tokens,
@@ -71,6 +81,13 @@ FEATURES = (
     copies.WILDCARDS,
     copies.PRINT,
     service_hooks.FEATURE,
+    answers.FEATURE,
+    clients.FEATURE,
+    questions.AWAITABLE,
+    questions.HOPS,
+    questions.MOCKS,
+    questions.RESERVATIONS,
+    questions.TRACES,
     price_map.FEATURE,
 )
 
@@ -92,12 +109,11 @@ def install(patches: PatchSet, band: Band) -> list[str]:
     books.new_epoch()
     remembers = _safely(books.FEATURE, patches, lambda: _foundation(patches, band, prices, utils))
     parts = _parts()
+    module = sys.modules[core.__module__]
     steps: dict[str, Callable[[], list[str]]] = {
         custom_prices.FEATURE: partial(custom_prices.install, patches, litellm, prices),
         tokens.FEATURE: partial(tokens.install, patches, _handlers()),
-        cooldown_read.FEATURE: partial(
-            cooldown_read.install, patches, sys.modules[core.__module__], parts.InMemoryCache
-        ),
+        cooldown_read.FEATURE: partial(cooldown_read.install, patches, module, parts.InMemoryCache),
         memory.FEATURE: partial(memory.install, patches, parts.InMemoryCache),
         copies.WILDCARDS: lambda: copies.install_wildcards(patches, _pattern_router()),
         copies.PRINT: partial(copies.install_print, patches, core),
@@ -105,8 +121,15 @@ def install(patches: PatchSet, band: Band) -> list[str]:
             patches,
             litellm,
             importlib.import_module("litellm._service_logger").ServiceLogging,
-            sys.modules[core.__module__],
+            module,
         ),
+        answers.FEATURE: partial(answers.install, patches, module),
+        clients.FEATURE: lambda: clients.install(patches, names, parts.InMemoryCache, _initialiser()),
+        questions.AWAITABLE: partial(questions.install_awaitable, patches),
+        questions.HOPS: partial(questions.install_hops, patches, module, core),
+        questions.MOCKS: partial(questions.install_mocks, patches, core),
+        questions.RESERVATIONS: partial(questions.install_reservations, patches, module),
+        questions.TRACES: partial(questions.install_traces, patches, module),
         price_map.FEATURE: partial(price_map.install, patches, litellm, utils),
     }
     if remembers:
@@ -149,6 +172,11 @@ def _parts() -> Any:
         get_utc_datetime=utils.get_utc_datetime,
         time=time.time,
     )
+
+
+def _initialiser() -> Any:
+    clients_module = importlib.import_module("litellm.router_utils.client_initalization_utils")
+    return getattr(clients_module, "InitalizeCachedClient", None)
 
 
 def _handlers() -> dict[str, type]:

@@ -53,6 +53,21 @@ KNOWN: dict[str, frozenset[str]] = {
         "_update_deployment_indices_after_removal": (
             "3e43a334d273 1c78b70b0b02 b63bfdd115b2 6158916f7926 ebf23f1cbecd"
         ),
+        "get_hidden_params_dict": "f4ae547771c5",
+        "_write_hidden_params": "339ae2cd3877",
+        "prepare_response_for_header_attachment": "0e985494b935",
+        "complexity_router_decision_headers": "f868e97658d0",
+        "_clear_reservation_from_kwargs": "50b7a4909647",
+        "_reservation_channels": "ea6b815ea3f7",
+        "refund_stale_reservation_before_retry": "4f8090f3c806",
+        "set_io_token_rate_limit_request_kwargs": "7898050435e2",
+        "get_parent_otel_span_from_kwargs": "1827897ce040",
+        "_deployment_that_just_failed": "83bd3b3bd2c1",
+        "_handle_mock_testing_fallbacks": "9765a7767bd7",
+        "_update_kwargs_with_deployment": "607173183391",
+        "_get_client": "ca0bf95d394a",
+        "is_async_callable": "1f91b623db64",
+        "set_max_parallel_requests_client": "b9b5af611498",
         "set_model_list": "4fa28b9bd0ea 9b1970977873 ccb7ac2eef78 837a3151c326 876bc63a65d1",
     }.items()
 }
