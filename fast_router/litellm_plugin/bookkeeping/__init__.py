@@ -23,6 +23,7 @@ fallback_hops       a request's arguments are not copied to see whether it is a 
 mock_testing        test flags read only where a request has one
 token_reservations  reserved tokens looked for only where they can be
 trace_spans         the same for a running trace
+strategy_state      LiteLLM's strategies note nothing while we choose in their place
 price_map           the price map's index extended, not rebuilt (Router construction)
 ==================  ===============================================================================
 """
@@ -51,6 +52,7 @@ from fast_router.litellm_plugin.bookkeeping import (
     price_map,
     questions,
     service_hooks,
+    strategy_state,
     success,
     tokens,
     usage,
@@ -88,6 +90,7 @@ FEATURES = (
     questions.MOCKS,
     questions.RESERVATIONS,
     questions.TRACES,
+    strategy_state.FEATURE,
     price_map.FEATURE,
 )
 
@@ -130,6 +133,7 @@ def install(patches: PatchSet, band: Band) -> list[str]:
         questions.MOCKS: partial(questions.install_mocks, patches, core),
         questions.RESERVATIONS: partial(questions.install_reservations, patches, module),
         questions.TRACES: partial(questions.install_traces, patches, module),
+        strategy_state.FEATURE: partial(strategy_state.install, patches, _handlers()),
         price_map.FEATURE: partial(price_map.install, patches, litellm, utils),
     }
     if remembers:
@@ -181,6 +185,7 @@ def _initialiser() -> Any:
 
 def _handlers() -> dict[str, type]:
     places = {
+        "LeastBusy": ("least_busy", "LeastBusyLoggingHandler"),
         "LowestLatency": ("lowest_latency", "LowestLatencyLoggingHandler"),
         "LowestCost": ("lowest_cost", "LowestCostLoggingHandler"),
         "LowestTPM": ("lowest_tpm_rpm", "LowestTPMLoggingHandler"),

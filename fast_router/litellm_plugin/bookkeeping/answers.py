@@ -7,7 +7,7 @@ the time. Answers of any class that finds its values in another way are left to 
 
 from __future__ import annotations
 
-import importlib
+import sys
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -53,9 +53,9 @@ def install(patches: PatchSet, module: ModuleType) -> list[str]:
         patches: Where to register the replacements.
         module: The module of the Router's core.
     """
-    try:
-        headers = importlib.import_module("litellm.router_utils.add_retry_fallback_headers")
-    except ImportError:
+    # The module has moved between versions: it is where the Router's module has this function from.
+    headers = sys.modules.get(getattr(vars(module).get("prepare_response_for_header_attachment"), "__module__", ""))
+    if headers is None:
         return []
     space = vars(headers)
     kinds = _Kinds()

@@ -22,7 +22,7 @@ __all__ = ["FEATURE", "install"]
 FEATURE = "clients"
 
 
-def install(patches: PatchSet, names: Names, memory: type, initialiser: Any) -> list[str]:
+def install(patches: PatchSet, names: Names, memory: type[Any], initialiser: Any) -> list[str]:
     """Answer `_get_client` where there is nothing.
 
     Args:
@@ -58,7 +58,7 @@ def install(patches: PatchSet, names: Names, memory: type, initialiser: Any) -> 
                             and f"{deployment['model_info']['id']}_max_parallel_requests_client" not in kept.cache_dict
                         ):
                             return None
-            except Exception:  # noqa: BLE001, S110  # LiteLLM's own method answers, or raises its own error
+            except Exception:  # noqa: BLE001  # LiteLLM's own method answers, or raises its own error
                 pass
             return original(self, deployment, kwargs, client_type)
 

@@ -208,10 +208,11 @@ def install_awaitable(patches: PatchSet) -> list[str]:
             kind = type(callback)
             known = answers.get(kind)
             if known is None:
+                hashing: Any = kind.__hash__
                 # Unhashable, so LiteLLM cannot remember it, and not callable, so it cannot be one.
                 known = (
                     issubclass(kind, BaseModel)
-                    and kind.__hash__ is None
+                    and hashing is None
                     and not any("__call__" in vars(base) for base in kind.__mro__)
                     and "<locals>" not in kind.__qualname__
                 )
