@@ -18,7 +18,9 @@ print_deployment    quick copies for log lines
 service_hooks       no task for a service hook that nobody listens to
 answer_headers      an answer's headers written without pydantic's detours
 clients             no search for clients and slots that nobody made
+minute_counts       requests and successes of the minute counted where they lie
 awaitable_answers   an answer of pydantic's is nothing to await
+deployment_marks    what a pick has written into a request is found directly
 fallback_hops       a request's arguments are not copied to see whether it is a fallback's hop
 mock_testing        test flags read only where a request has one
 token_reservations  reserved tokens looked for only where they can be
@@ -44,6 +46,7 @@ from fast_router.litellm_plugin.bookkeeping import (
     clients,
     cooldown_read,
     copies,
+    counts,
     custom_prices,
     group_usage,
     memory,
@@ -85,8 +88,10 @@ FEATURES = (
     service_hooks.FEATURE,
     answers.FEATURE,
     clients.FEATURE,
+    counts.FEATURE,
     questions.AWAITABLE,
     questions.HOPS,
+    questions.MARKS,
     questions.MOCKS,
     questions.RESERVATIONS,
     questions.TRACES,
@@ -128,6 +133,8 @@ def install(patches: PatchSet, band: Band) -> list[str]:
         ),
         answers.FEATURE: partial(answers.install, patches, module),
         clients.FEATURE: lambda: clients.install(patches, names, parts.InMemoryCache, _initialiser()),
+        counts.FEATURE: partial(counts.install, patches, names, module, parts.InMemoryCache),
+        questions.MARKS: partial(questions.install_marks, patches, module),
         questions.AWAITABLE: partial(questions.install_awaitable, patches),
         questions.HOPS: partial(questions.install_hops, patches, module, core),
         questions.MOCKS: partial(questions.install_mocks, patches, core),

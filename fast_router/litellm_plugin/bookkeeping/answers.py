@@ -92,6 +92,17 @@ def install(patches: PatchSet, module: ModuleType) -> list[str]:
 
         return prepare_response_for_header_attachment
 
+    def make_model_id(original: Callable[..., Any]) -> Callable[..., Any]:
+        def apply_response_model_id(response: Any, request_metadata: Any) -> None:
+            if kinds[type(response)]:
+                private = response.__pydantic_private__
+                found = None if private is None else private.get(_HIDDEN)
+                if type(found) is dict and found.get("model_id"):
+                    return  # it names its deployment already, which LiteLLM leaves as it is
+            original(response, request_metadata)
+
+        return apply_response_model_id
+
     def make_decision(original: Callable[..., Any]) -> Callable[..., Any]:
         def complexity_router_decision_headers(request_kwargs: Any) -> Any:
             if type(request_kwargs) is dict:
@@ -109,6 +120,7 @@ def install(patches: PatchSet, module: ModuleType) -> list[str]:
         (headers, "get_hidden_params_dict", make_read),
         (headers, "_write_hidden_params", make_write),
         (module, "prepare_response_for_header_attachment", make_prepare),
+        (module, "apply_response_model_id", make_model_id),
         (module, "complexity_router_decision_headers", make_decision),
     ):
         if is_known(name, space.get(name)) and vars(owner).get(name) is space[name]:

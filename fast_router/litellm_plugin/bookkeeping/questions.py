@@ -9,6 +9,8 @@ own function is asked.
 from __future__ import annotations
 
 import importlib
+import inspect
+import types
 from typing import TYPE_CHECKING, Any
 
 from fast_router.litellm_plugin.bookkeeping.shapes import is_known, member
@@ -22,11 +24,13 @@ if TYPE_CHECKING:
 __all__ = [
     "AWAITABLE",
     "HOPS",
+    "MARKS",
     "MOCKS",
     "RESERVATIONS",
     "TRACES",
     "install_awaitable",
     "install_hops",
+    "install_marks",
     "install_mocks",
     "install_reservations",
     "install_traces",
@@ -34,6 +38,7 @@ __all__ = [
 
 AWAITABLE = "awaitable_answers"
 HOPS = "fallback_hops"
+MARKS = "deployment_marks"
 MOCKS = "mock_testing"
 RESERVATIONS = "token_reservations"
 TRACES = "trace_spans"
@@ -85,6 +90,26 @@ def install_traces(patches: PatchSet, module: ModuleType) -> list[str]:
 
     patches.replace(module, name, make)
     return [TRACES]
+
+
+def install_marks(patches: PatchSet, module: ModuleType) -> list[str]:
+    """Find what a pick has written into a request's metadata without a generator inside a generator."""
+    name = "find_deployment_metadata"
+    if not _known_global(module, name):
+        return []
+
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        def find_deployment_metadata(kwargs: Any) -> Any:
+            if type(kwargs) is dict and kwargs.get("litellm_metadata") is None:
+                bucket = kwargs.get("metadata")
+                if type(bucket) is dict:
+                    return bucket if "model_info" in bucket else None
+            return original(kwargs)
+
+        return find_deployment_metadata
+
+    patches.replace(module, name, make)
+    return [MARKS]
 
 
 def install_reservations(patches: PatchSet, module: ModuleType) -> list[str]:
@@ -194,7 +219,7 @@ def install_hops(patches: PatchSet, module: ModuleType, core: type) -> list[str]
 
 
 def install_awaitable(patches: PatchSet) -> list[str]:
-    """Tell that an answer is not a coroutine function without three exceptions."""
+    """Tell coroutine functions by their code, and that an answer is none without three exceptions."""
     checker = importlib.import_module("litellm.litellm_core_utils.coroutine_checker").CoroutineChecker
     found = member(checker, "is_async_callable")
     if found is None or not is_known(*found):
@@ -202,10 +227,15 @@ def install_awaitable(patches: PatchSet) -> list[str]:
     from pydantic import BaseModel  # noqa: PLC0415 - LiteLLM has it loaded
 
     answers: dict[type, bool] = {}
+    function, method, coroutine = types.FunctionType, types.MethodType, inspect.CO_COROUTINE
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         def is_async_callable(self: Any, callback: Any) -> Any:
             kind = type(callback)
+            if kind is method or kind is function:
+                code = getattr(callback, "__code__", None)
+                if code is not None and code.co_flags & coroutine:
+                    return True
             known = answers.get(kind)
             if known is None:
                 hashing: Any = kind.__hash__

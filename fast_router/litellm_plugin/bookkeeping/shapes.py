@@ -82,6 +82,14 @@ KNOWN: dict[str, frozenset[str]] = {
         "LowestTPM_v2.async_log_success_event": "253da83c4ac1",
         "LowestTPM_v2.pre_call_check": "74b9248260e7",
         "LowestTPM_v2.async_pre_call_check": "25686a524b31",
+        "_update_usage": "e85e6c9bb2b7",
+        "increment_deployment_successes_for_current_minute": "0d824e2a9f4d",
+        "find_deployment_metadata": "c60ec14e11b6",
+        "apply_response_model_id": "880b61a788da",
+        "InMemoryCache.set_cache": "226b3a9b252e",
+        "InMemoryCache.evict_cache": "e092b9eb9dfe",
+        "InMemoryCache.increment_cache": "6b6fb1474f04",
+        "InMemoryCache.allow_ttl_override": "19a342e1e084",
         "set_model_list": "4fa28b9bd0ea 9b1970977873 ccb7ac2eef78 837a3151c326 876bc63a65d1",
     }.items()
 }

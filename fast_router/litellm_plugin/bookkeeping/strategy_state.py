@@ -47,7 +47,6 @@ _COUNTING = {
     "LowestTPM_v2": {"log_success_event": 0, "async_log_success_event": 0},
 }
 _LIMITING = {"LowestTPM_v2": ("pre_call_check", "async_pre_call_check")}
-_PLACES = ("litellm_params", "model_info")
 
 
 def install(patches: PatchSet, handlers: dict[str, type]) -> list[str]:
@@ -94,7 +93,11 @@ def _bound(make: Callable[..., Any], strategy: str, sign: int) -> Callable[[Any]
 def _is_ours(note: Replaced, deployment_id: Any, strategy: str) -> bool:
     binding = note.binding()
     found = None if binding is None else binding.engine.deployments.get(deployment_id)
-    return found is not None and any(one.name == strategy for one in found.strategies)
+    if found is not None:
+        for one in found.strategies:
+            if one.name == strategy:
+                return True
+    return False
 
 
 def _spared(selector: Any, kwargs: Any, strategy: str, sign: int) -> bool:
@@ -147,10 +150,14 @@ def _unlimited(selector: Any, deployment: Any, strategy: str) -> bool:
         note = replaced(selector)
         if note is None or selector.test_flag or selector.router_cache.redis_cache is not None:
             return False
-        limited = deployment.get("rpm") is not None or any(
-            (deployment.get(place) or {}).get("rpm") is not None for place in _PLACES
-        )
-        return not limited and _is_ours(note, deployment["model_info"]["id"], strategy)
+        info = deployment["model_info"]
+        if (
+            deployment.get("rpm") is not None
+            or deployment["litellm_params"].get("rpm") is not None
+            or info.get("rpm") is not None
+        ):
+            return False
+        return _is_ours(note, info["id"], strategy)
     except Exception:  # noqa: BLE001 - LiteLLM's own check answers
         return False
 
