@@ -119,7 +119,7 @@ def install(patches: PatchSet, band: Band) -> list[str]:
     parts = _parts()
     module = sys.modules[core.__module__]
     steps: dict[str, Callable[[], list[str]]] = {
-        custom_prices.FEATURE: partial(custom_prices.install, patches, litellm, prices),
+        custom_prices.FEATURE: partial(custom_prices.install, patches, litellm, prices, core),
         tokens.FEATURE: partial(tokens.install, patches, _handlers()),
         cooldown_read.FEATURE: partial(cooldown_read.install, patches, module, parts.InMemoryCache),
         memory.FEATURE: partial(memory.install, patches, parts.InMemoryCache),
