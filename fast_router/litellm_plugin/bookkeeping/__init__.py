@@ -145,8 +145,8 @@ def install(patches: PatchSet, band: Band) -> list[str]:
     }
     if remembers:
         steps |= {
-            usage.FEATURE: partial(usage.install, patches, names, service),
-            success.FEATURE: partial(success.install, patches, litellm, names, service),
+            usage.FEATURE: partial(usage.install, patches, names, service, module),
+            success.FEATURE: partial(success.install, patches, litellm, names, service, module),
             group_usage.FEATURE: partial(group_usage.install, patches, names, prices, parts),
             model_lists.FEATURE: partial(model_lists.install, patches, names),
             precall.FEATURE: partial(precall.install, patches, names, service),

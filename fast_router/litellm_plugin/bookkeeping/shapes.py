@@ -24,6 +24,7 @@ KNOWN: dict[str, frozenset[str]] = {
     for name, prints in {
         "deployment_callback_on_success": "f8cfd29e4e8a b5102ce8d715 6be1e1c077a0 424940e7d5af 9d5f773ad347",
         "_increment_deployment_usage": "8e425a6823f0",
+        "increment_deployment_usage_for_response": "89a41439ad7f",
         "get_remaining_model_group_usage": "d9bc6030c0dd c78c156ecbea f5fb54fa9451 0c3729327245",
         "get_model_group_usage": "8ba20cb793d0 3235a3d593ec d487a7324c40 724385007386",
         "get_model_list": "f75478308755 8e2bd63cc65d 0cbf2bb6d5db 82f8e8f6fbf5 3e024161f456",
