@@ -17,6 +17,7 @@ wildcards           quick copies of a wildcard group's deployments
 print_deployment    quick copies for log lines
 service_hooks       no task for a service hook that nobody listens to
 answer_headers      an answer's headers written without pydantic's detours
+hidden_params       an answer's hidden parameters found without pydantic's detours
 clients             no search for clients and slots that nobody made
 minute_counts       requests and successes of the minute counted where they lie
 awaitable_answers   an answer of pydantic's is nothing to await
@@ -49,6 +50,7 @@ from fast_router.litellm_plugin.bookkeeping import (
     counts,
     custom_prices,
     group_usage,
+    hidden_params,
     memory,
     model_lists,
     precall,
@@ -87,6 +89,7 @@ FEATURES = (
     copies.PRINT,
     service_hooks.FEATURE,
     answers.FEATURE,
+    hidden_params.FEATURE,
     clients.FEATURE,
     counts.FEATURE,
     questions.AWAITABLE,
@@ -132,6 +135,7 @@ def install(patches: PatchSet, band: Band) -> list[str]:
             module,
         ),
         answers.FEATURE: partial(answers.install, patches, module),
+        hidden_params.FEATURE: partial(hidden_params.install, patches),
         clients.FEATURE: lambda: clients.install(patches, names, parts.InMemoryCache, _initialiser()),
         counts.FEATURE: partial(counts.install, patches, names, module, parts.InMemoryCache),
         questions.MARKS: partial(questions.install_marks, patches, module),
