@@ -37,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", type=int, default=2000, help="requests of a side, in four parts")
     parser.add_argument("--strategy", default="least-busy")
+    parser.add_argument("--side", choices=("off", "on"), help="only this side, for two processes next to each other")
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
     import litellm  # noqa: PLC0415 - after the environment is set
@@ -45,7 +46,7 @@ def main() -> None:
 
     report = Report("soak", "Memory held by Python, MiB", ["plugin", "requests so far", "held", "grown since"])
     tracemalloc.start()
-    for side in ("off", "on"):
+    for side in (options.side,) if options.side else ("off", "on"):
         (fast_router.enable if side == "on" else fast_router.disable)()
         router = litellm.Router(model_list=model_list(1, 20), routing_strategy=options.strategy, num_retries=0)
 
@@ -54,6 +55,7 @@ def main() -> None:
             for part in range(1, 5):
                 now = await _part(router, options.requests // 4)
                 report.add(side, part * (options.requests // 4), now, round(now - held, 3))
+                print(f"   {side} {part * (options.requests // 4)}: {now:.2f} MiB, {now - held:+.3f}", flush=True)
                 held = now
 
         asyncio.run(run())

@@ -80,10 +80,13 @@ def install_traces(patches: PatchSet, module: ModuleType) -> list[str]:
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         def get_parent_otel_span_from_kwargs(kwargs: Any = None) -> Any:
-            if type(kwargs) is dict and _SPAN not in kwargs and kwargs.get("litellm_params") is None:
+            if type(kwargs) is dict:
                 metadata = kwargs.get("metadata")
-                if metadata is None or (type(metadata) is dict and _SPAN not in metadata):
-                    return None
+                if metadata is None or type(metadata) is dict:
+                    if metadata and _SPAN in metadata:
+                        return metadata[_SPAN]  # a proxy puts it there, None included
+                    if _SPAN not in kwargs and kwargs.get("litellm_params") is None:
+                        return None
             return original(kwargs)
 
         return get_parent_otel_span_from_kwargs
