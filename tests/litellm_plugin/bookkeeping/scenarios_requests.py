@@ -77,8 +77,10 @@ async def two_at_once(world, router):
     while not any(upstream.records.in_flight for upstream in world.upstreams):
         await asyncio.sleep(0.005)
     second = asyncio.create_task(router.acompletion(model="m", messages=messages))
-    # Refused at once, or in flight beside the first.
-    while not second.done() and sum(upstream.records.in_flight for upstream in world.upstreams) < 2:
+    # Refused at once, or in flight beside the first; up to 1.99 it waits for the first to end.
+    for _ in range(100):
+        if second.done() or sum(upstream.records.in_flight for upstream in world.upstreams) == 2:
+            break
         await asyncio.sleep(0.005)
     for upstream in world.upstreams:
         upstream.order(hold=False)
