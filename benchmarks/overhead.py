@@ -30,6 +30,7 @@ _CALLBACKS = (
     "_async_success_callback",
     "_async_failure_callback",
 )
+_BLOCKS = 3
 _SHUFFLE, _BUSY = "simple-shuffle", "least-busy"
 _LATENCY, _COST, _USAGE = "latency-based-routing", "cost-based-routing", "usage-based-routing-v2"
 
@@ -154,7 +155,9 @@ def measure(case: Case, rounds: int) -> dict[str, float]:
                 switched(side)
                 run = direct if side == "direct" else routed
                 await run(warm)
-                times.append(await _block(run, case.calls))
+                # To switch takes longer than a block: several of them a turn.
+                for _ in range(1 if case.mode == "gather" else _BLOCKS):
+                    times.append(await _block(run, case.calls))
 
     def rounds_of_sync() -> None:
         for _ in range(rounds):

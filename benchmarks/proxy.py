@@ -149,7 +149,9 @@ def main() -> None:
         for strategy, size, reach in CASES:
             if options.only and options.only not in f"{strategy} {size}":
                 continue
-            one = measure(strategy, size, api_base, options.calls, options.rounds)
+            # Small differences need longer blocks.
+            calls = options.calls if size >= 100 else 5 * options.calls
+            one = measure(strategy, size, api_base, calls, options.rounds)
             report.add(strategy, size, one["off"] * 1e3, one["on"] * 1e3, one["off"] / one["on"], reach)
             print(f"   {strategy} {size}: {one['off'] / one['on']:.2f} times less", flush=True)
     report.finish()

@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fast_router.litellm_plugin.status import tally
+from fast_router.litellm_plugin.streams import driving, follow, install_usage, streams
 
 if TYPE_CHECKING:
     from fast_router.engine import Deployment, Lease
@@ -156,8 +157,6 @@ def is_cache_hit(response: Any) -> bool:
 
 def answered(attempt: Attempt, response: Any) -> Any:
     """End the attempt, or hand it to the stream; returns what the caller gets."""
-    from fast_router.litellm_plugin.streams import follow  # noqa: PLC0415 - needs this module first
-
     if attempt.lease is None:
         attempt.end()
         return response
@@ -165,9 +164,9 @@ def answered(attempt: Attempt, response: Any) -> Any:
         if is_cache_hit(response):
             # Nobody was asked: it says nothing about the deployment, neither its speed nor its health.
             attempt.end(cancelled=True)
-            return response
-        followed, response = follow(response, attempt)
-        if not followed:
+        elif streams(type(response)):  # type: ignore[arg-type]  # a class is hashable
+            response = follow(response, attempt)
+        else:
             completion, total = usage_of(response)
             attempt.end(completion_tokens=completion, total_tokens=total)
     except Exception as error:  # noqa: BLE001 - the answer is there: it must reach the caller
@@ -202,8 +201,6 @@ def failed(attempt: Attempt, error: BaseException) -> None:
 
 
 def _common_utils(original: Any, mid_stream: type[BaseException]) -> Any:
-    from fast_router.litellm_plugin.streams import driving  # noqa: PLC0415 - needs this module first
-
     async def async_function_with_fallbacks_common_utils(self: Any, *args: Any, **kwargs: Any) -> Any:
         watch = driving.get()
         if watch is not None:
@@ -218,8 +215,6 @@ def _common_utils(original: Any, mid_stream: type[BaseException]) -> Any:
 
 def install(patches: PatchSet, band: Band) -> list[str]:
     """Follow every attempt of every Router."""
-    from fast_router.litellm_plugin.streams import install_usage  # noqa: PLC0415 - needs this module first
-
     patches.replace(band.core, band.slot("make_call"), _make_call)
     name = "async_function_with_fallbacks_common_utils"
     if band.has(name):

@@ -17,6 +17,7 @@ from fast_router.errors import FastRouterError
 from fast_router.litellm_plugin import overlay
 from fast_router.litellm_plugin.attempts import current
 from fast_router.litellm_plugin.binding import existing
+from fast_router.litellm_plugin.selectors import before_choice
 from fast_router.litellm_plugin.snapshot import options_of
 from fast_router.litellm_plugin.status import tally
 
@@ -285,7 +286,11 @@ def _not_chosen(error: Exception) -> None:
 def _async_selector(strategy: str, original: Any) -> Any:
     async def async_get_available_deployments(self: Any, *args: Any, **kwargs: Any) -> Any:
         chosen = _choose(strategy, self, args, kwargs)
-        return await original(self, *args, **kwargs) if chosen is _LITELLM else chosen
+        if chosen is not _LITELLM:
+            return chosen
+        for hook in before_choice:
+            hook(self)
+        return await original(self, *args, **kwargs)
 
     return async_get_available_deployments
 
@@ -293,7 +298,11 @@ def _async_selector(strategy: str, original: Any) -> Any:
 def _sync_selector(strategy: str, original: Any) -> Any:
     def get_available_deployments(self: Any, *args: Any, **kwargs: Any) -> Any:
         chosen = _choose(strategy, self, args, kwargs)
-        return original(self, *args, **kwargs) if chosen is _LITELLM else chosen
+        if chosen is not _LITELLM:
+            return chosen
+        for hook in before_choice:
+            hook(self)
+        return original(self, *args, **kwargs)
 
     return get_available_deployments
 

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fast_router import settings
 from fast_router.engine.failures import classify
 from fast_router.engine.ledger import AttemptLedger
 from fast_router.engine.retry_after import retry_after_from_error
-from fast_router.litellm_plugin import attempts, failover_cooldowns, failover_streams, failover_waiting, hedging
+from fast_router.litellm_plugin import attempts, failover_cooldowns, failover_streams, failover_waiting, hedging, plain
 from fast_router.litellm_plugin.binding import existing
 from fast_router.litellm_plugin.failover_policy import LiteLLMFailover, policy_of
 from fast_router.litellm_plugin.status import tally
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from fast_router.engine.ledger import RetryBudget
     from fast_router.litellm_plugin.attempts import Attempt
@@ -92,47 +91,45 @@ def install(patches: PatchSet, band: Band) -> list[str]:
     failover_cooldowns.install(patches, band)
     if "waiting" not in off:
         done += failover_waiting.install(patches, band)
+    plain.install(patches, band, RequestLedger, _seen)
     return done
 
 
-@contextmanager
-def _ledger(core: Any, band: Band, kwargs: Mapping[str, Any]) -> Iterator[RequestLedger]:
-    """Let the attempts made inside share a ledger; a fallback hop shares that of its request."""
-    known = attempts.ledger.get()
-    if isinstance(known, RequestLedger):
-        yield known
-        return
+def _new_ledger(core: Any, band: Band, kwargs: Mapping[str, Any], *, may_wait: bool = True) -> RequestLedger:
     failover = None
     try:
         failover = policy_of(core, band)
     except Exception as error:  # noqa: BLE001 - LiteLLM's own failover goes on
         tally.failed(error, "failover")
-    ledger = RequestLedger(
-        failover, callers_timeout=kwargs.get("timeout") is not None, may_wait=not kwargs.get(_ON_A_LOOP)
-    )
-    token = attempts.ledger.set(ledger)
-    try:
-        yield ledger
-    finally:
-        attempts.ledger.reset(token)
-        ledger.raised = None
+    return RequestLedger(failover, callers_timeout=kwargs.get("timeout") is not None, may_wait=may_wait)
 
 
 def _request(original: Any, band: Band) -> Any:
+    """Let the attempts made inside share a ledger; a fallback hop shares that of its request."""
+
     async def async_function_with_fallbacks(self: Any, *args: Any, **kwargs: Any) -> Any:
-        outermost = attempts.ledger.get() is None
-        with _ledger(self, band, kwargs) as ledger:
+        if isinstance(attempts.ledger.get(), RequestLedger):
             kwargs.pop(_ON_A_LOOP, None)
-            if not outermost or not settings.current().max_wait or not ledger.may_wait:
+            return await original(self, *args, **kwargs)
+        ledger = _new_ledger(self, band, kwargs, may_wait=not kwargs.pop(_ON_A_LOOP, None))
+        token = attempts.ledger.set(ledger)
+        try:
+            if not settings.current().max_wait or not ledger.may_wait:
                 return await original(self, *args, **kwargs)
-
-            async def call(request: dict[str, Any]) -> Any:
-                ledger.raised = None
-                return await original(self, *args, **request)
-
-            return await failover_waiting.outlasting(self, call, kwargs, ledger)
+            return await _outlasting(self, original, args, kwargs, ledger)
+        finally:
+            attempts.ledger.reset(token)
+            ledger.raised = None
 
     return async_function_with_fallbacks
+
+
+async def _outlasting(core: Any, original: Any, args: Any, kwargs: dict[str, Any], ledger: RequestLedger) -> Any:
+    async def call(request: dict[str, Any]) -> Any:
+        ledger.raised = None
+        return await original(core, *args, **request)
+
+    return await failover_waiting.outlasting(core, call, kwargs, ledger)
 
 
 def _synchronous_request(original: Any) -> Any:
@@ -166,7 +163,9 @@ def _mid_stream(original: Any, band: Band) -> Any:
         if watch is None or attempts.ledger.get() is not None:
             return await original(self, *args, **kwargs)
         request = kwargs.get("kwargs")
-        with _ledger(self, band, request if isinstance(request, dict) else {}) as ledger:
+        ledger = _new_ledger(self, band, request if isinstance(request, dict) else {})
+        token = attempts.ledger.set(ledger)
+        try:
             earlier = watch.attempt.ledger
             if isinstance(earlier, RequestLedger):
                 for attempt in earlier.attempts:
@@ -174,6 +173,9 @@ def _mid_stream(original: Any, band: Band) -> Any:
             elif watch.attempt.lease is not None:
                 _enter(ledger, watch.attempt, error)
             return await original(self, *args, **kwargs)
+        finally:
+            attempts.ledger.reset(token)
+            ledger.raised = None
 
     return async_function_with_fallbacks_common_utils
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fast_router.engine import Engine, ModelGroup
 from fast_router.errors import FastRouterError
 from fast_router.litellm_plugin import overlay
+from fast_router.litellm_plugin.selectors import replaces
 from fast_router.litellm_plugin.status import LOGGER
 
 if TYPE_CHECKING:
@@ -311,6 +312,8 @@ def _strategy(
     options = options_of(selector)
     if options is None:
         raise _NotFast("strategy options that only LiteLLM has")
+    if selector is not None:
+        replaces(selector, binding)
     return STRATEGIES[name], options
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.attempts import Attempt
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["Watch", "driving", "follow", "install_usage"]
+__all__ = ["Watch", "driving", "follow", "install_usage", "streams"]
 
 _WAITING = 4096  # streams that ended and whose usage LiteLLM has not told yet
 
@@ -131,19 +131,17 @@ driving: ContextVar[Watch | None] = ContextVar("fast_router_stream", default=Non
 
 
 @lru_cache(maxsize=256)
-def _streams(kind: type) -> bool:
-    # Remembered: LiteLLM's answers are pydantic models, whose classes look long for what they do not have.
+def streams(kind: type) -> bool:
+    """Whether answers of this class are streams; remembered, since classes of pydantic look long for what they lack."""
     return hasattr(kind, "__anext__") or hasattr(kind, "__next__")
 
 
-def follow(response: Any, attempt: Attempt) -> tuple[bool, Any]:
-    """Let `attempt` end with `response` if that is a stream.
+def follow(response: Any, attempt: Attempt) -> Any:
+    """Let `attempt` end with the stream `response`.
 
     Returns:
-        Whether it is, and what to give to the caller: the same object, or for a bare generator one around it.
+        What to give to the caller: the same object, or for a bare generator one around it.
     """
-    if not _streams(type(response)):  # type: ignore[arg-type]  # a class is hashable
-        return False, response
     watch = Watch(attempt, _call_id(response))
     if inspect.isasyncgen(response):
         response = _async_generator(response, watch)
@@ -155,7 +153,7 @@ def follow(response: Any, attempt: Attempt) -> tuple[bool, Any]:
         if attempt.lease is not None:
             attempt.lease.first_token()
     watch.keep(response)
-    return True, response
+    return response
 
 
 def _call_id(response: Any) -> str | None:

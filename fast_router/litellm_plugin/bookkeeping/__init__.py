@@ -16,6 +16,17 @@ memory_reads        the in-memory cache decodes text only
 wildcards           quick copies of a wildcard group's deployments
 print_deployment    quick copies for log lines
 service_hooks       no task for a service hook that nobody listens to
+answer_headers      an answer's headers written without pydantic's detours
+hidden_params       an answer's hidden parameters found without pydantic's detours
+clients             no search for clients and slots that nobody made
+minute_counts       requests and successes of the minute counted where they lie
+awaitable_answers   an answer of pydantic's is nothing to await
+deployment_marks    what a pick has written into a request is found directly
+fallback_hops       a request's arguments are not copied to see whether it is a fallback's hop
+mock_testing        test flags read only where a request has one
+token_reservations  reserved tokens looked for only where they can be
+trace_spans         the same for a running trace
+strategy_state      LiteLLM's strategies note nothing while we choose in their place
 price_map           the price map's index extended, not rebuilt (Router construction)
 ==================  ===============================================================================
 """
@@ -31,16 +42,22 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from fast_router.litellm_plugin.bookkeeping import (
+    answers,
     books,
+    clients,
     cooldown_read,
     copies,
+    counts,
     custom_prices,
     group_usage,
+    hidden_params,
     memory,
     model_lists,
     precall,
     price_map,
+    questions,
     service_hooks,
+    strategy_state,
     success,
     tokens,
     usage,
@@ -71,6 +88,17 @@ FEATURES = (
     copies.WILDCARDS,
     copies.PRINT,
     service_hooks.FEATURE,
+    answers.FEATURE,
+    hidden_params.FEATURE,
+    clients.FEATURE,
+    counts.FEATURE,
+    questions.AWAITABLE,
+    questions.HOPS,
+    questions.MARKS,
+    questions.MOCKS,
+    questions.RESERVATIONS,
+    questions.TRACES,
+    strategy_state.FEATURE,
     price_map.FEATURE,
 )
 
@@ -92,12 +120,11 @@ def install(patches: PatchSet, band: Band) -> list[str]:
     books.new_epoch()
     remembers = _safely(books.FEATURE, patches, lambda: _foundation(patches, band, prices, utils))
     parts = _parts()
+    module = sys.modules[core.__module__]
     steps: dict[str, Callable[[], list[str]]] = {
-        custom_prices.FEATURE: partial(custom_prices.install, patches, litellm, prices),
+        custom_prices.FEATURE: partial(custom_prices.install, patches, litellm, prices, core),
         tokens.FEATURE: partial(tokens.install, patches, _handlers()),
-        cooldown_read.FEATURE: partial(
-            cooldown_read.install, patches, sys.modules[core.__module__], parts.InMemoryCache
-        ),
+        cooldown_read.FEATURE: partial(cooldown_read.install, patches, module, parts.InMemoryCache),
         memory.FEATURE: partial(memory.install, patches, parts.InMemoryCache),
         copies.WILDCARDS: lambda: copies.install_wildcards(patches, _pattern_router()),
         copies.PRINT: partial(copies.install_print, patches, core),
@@ -105,14 +132,25 @@ def install(patches: PatchSet, band: Band) -> list[str]:
             patches,
             litellm,
             importlib.import_module("litellm._service_logger").ServiceLogging,
-            sys.modules[core.__module__],
+            module,
         ),
+        answers.FEATURE: partial(answers.install, patches, module),
+        hidden_params.FEATURE: partial(hidden_params.install, patches),
+        clients.FEATURE: lambda: clients.install(patches, names, parts.InMemoryCache, _initialiser()),
+        counts.FEATURE: partial(counts.install, patches, names, module, parts.InMemoryCache),
+        questions.MARKS: partial(questions.install_marks, patches, module),
+        questions.AWAITABLE: partial(questions.install_awaitable, patches),
+        questions.HOPS: partial(questions.install_hops, patches, module, core),
+        questions.MOCKS: partial(questions.install_mocks, patches, core),
+        questions.RESERVATIONS: partial(questions.install_reservations, patches, module),
+        questions.TRACES: partial(questions.install_traces, patches, module),
+        strategy_state.FEATURE: partial(strategy_state.install, patches, _handlers()),
         price_map.FEATURE: partial(price_map.install, patches, litellm, utils),
     }
     if remembers:
         steps |= {
-            usage.FEATURE: partial(usage.install, patches, names, service),
-            success.FEATURE: partial(success.install, patches, litellm, names, service),
+            usage.FEATURE: partial(usage.install, patches, names, service, module),
+            success.FEATURE: partial(success.install, patches, litellm, names, service, module),
             group_usage.FEATURE: partial(group_usage.install, patches, names, prices, parts),
             model_lists.FEATURE: partial(model_lists.install, patches, names),
             precall.FEATURE: partial(precall.install, patches, names, service),
@@ -151,8 +189,14 @@ def _parts() -> Any:
     )
 
 
+def _initialiser() -> Any:
+    clients_module = importlib.import_module("litellm.router_utils.client_initalization_utils")
+    return getattr(clients_module, "InitalizeCachedClient", None)
+
+
 def _handlers() -> dict[str, type]:
     places = {
+        "LeastBusy": ("least_busy", "LeastBusyLoggingHandler"),
         "LowestLatency": ("lowest_latency", "LowestLatencyLoggingHandler"),
         "LowestCost": ("lowest_cost", "LowestCostLoggingHandler"),
         "LowestTPM": ("lowest_tpm_rpm", "LowestTPMLoggingHandler"),

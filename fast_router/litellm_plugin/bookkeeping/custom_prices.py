@@ -13,7 +13,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.bookkeeping.shapes import is_known
+from fast_router.litellm_plugin.bookkeeping.shapes import is_known, member
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,6 +68,9 @@ class Registrations:
         self._litellm = litellm
         self._prices = prices
         self._seen: dict[Any, _Seen] = {}
+        #: Set while this thread takes in a Router's list: its registrations are made once, so that watching how a
+        #: repetition goes, which costs more than the registration, would never pay.
+        self.building = threading.local()
         #: Generations that passed without a change of the map.
         self._idle = 0
         self._lock = threading.Lock()
@@ -87,6 +90,9 @@ class Registrations:
         ):
             return value
         with self._lock:
+            if seen is not None and getattr(self.building, "now", False):
+                seen.settled = False
+                return original(value, **kwargs)
             return self._watch(original, value, kwargs, key, seen)
 
     def _watch(
@@ -140,8 +146,15 @@ class Registrations:
         return cost is seen.cost and all(cost.get(name) == row for name, row in seen.rows.items())
 
 
-def install(patches: PatchSet, litellm: Any, prices: PriceClock) -> list[str]:
-    """Put `Registrations` in front of `litellm.register_model`, the name that requests call it by."""
+def install(patches: PatchSet, litellm: Any, prices: PriceClock, core: type) -> list[str]:
+    """Put `Registrations` in front of `litellm.register_model`, the name that requests call it by.
+
+    Args:
+        patches: Where to register the replacement.
+        litellm: The package.
+        prices: The price map's generation.
+        core: The class that routes.
+    """
     if not is_known("register_model", getattr(litellm, "register_model", None)):
         return []
     known = Registrations(litellm, prices)
@@ -154,5 +167,17 @@ def install(patches: PatchSet, litellm: Any, prices: PriceClock) -> list[str]:
 
         return register_model
 
+    def make_list(original: Callable[..., Any]) -> Callable[..., Any]:
+        def set_model_list(self: Any, *args: Any, **kwargs: Any) -> Any:
+            known.building.now = True
+            try:
+                return original(self, *args, **kwargs)
+            finally:
+                known.building.now = False
+
+        return set_model_list
+
     patches.replace(litellm, "register_model", make)
+    if member(core, "set_model_list") is not None:
+        patches.replace(core, "set_model_list", make_list)
     return [FEATURE]

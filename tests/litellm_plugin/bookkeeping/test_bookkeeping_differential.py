@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import pytest
+import scenarios_requests  # noqa: F401 - it adds to SCENARIOS
 from differential import features, observe
 from scenarios import SCENARIOS
 
 from fast_router.litellm_plugin import bookkeeping
 
 # Where each single feature could show, for the runs with one feature at a time.
-TELLING = ("plain", "limits", "retries", "custom_prices", "resting", "pre_call_checks", "wildcards")
+TELLING = (
+    *("plain", "limits", "retries", "custom_prices", "resting", "pre_call_checks", "wildcards"),
+    *("fallbacks", "flags_for_testing", "reserved_tokens", "odd_metadata", "slots", "answers_of_other_kinds"),
+)
 
 
 def differences(before: dict, after: dict) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import inspect
+import pickle
 import sys
 
 import litellm
@@ -14,6 +15,7 @@ from differential import features
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from litellm.router_strategy import lowest_latency
+from litellm.types import utils as types
 
 from fast_router.litellm_plugin import bookkeeping
 from fast_router.litellm_plugin.bands import find_band
@@ -244,3 +246,46 @@ def test_a_fingerprint_is_of_the_source():
     assert shapes.fingerprint(len) is None
     assert not shapes.is_known("get_model_list", one)
     assert PatchSet().restore() == []
+
+
+def _seen(step):
+    try:
+        return step()
+    except Exception as error:
+        return type(error).__name__, str(error)
+
+
+def _hidden_params_of(kind):
+    """What reading, writing, deleting and copying of `_hidden_params` give, step by step."""
+    one = kind()
+    yield _seen(lambda: one._hidden_params)
+    one._hidden_params = {"a": 1}
+    yield _seen(lambda: one._hidden_params)
+    one._hidden_params["b"] = 2
+    yield from (_seen(lambda: copy.copy(one)._hidden_params), _seen(lambda: copy.deepcopy(one)._hidden_params))
+    yield from (_seen(lambda: one.model_copy()._hidden_params), "_hidden_params" in one.model_dump())
+    del one._hidden_params
+    yield from (_seen(lambda: hasattr(one, "_hidden_params")), _seen(lambda: one._hidden_params))
+    setattr(one, "_hidden_params", {"c": 3})  # noqa: B010 - LiteLLM writes it so, too
+    yield _seen(lambda: getattr(one, "_hidden_params", None))
+    yield _seen(lambda: kind.model_construct()._hidden_params)
+
+
+def _hidden_params_of_every_kind():
+    class Derived(types.ModelResponse):
+        pass
+
+    kinds = (types.ModelResponse, types.EmbeddingResponse, types.ImageResponse, Derived)
+    pickled = pickle.dumps(types.ModelResponse(id="x", created=1))
+    return [*(list(_hidden_params_of(kind)) for kind in kinds), pickle.loads(pickled)._hidden_params]
+
+
+def test_hidden_params_are_what_pydantic_finds(monkeypatch):
+    before = _hidden_params_of_every_kind()
+    with features(monkeypatch, {"hidden_params"}) as installed:
+        assert installed == ["hidden_params"]
+        assert isinstance(inspect.getattr_static(types.ModelResponse, "_hidden_params"), property)
+        assert _hidden_params_of_every_kind() == before
+    assert _hidden_params_of_every_kind() == before
+    with pytest.raises(AttributeError):
+        inspect.getattr_static(types.ModelResponse, "_hidden_params")
