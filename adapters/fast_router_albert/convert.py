@@ -213,6 +213,8 @@ def _model_info(model: Model, provider: Provider, identity: str) -> dict[str, An
 
 def _for_engine(model: Model, provider: Provider) -> dict[str, Any]:
     said: dict[str, Any] = {"strategy": model.strategy}
+    if model.aliases:
+        said["aliases"] = list(model.aliases)
     limit = qos_limit(provider)
     if limit is not None:
         said["qos_metric"], said["qos_limit"] = limit

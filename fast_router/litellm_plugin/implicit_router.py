@@ -97,6 +97,7 @@ class ImplicitRouter:
             if self.router is None or options is not self._settings or not self._apply(entries):
                 self._build(entries, options)
             names = {entry["model_name"] for entry in entries.values()} | _extra_names(options.router_settings)
+            names |= _aliases(entries).keys()
             self._patterns = tuple(
                 re.compile(".*".join(map(re.escape, name.split("*")))) for name in sorted(names) if "*" in name
             )
@@ -111,6 +112,9 @@ class ImplicitRouter:
         arguments = dict(options.router_settings)
         if options.strategy is not None:
             arguments["routing_strategy"] = _strategy(options.strategy)
+        aliases = {**_aliases(entries), **(arguments.get("model_group_alias") or {})}
+        if aliases:
+            arguments["model_group_alias"] = aliases
         shown = litellm.suppress_debug_info
         try:
             router = litellm.Router(model_list=list(entries.values()), **arguments)
@@ -129,6 +133,8 @@ class ImplicitRouter:
         gone = [id_ for id_ in before if id_ not in entries]
         new = [id_ for id_, entry in entries.items() if before.get(id_) != entry]
         if any(_is_special(entries[id_]) for id_ in new) or any(_is_special(before[id_]) for id_ in gone):
+            return False
+        if _aliases(entries) != _aliases(before):
             return False
         upsert, delete = _method(self.router, "upsert_deployment"), _method(self.router, "delete_deployment")
         if upsert is None or delete is None:
@@ -184,6 +190,17 @@ def _extra_names(router_settings: Mapping[str, Any]) -> set[str]:
         if isinstance(group, Mapping) and group.get("group_name"):
             names.add(str(group["group_name"]))
     return names
+
+
+def _aliases(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Other names of the entries' model groups, from ``model_info: {fast_router: {aliases: […]}}``."""
+    aliases: dict[str, str] = {}
+    for entry in entries.values():
+        ours = (entry.get("model_info") or {}).get("fast_router")
+        if isinstance(ours, Mapping):
+            for alias in ours.get("aliases") or ():
+                aliases.setdefault(str(alias), entry["model_name"])
+    return aliases
 
 
 def _checked(source: list[Any]) -> dict[str, dict[str, Any]]:

@@ -270,6 +270,20 @@ async def test_one_metadata_dict_for_many_calls(servers, stock):
     assert total(servers) == 3
 
 
+async def test_aliases_in_the_list_itself(servers, stock):
+    def called(alias):
+        info = {"fast_router": {"aliases": [alias]}}
+        return [{**deployment(server), "model_info": info} for server in servers]
+
+    litellm.model_list = called("chat")
+    await litellm.acompletion(model="chat", messages=HELLO)
+    litellm.model_list = called("talk")
+    await litellm.acompletion(model="talk", messages=HELLO)
+    assert total(servers) == 2
+    with pytest.raises(litellm.BadRequestError):
+        await litellm.acompletion(model="chat", messages=HELLO)
+
+
 async def test_wildcards_and_aliases(servers, stock):
     fast_router.configure(router_settings={"model_group_alias": {"alias": "group"}})
     litellm.model_list = [deployment(servers[0]), deployment(servers[1], name="wild/*", model="openai/*")]
