@@ -16,6 +16,8 @@ import random
 import statistics
 import sys
 import time
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
@@ -27,6 +29,7 @@ from fast_router.testing.load import Arrival, Outcome, arrivals, drive
 
 GROUP = "demo-chat"
 _PICKS = 400
+_BURST = 40
 _WARM_UP = 12
 
 
@@ -64,6 +67,14 @@ async def _pick_cost(router: litellm.Router) -> float:
         await router.async_get_available_deployment(model=GROUP, request_kwargs={}, messages=messages)
         costs.append(time.perf_counter() - began)
     return statistics.median(costs)
+
+
+async def _burst(url: str, names: Sequence[str], strategy: str) -> list[int]:
+    """How many of 40 calls at once go to each of four idle deployments (all of them at the server `url`)."""
+    router = _router(dict.fromkeys(names, url), strategy)
+    answers = await asyncio.gather(*(_ask(router, Arrival(number, 0.0, False)) for number in range(_BURST)))
+    went = Counter(answer._hidden_params["model_id"] for answer in answers)
+    return sorted((went[name] for name in names), reverse=True)
 
 
 async def _side(orders: dict[str, Any]) -> None:
@@ -124,7 +135,9 @@ class _Run:
         """Time picks, and give what was measured in all turns."""
         # A fresh Router for the stop-watch: cooldowns of the run must not make its picks easier or harder.
         pick = await _pick_cost(_router(self.orders["urls"], self.orders["strategy"]))
-        result = self.outcome.as_dict() | {"pick_seconds": pick, "cpu_seconds": self.busy / max(1, self.requests)}
+        burst = await _burst(self.orders["warm_up"], list(self.orders["urls"]), self.orders["strategy"])
+        cost = {"pick_seconds": pick, "cpu_seconds": self.busy / max(1, self.requests), "burst": burst}
+        result = self.outcome.as_dict() | cost
         status = fast_router.status()
         return result | ({"picks": status["picks"], "litellm": status["litellm"]} if self.orders["plugin"] else {})
 

@@ -39,6 +39,12 @@ def test_the_plugin_picked_in_its_runs(ran):
     assert all(run["pick_seconds"] > 0 for run in ran["runs"])
 
 
+def test_calls_at_once_are_spread_by_ours(ran):
+    alone, busy, ewma = ran["runs"]
+    assert busy["burst"] == [10, 10, 10, 10]
+    assert sum(alone["burst"]) == sum(ewma["burst"]) == 40
+
+
 def test_a_wrong_option_is_one_line():
     command = [sys.executable, "-m", "fast_router.cli.demo", "--requests", "3"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

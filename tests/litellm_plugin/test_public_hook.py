@@ -16,7 +16,12 @@ from fast_router.litellm_plugin.patching import PatchSet
 
 
 @pytest.fixture
-def handler():
+def handler(monkeypatch):
+    # LiteLLM registers a hundred callbacks at most, and other tests leave some behind.
+    for name in ("callbacks", "success_callback", "failure_callback", "input_callback"):
+        monkeypatch.setattr(litellm, name, [])
+    for name in ("_async_success_callback", "_async_failure_callback"):
+        monkeypatch.setattr(litellm, name, [])
     hook.disable()
     patches = PatchSet()
     assert public_hook.install(patches, "this LiteLLM is unknown") == ["public hook"]
