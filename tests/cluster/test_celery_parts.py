@@ -6,8 +6,10 @@ import base64
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 
 import click.testing
 import pytest
@@ -280,6 +282,38 @@ async def test_a_local_pick_says_which_setting_is_missing(caplog):
         "Celery routing: Redis is away, requests are picked locally; celery_broker_url "
         "(FAST_ROUTER_CELERY_BROKER_URL) is not set, so amqp://guest:***@127.0.0.1:5672// is assumed: set it"
     )
+
+
+def test_the_status_shows_local_picks_by_reason():
+    code = (
+        "import fast_router, litellm\n"
+        "entry = {'model_name': 'm', 'litellm_params': {'model': 'openai/m', 'mock_response': 'x', 'api_key': 'k'}}\n"
+        "router = litellm.Router([entry])\n"
+        "status = fast_router.status()\n"
+        "assert (status['shared_state'], status['resting'], status['celery']['picks']) == ([], [], 0), status\n"
+        "router.completion('m', [{'role': 'user', 'content': 'hello'}])\n"
+        "from fast_router.cli import main\n"
+        "main(['status'])\n"
+    )
+    # Short: a socket's path must fit into its address.
+    runtime = tempfile.mkdtemp(prefix="fr-")
+    environment = bare_environment(
+        FAST_ROUTER_ROUTING="celery",
+        FAST_ROUTER_STATUS="1",
+        FAST_ROUTER_RUNTIME_DIR=runtime,
+        FAST_ROUTER_REDIS_URL=f"redis://127.0.0.1:{free_port()}/0",
+        FAST_ROUTER_CELERY_DEADLINE="0.05",
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    shutil.rmtree(runtime)
+    assert "  celery: not connected, 0 picks by workers, local: 1 × redis\n" in done.stdout, done.stderr[-2000:]
 
 
 def test_without_its_packages_celery_routing_says_once_what_to_install():
