@@ -130,13 +130,19 @@ _LAZY = {
 }
 
 
+# Packages that documentation names through this one, as in `fast_router.observe.metrics.register()`.
+_PACKAGES = frozenset({"cluster", "observe"})
+
+
 def __getattr__(name: str) -> Any:
+    from importlib import import_module  # noqa: PLC0415
+
+    if name in _PACKAGES:
+        return import_module(f"{__name__}.{name}")
     module = _LAZY.get(name)
     if module is None:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    from importlib import import_module  # noqa: PLC0415
-
     found = globals()[name] = getattr(import_module(module), name)
     return found
 

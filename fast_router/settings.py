@@ -52,6 +52,11 @@ _LITELLM_SECTIONS = frozenset(
 )
 # Strategies that only LiteLLM has; everything else must be in our registry.
 _LITELLM_STRATEGIES = frozenset({"provider-budget-routing", "lar1", "lar1-routing"})
+# What a URL may begin with. Celery routing needs a single Redis: it refuses the two with +cluster itself.
+_SCHEMES = {
+    "redis_url": ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster"),
+    "celery_broker_url": ("amqp", "amqps", "redis", "rediss"),
+}
 
 
 @lru_cache(maxsize=1)
@@ -186,6 +191,11 @@ def _checked(name: str, value: object) -> object:
         from fast_router.engine.strategies import canonical
 
         canonical(checked)
+    # An empty URL stands for none. One that is wrong is not taken apart: any part of it could be a password.
+    if name in _SCHEMES and checked and str(checked).partition("://")[0].lower() not in _SCHEMES[name]:
+        begin = ", ".join(f"{scheme}://" for scheme in _SCHEMES[name])
+        msg = f"its value (kept out of this message) is no URL that {name} can use; begin it with one of {begin}"
+        raise ConfigurationError(msg)
     return checked
 
 

@@ -52,6 +52,14 @@ def _show(document: dict[str, Any]) -> None:
     for lane in ("filtered", "delegated"):
         for reason, count in (picks.get(f"{lane}_reasons") or {}).items():
             click.echo(f"    {lane}: {count} × {reason}")
+    celery = says.get("celery")
+    if celery:
+        state = "connected" if celery["connected"] else "not connected"
+        reasons = ", ".join(f"{count} × {reason}" for reason, count in celery["local_picks"].items())
+        click.echo(f"  celery: {state}, {celery['picks']} picks by workers, local: {reasons or 'none'}")
+    for shared in says.get("shared_state") or ():
+        if "problem" in shared:
+            click.echo(f"  {shared['problem']}")
     for router in document.get("routers") or ():
         for model, group in router["models"].items():
             click.echo(f"  {model} ({group['strategy']})")

@@ -58,6 +58,9 @@ def worker(
         settings = load_settings(config, broker_url=broker_url, redis_url=redis_url)
         if config is not None:
             models_of(config)  # a wrong file stops the start; later changes to a wrong one are only reported
+        if assumed := settings.assumed():
+            # Celery itself only says, again and again, that nobody answers there.
+            click.echo(f"fast-router worker: {assumed}", err=True)
         watch = ModelWatch(
             [name.strip() for entry in models for name in entry.split(",") if name.strip()],
             path=config,

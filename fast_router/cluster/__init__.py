@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from fast_router.cluster import alone
 from fast_router.cluster.options import ClusterOptions
 from fast_router.errors import ConfigurationError
 
@@ -149,5 +150,5 @@ async def acquire(
 
 
 def statuses() -> list[dict[str, Any]]:
-    """The status of every state that is attached in this process, for `fast_router.status()`."""
-    return [state.status() for state in list(_attached.values()) if not state.closed]
+    """The status of every state that is attached in this process, and who lacks one, for `fast_router.status()`."""
+    return [*(state.status() for state in list(_attached.values()) if not state.closed), *alone.statuses()]

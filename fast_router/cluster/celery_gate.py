@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from fast_router import settings
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.patching import PatchSet
 
 __all__ = ["install"]
+
+_log = logging.getLogger("fast_router.celery")
 
 
 def install(patches: PatchSet, band: Band) -> list[str]:
@@ -22,6 +25,12 @@ def install(patches: PatchSet, band: Band) -> list[str]:
     """
     if settings.current().routing != "celery":
         return []
-    from fast_router.cluster import celery_plugin  # noqa: PLC0415
-
+    try:
+        from fast_router.cluster import celery_plugin  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        _log.warning(
+            "Celery routing is off, requests are picked locally: %s is missing, pip install 'fast-router[celery]'",
+            error.name,
+        )
+        raise
     return celery_plugin.install(patches, band)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fast_router import settings as options
 from fast_router.cluster.celery_config import load_settings
@@ -14,7 +14,7 @@ from fast_router.cluster.celery_settings import Candidate
 if TYPE_CHECKING:
     from fast_router.engine import Deployment
 
-__all__ = ["candidates_of", "process_routing"]
+__all__ = ["candidates_of", "process_routing", "status"]
 
 _lock = threading.Lock()
 _routing: CeleryRouting | None = None
@@ -34,6 +34,15 @@ def process_routing() -> CeleryRouting | None:
             if _routing is None:
                 _routing = CeleryRouting(load_settings())
     return _routing
+
+
+def status() -> dict[str, Any] | None:
+    """What `fast_router.status()` shows as `celery`, see `CeleryRouting.stats`; None while Celery routing is off."""
+    routing = _routing
+    if routing is None or options.current().routing != "celery":
+        return None
+    stats = routing.stats()
+    return {"connected": stats.pop("up"), "picks": stats.pop("granted"), "local_picks": stats.pop("local"), **stats}
 
 
 def candidates_of(deployments: Sequence[Deployment]) -> list[Candidate]:

@@ -24,6 +24,7 @@ from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from fast_router.cluster import celery_extra  # noqa: F401 - before what needs the packages
 from fast_router.cluster.celery_grant import Grant
 from fast_router.cluster.celery_link import Link
 from fast_router.cluster.celery_queues import QueueReader
@@ -436,7 +437,10 @@ class CeleryRouting:
 
     def _local(self, reason: str) -> None:
         self._counts[f"local:{reason}"] += 1
-        self._complain(_REASONS[reason])
+        what = _REASONS[reason]
+        if reason in ("redis", "broker") and (assumed := self.settings.assumed()):
+            what = f"{what}; {assumed}"
+        self._complain(what)
 
     def _complain(self, what: str) -> None:
         now = time.monotonic()

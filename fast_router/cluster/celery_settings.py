@@ -27,6 +27,12 @@ _SCHEMES = {"broker_url": ("amqp", "amqps", "redis", "rediss"), "redis_url": ("r
 _POSITIVE = ("deadline", "soft_time_limit", "reservation_ttl", "metrics_window", "max_queue_length", "queue_expires")
 
 
+class _Assumed(str):
+    """A default address: it counts because nobody set one, which whoever does not reach it should be told."""
+
+    __slots__ = ()
+
+
 def masked(url: str) -> str:
     """The URL without its password, fit for a log or a message."""
     return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", url)
@@ -91,8 +97,8 @@ class CelerySettings:
         connect_timeout: Seconds for one connection attempt to broker or Redis.
     """
 
-    broker_url: str = "amqp://guest:guest@127.0.0.1:5672//"
-    redis_url: str = "redis://127.0.0.1:6379/0"
+    broker_url: str = _Assumed("amqp://guest:guest@127.0.0.1:5672//")
+    redis_url: str = _Assumed("redis://127.0.0.1:6379/0")
     queue_prefix: str = "router"
     key_prefix: str = "fast_router:celery:1"
     strategy: str = _AS_SCORE
@@ -131,6 +137,19 @@ class CelerySettings:
     def redis_broker(self) -> bool:
         """True if the queues live in Redis instead of RabbitMQ."""
         return urlsplit(self.broker_url).scheme.startswith("redis")
+
+    def assumed(self) -> str:
+        """One sentence on the addresses that nobody has set, with the settings to set; empty if both are set."""
+        missing = [
+            (setting, url)
+            for setting, url in (("redis_url", self.redis_url), ("celery_broker_url", self.broker_url))
+            if isinstance(url, _Assumed)
+        ]
+        if not missing:
+            return ""
+        names = " and ".join(f"{setting} (FAST_ROUTER_{setting.upper()})" for setting, _ in missing)
+        verbs = ("is not set", "is assumed: set it") if len(missing) == 1 else ("are not set", "are assumed: set them")
+        return f"{names} {verbs[0]}, so {' and '.join(masked(url) for _, url in missing)} {verbs[1]}"
 
     def canonical(self, strategy: str | None) -> str:
         """The worker's name for a strategy; one that only the engine knows is compared by score."""

@@ -16,8 +16,9 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
-from fast_router.cluster import attach, state_of
+from fast_router.cluster import alone, attach, state_of
 from fast_router.cluster.behind_patches import install_behind, register
+from fast_router.cluster.connection import redis_of
 from fast_router.cluster.options import ClusterOptions
 from fast_router.errors import ConfigurationError
 from fast_router.settings import current as settings
@@ -90,9 +91,9 @@ class _Keeper:
         picks = sum(d.picks for d in list(binding.engine.deployments.values()))
         if age < SETTLED_AGE or (picks < SETTLED_PICKS and age < SETTLED_ANYWAY):
             return False
-        from fast_router.cluster.connection import redis_of  # noqa: PLC0415 - only where there is a Router to attach
-
-        if not settings().redis_url and redis_of(core) is None:
+        if not _has_redis(core):
+            if picks and settings().limits == "strict":
+                alone.note(binding.router)
             return age > _GIVE_UP
         try:
             state = attach(binding.router, litellm_router=core)
@@ -106,6 +107,10 @@ class _Keeper:
         return True
 
 
+def _has_redis(core: Any) -> bool:
+    return bool(settings().redis_url) or redis_of(core) is not None
+
+
 def install(patches: PatchSet, band: Band) -> list[str]:
     """Attach Routers as they are bound; with `limits: strict` also admit each pick in Redis.
 
@@ -115,6 +120,11 @@ def install(patches: PatchSet, band: Band) -> list[str]:
     from fast_router.litellm_plugin.binding import on_bind  # noqa: PLC0415 - it imports the engine
 
     if settings().shared_state is False:
+        if settings().limits == "strict":
+            _log.warning(
+                "limits: strict needs shared state, which shared_state (FAST_ROUTER_SHARED_STATE) switches off: unset "
+                "that; until then each process counts alone"
+            )
         return []
     options = ClusterOptions.read()
     keeper = _Keeper()
@@ -123,6 +133,7 @@ def install(patches: PatchSet, band: Band) -> list[str]:
     def undo() -> None:
         on_bind.remove(keeper.watch)
         keeper.stop()
+        alone.forget()
 
     patches.on_restore(undo)
     features = ["shared_state"]
@@ -144,7 +155,11 @@ def _admitting(original: Any) -> Any:
         binding = existing(self)
         state = None if binding is None else state_of(binding.router)
         if binding is None or state is None or state.limits is None:
-            return await original(self, *args, **kwargs)
+            chosen = await original(self, *args, **kwargs)
+            binding = existing(self)
+            if binding is not None and state_of(binding.router) is None and not _has_redis(self):
+                alone.note(binding.router)
+            return chosen
         refusals = 0
         while True:
             chosen = await original(self, *args, **kwargs)

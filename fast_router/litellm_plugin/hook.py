@@ -251,9 +251,11 @@ def status() -> dict[str, Any]:
     """What is on, what is patched, who picked, ready for JSON; no key, header or prompt in it.
 
     `picks` counts `fast` (answered from a compiled plan), `filtered` (LiteLLM's filters ran, we chose among
-    what they left) and `delegated` (LiteLLM chose), the last two by reason. `shared_state` is there if a Router
-    shares its state over Redis: who else is there, and whether Redis answers. `resting` is there while a deployment
-    rests or has yet to prove that it is back: model, id, state, reason, seconds_left.
+    what they left) and `delegated` (LiteLLM chose), the last two by reason. `shared_state` lists the Routers that
+    share their state over Redis: who else is there, and whether Redis answers (or that `limits: strict` has none).
+    `resting` lists the deployments that rest or have yet to prove that they are back: model, id, state, reason,
+    seconds_left. `celery` is there while Celery routing is on: whether broker and Redis answer, `picks` by workers,
+    `local_picks` by reason.
     """
     from fast_router.litellm_plugin.status import resting, tally  # noqa: PLC0415
 
@@ -276,16 +278,22 @@ def status() -> dict[str, Any]:
             "features": list(_switch.features),
             "skipped": skipped,
             **tally.report(),
-            **_shared_state(),
-            **resting(),
+            "shared_state": _shared_state(),
+            "resting": resting(),
+            **_celery(),
         }
 
 
-def _shared_state() -> dict[str, Any]:
+def _shared_state() -> list[dict[str, Any]]:
     # Not imported for the sake of a report: who shares state has it loaded.
     cluster = sys.modules.get("fast_router.cluster")
-    found = cluster.statuses() if cluster is not None else []
-    return {"shared_state": found} if found else {}
+    return cluster.statuses() if cluster is not None else []
+
+
+def _celery() -> dict[str, Any]:
+    process = sys.modules.get("fast_router.cluster.celery_process")
+    found = process.status() if process is not None else None
+    return {} if found is None else {"celery": found}
 
 
 def _version() -> str:

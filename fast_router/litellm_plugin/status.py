@@ -88,22 +88,17 @@ tally = Tally()
 """The counters of this process."""
 
 
-def resting() -> dict[str, Any]:
-    """Who rests or has yet to prove that it is back: model, deployment, why, and for how many seconds more.
-
-    Returns:
-        `resting`, a list; nothing at all while everybody serves.
-    """
+def resting() -> list[dict[str, Any]]:
+    """Who rests or has yet to prove that it is back: model, deployment, why, and for how many seconds more."""
     # Not imported for the sake of a report.
     routers = sys.modules.get("fast_router.router")
-    found = [
+    return [
         {"model": model, "id": row["id"], **_why(row)}
         for router in (routers.live_routers() if routers is not None else ())
         for model, group in router.stats()["models"].items()
         for row in group["deployments"]
         if row["resting"] or (row["breaker"] or {}).get("state", "closed") != "closed"
     ]
-    return {"resting": found} if found else {}
 
 
 def _why(row: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Prometheus metrics, read from the live numbers when somebody scrapes: nothing is counted twice, no pick pays.
 
-    import fast_router.observe.metrics
+    import fast_router
     fast_router.observe.metrics.register()          # into prometheus_client's default registry
 
 In a LiteLLM proxy with its `prometheus` callback they then appear at its /metrics. Names follow Prometheus' rules

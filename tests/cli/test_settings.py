@@ -80,6 +80,9 @@ def test_environment_strings_become_values():
         ({"FAST_ROUTER_STRATEGY": "best"}, {}, r"FAST_ROUTER_STRATEGY: unknown strategy 'best'; known"),
         ({"FAST_ROUTER_CONFIG": "/nowhere.yaml"}, {}, r"/nowhere.yaml: cannot be read"),
         ({}, {"redis_url": {"password": PASSWORD}}, r"kept out of this message"),
+        ({"FAST_ROUTER_REDIS_URL": f"http://u:{PASSWORD}@h"}, {}, r"FAST_ROUTER_REDIS_URL: .*redis_url.* redis://, re"),
+        ({"FAST_ROUTER_REDIS_URL": f"redis.{PASSWORD}.org:6379"}, {}, r"FAST_ROUTER_REDIS_URL: .*unix://"),
+        ({}, {"celery_broker_url": f"http://u:{PASSWORD}@h"}, r"configure\(celery_broker_url=…\): .*amqp://, amqps://"),
         ({"FAST_ROUTER_ROUTER_SETTINGS": f"{{redis_password: {PASSWORD}"}, {}, r"kept out of this message"),
     ],
 )
@@ -87,6 +90,22 @@ def test_wrong_values_are_one_error_that_names_source_and_remedy(environ, argume
     with pytest.raises(ConfigurationError, match=complaint) as caught:
         settings.load(arguments, environ)
     assert PASSWORD not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("redis_url", ""),
+        ("redis_url", "REDIS://host"),
+        ("redis_url", "rediss://:pw@host:6379/1"),
+        ("redis_url", "unix:///run/redis.sock"),
+        ("redis_url", "redis+cluster://host"),
+        ("celery_broker_url", "amqps://u:pw@host//"),
+        ("celery_broker_url", "redis://host"),
+    ],
+)
+def test_urls_that_can_be_used(name, url):
+    assert getattr(settings.load({name: url}, {})[0], name) == url
 
 
 def test_several_problems_are_told_at_once(tmp_path):

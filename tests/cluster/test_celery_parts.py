@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
 
 import click.testing
 import pytest
@@ -15,6 +21,7 @@ from fast_router.cli.worker import worker
 from fast_router.cluster.celery_config import load_settings, models_of
 from fast_router.cluster.celery_grant import Grant
 from fast_router.cluster.celery_models import ModelWatch
+from fast_router.cluster.celery_routing import CeleryRouting
 from fast_router.cluster.celery_settings import Candidate, CelerySettings, masked
 from fast_router.cluster.celery_wire import (
     amqp_headers,
@@ -28,6 +35,7 @@ from fast_router.cluster.celery_wire import (
 )
 from fast_router.cluster.celery_worker import check_pool, create_app
 from fast_router.errors import ConfigurationError
+from fast_router.testing.servers import free_port
 
 
 @pytest.fixture(autouse=True)
@@ -240,3 +248,101 @@ def test_the_command_explains_what_is_wrong(tmp_path):
     assert broken.exit_code == 1
     assert "wrong.yaml" in broken.output
     assert "--concurrency" in run(worker, ["--help"]).output
+
+
+def bare_environment(**own):
+    """The environment of a program for which nobody has configured anything but `own`."""
+    return {**{k: v for k, v in os.environ.items() if not k.startswith("FAST_ROUTER_")}, **own}
+
+
+def test_addresses_that_nobody_set_are_named_with_their_settings():
+    assert CelerySettings().assumed() == (
+        "redis_url (FAST_ROUTER_REDIS_URL) and celery_broker_url (FAST_ROUTER_CELERY_BROKER_URL) are not set, so "
+        "redis://127.0.0.1:6379/0 and amqp://guest:***@127.0.0.1:5672// are assumed: set them"
+    )
+    options.configure(celery_broker_url="amqp://rabbit//")
+    assert load_settings().assumed() == (
+        "redis_url (FAST_ROUTER_REDIS_URL) is not set, so redis://127.0.0.1:6379/0 is assumed: set it"
+    )
+    # Set to what would have been assumed is set all the same.
+    assert load_settings(redis_url="redis://127.0.0.1:6379/0").assumed() == ""
+
+
+async def test_a_local_pick_says_which_setting_is_missing(caplog):
+    routing = CeleryRouting(CelerySettings(redis_url=f"redis://127.0.0.1:{free_port()}/0", deadline=0.1))
+    try:
+        with caplog.at_level(logging.WARNING, "fast_router.celery"):
+            for _ in range(3):
+                assert await routing.decide("m", [Candidate("a")]) is None
+    finally:
+        await routing.close()
+    told = [each.getMessage() for each in caplog.records if "picked locally" in each.getMessage()]
+    (line,) = told
+    assert line == (
+        "Celery routing: Redis is away, requests are picked locally; celery_broker_url "
+        "(FAST_ROUTER_CELERY_BROKER_URL) is not set, so amqp://guest:***@127.0.0.1:5672// is assumed: set it"
+    )
+
+
+def test_the_status_shows_local_picks_by_reason():
+    code = (
+        "import fast_router, litellm\n"
+        "entry = {'model_name': 'm', 'litellm_params': {'model': 'openai/m', 'mock_response': 'x', 'api_key': 'k'}}\n"
+        "router = litellm.Router([entry])\n"
+        "status = fast_router.status()\n"
+        "assert (status['shared_state'], status['resting'], status['celery']['picks']) == ([], [], 0), status\n"
+        "router.completion('m', [{'role': 'user', 'content': 'hello'}])\n"
+        "from fast_router.cli import main\n"
+        "main(['status'])\n"
+    )
+    # Short: a socket's path must fit into its address.
+    runtime = tempfile.mkdtemp(prefix="fr-")
+    environment = bare_environment(
+        FAST_ROUTER_ROUTING="celery",
+        FAST_ROUTER_STATUS="1",
+        FAST_ROUTER_RUNTIME_DIR=runtime,
+        FAST_ROUTER_REDIS_URL=f"redis://127.0.0.1:{free_port()}/0",
+        FAST_ROUTER_CELERY_DEADLINE="0.05",
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    shutil.rmtree(runtime)
+    assert "  celery: not connected, 0 picks by workers, local: 1 × redis\n" in done.stdout, done.stderr[-2000:]
+
+
+def test_without_its_packages_celery_routing_says_once_what_to_install():
+    code = (
+        "import sys; sys.modules['kombu'] = None\n"
+        "import fast_router, litellm; litellm.Router\n"
+        "print(fast_router.status()['skipped']['celery_routing'])\n"
+        "from fast_router.cluster.celery_routing import CeleryRouting\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env=bare_environment(FAST_ROUTER_ROUTING="celery"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "kombu" in done.stdout
+    ours = [line for line in done.stderr.splitlines() if "fast-router[celery]" in line]
+    assert ours == [
+        "Celery routing is off, requests are picked locally: kombu is missing, pip install 'fast-router[celery]'",
+        "ModuleNotFoundError: Celery routing needs kombu: pip install 'fast-router[celery]'",
+    ]
+
+
+def test_a_worker_for_which_nothing_is_configured_says_so():
+    command = [sys.executable, "-W", "ignore", "-c", "from fast_router.cli.worker import worker; worker()"]
+    with subprocess.Popen(command, env=bare_environment(), stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr.readline() == f"fast-router worker: {CelerySettings().assumed()}\n"
+        finally:
+            process.kill()

@@ -81,6 +81,7 @@ async def main():
     await asyncio.sleep(0.1)
     out["stats"] = routing.stats()
     out["features"] = fast_router.status()["features"]
+    out["shown"] = fast_router.status()["celery"]
     await routing.close()
     for runner in runners:
         await runner.cleanup()
@@ -137,6 +138,12 @@ def test_the_worker_chooses_for_the_router(settings):
     assert out["stats"]["granted"] >= 22
     assert out["stats"]["local"] == {}
     assert out["stats"]["held"] == 0, "every slot came back"
+    assert out["shown"] == {
+        "connected": True,
+        "picks": out["stats"]["granted"],
+        "local_picks": {},
+        **{name: out["stats"][name] for name in ("retries", "busy", "timeouts", "late", "held")},
+    }
 
 
 def test_workers_learn_the_seconds_of_a_token(settings):
@@ -213,7 +220,7 @@ def test_without_a_worker_the_router_picks_by_itself(settings):
     )
     assert out["errors"] == []
     assert len(out["answers"]) == 20
-    assert out["stats"]["local"] == {"deadline": 3, "paused": 17}
+    assert out["stats"]["local"] == out["shown"]["local_picks"] == {"deadline": 3, "paused": 17}
 
 
 def test_busy_is_a_503_of_litellm(settings):
@@ -241,7 +248,8 @@ def test_busy_is_a_503_of_litellm(settings):
 
 def test_off_by_default():
     program = (
-        "import fast_router, litellm, sys; assert 'celery' not in sys.modules; print(fast_router.status()['features'])"
+        "import fast_router, litellm, sys; assert 'celery' not in sys.modules; status = fast_router.status(); "
+        "assert 'celery' not in status; print(status['features'])"
     )
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 
 import litellm
@@ -10,7 +11,7 @@ import pytest
 from litellm import RateLimitError, Router
 
 import fast_router
-from fast_router.cluster import state_of
+from fast_router.cluster import alone, state_of
 from fast_router.cluster.plugin import SETTLED_PICKS
 from fast_router.testing.upstream import Fleet, Spec
 from tests.cluster.shared import until
@@ -163,6 +164,70 @@ async def test_strict_limits_hold_over_routers(make, monkeypatch):
     finally:
         fast_router.disable()
         fast_router.configure(limits=None, limits_timeout=None)
+        fast_router.enable()
+
+
+def problems():
+    return [each for each in fast_router.status()["shared_state"] if "problem" in each]
+
+
+async def test_strict_limits_without_redis_are_said_once_and_shown_until_there_is_one(
+    make, monkeypatch, caplog, redis_url
+):
+    monkeypatch.setattr(alone._alone, "said", False)
+    needs = "limits: strict needs Redis: set redis_url (FAST_ROUTER_REDIS_URL) or give the Router its Redis"
+    fast_router.disable()
+    fast_router.configure(limits="strict", limits_timeout=5.0)
+    fast_router.enable()
+    try:
+        with caplog.at_level(logging.WARNING, "fast_router"):
+            make()
+            routers = [make(redis=False), make(redis=False)]
+            assert not problems()
+            for router in routers * 2:
+                await router.acompletion("m", messages=MESSAGES)
+        told = [each.getMessage() for each in caplog.records if "strict" in each.getMessage()]
+        assert told == [f"{needs}; until then each process counts alone"]
+        (shown,) = problems()
+        assert (shown["problem"], shown["connected"], shown["limits"]) == (told[0], False, "local")
+        fast_router.configure(redis_url=redis_url)
+        for router in routers:
+            await settle(router)
+        assert not problems()
+    finally:
+        fast_router.disable()
+        fast_router.configure(limits=None, limits_timeout=None, redis_url=None)
+        fast_router.enable()
+
+
+async def test_strict_limits_of_synchronous_calls_alone_are_said_too(make, monkeypatch, caplog):
+    monkeypatch.setattr(alone._alone, "said", False)
+    fast_router.disable()
+    fast_router.configure(limits="strict")
+    fast_router.enable()
+    try:
+        with caplog.at_level(logging.WARNING, "fast_router"):
+            router = make(redis=False)
+            for _ in range(SETTLED_PICKS):
+                await asyncio.to_thread(router.completion, "m", messages=MESSAGES)
+            assert await asyncio.to_thread(until, lambda: "strict needs Redis" in caplog.text)
+    finally:
+        fast_router.disable()
+        fast_router.configure(limits=None)
+        fast_router.enable()
+
+
+def test_strict_limits_without_shared_state_are_said(caplog):
+    fast_router.disable()
+    fast_router.configure(limits="strict", shared_state=False)
+    try:
+        with caplog.at_level(logging.WARNING, "fast_router"):
+            fast_router.enable()
+        assert "limits: strict needs shared state" in caplog.text
+        assert "strict limits" not in fast_router.status()["features"]
+    finally:
+        fast_router.disable()
+        fast_router.configure(limits=None, shared_state=None)
         fast_router.enable()
 
 

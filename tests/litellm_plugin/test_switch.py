@@ -111,6 +111,7 @@ print(json.dumps({"same": same, "meta": meta == sys.meta_path, "status": fast_ro
     assert found["meta"]
     assert not found["status"]["enabled"]
     assert found["status"]["switched_off_by_environment"]
+    assert (found["status"]["shared_state"], found["status"]["resting"]) == ([], [])
 
 
 @pytest.mark.parametrize("first", ["fast_router", "litellm"])

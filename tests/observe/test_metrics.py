@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 
 from prometheus_client import CollectorRegistry, generate_latest
 
@@ -35,3 +37,18 @@ def test_a_scrape_shows_every_deployment_of_every_live_router_and_no_secret():
     del router, lease
     gc.collect()
     assert label not in generate_latest(registry).decode()
+
+
+def test_the_metrics_are_there_as_documented_and_cost_nothing_before():
+    code = (
+        "import sys, fast_router\n"
+        "heavy = {'fast_router.observe', 'fast_router.engine', 'prometheus_client', 'litellm'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        "fast_router.observe.metrics.register()\n"
+        "assert hasattr(fast_router.cluster, 'attach')\n"
+        "assert not hasattr(fast_router, 'nonsense') and not hasattr(fast_router.observe, 'nonsense')\n"
+        "from prometheus_client import generate_latest\n"
+        "print('fast_router_lane_picks_total' in generate_latest().decode())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout.strip(), done.stderr) == ("True", "")
