@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 from importlib import import_module
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.router import AdvancedRouter
 
-__all__ = ["advanced_router", "disable", "enable", "install_hook", "invalidate", "status"]
+__all__ = ["advanced_router", "check_settings", "disable", "enable", "install_hook", "invalidate", "status"]
 
 _WATCHED = "litellm.router"
 _OFF = frozenset({"0", "false", "no", "off", "f", "n"})
@@ -87,9 +88,34 @@ def install_hook() -> None:
     """Have LiteLLM patched as soon as it is imported; nothing at all with `FAST_ROUTER_ENABLED=0`.
 
     Raises:
-        ConfigurationError: A setting is wrong; LiteLLM is left as it is then.
+        ConfigurationError: A setting is wrong; LiteLLM is left as it is then. Not in the `fast-router` command, which
+            must get as far as its own way of telling errors.
     """
-    enable()
+    try:
+        enable()
+    except ValueError:
+        if not _in_our_command():
+            raise
+
+
+def _in_our_command() -> bool:
+    """Whether this program is `fast-router` or `python -m fast_router.cli`, as Python was started."""
+    program = os.path.basename((getattr(sys, "argv", None) or [""])[0])  # noqa: PTH119 - pathlib costs an import
+    if program.partition(".")[0].removesuffix("-script") == "fast-router":
+        return True
+    return ("-m", "fast_router.cli") in pairwise(sys.orig_argv)
+
+
+def check_settings() -> None:
+    """Say what is wrong with the settings, as `import fast_router` does in any other program.
+
+    Raises:
+        ConfigurationError: A setting is wrong, and fast_router is not switched off.
+    """
+    if not _off_by_environment():
+        from fast_router import settings  # noqa: PLC0415
+
+        settings.load()
 
 
 def enable() -> bool:
