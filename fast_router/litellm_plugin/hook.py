@@ -64,6 +64,7 @@ class _Switch:
         self.features: list[str] = []
         self.skipped: dict[str, str] = {}
         self.stuck: list[str] = []
+        self.warned = False
 
 
 _switch = _Switch()
@@ -236,6 +237,19 @@ def _patch(module: ModuleType) -> None:
                 _install(name, _installer(path), patches, _switch.band)
     _switch.patches = patches
     _switch.enabled = bool(_switch.features)
+    _warn_of_unknown_variables()
+
+
+def _warn_of_unknown_variables() -> None:
+    """Say once a process which variables look like options and are none: a typo would go unnoticed otherwise."""
+    if _switch.warned:
+        return
+    _switch.warned = True
+    from fast_router import settings  # noqa: PLC0415
+    from fast_router.litellm_plugin.status import LOGGER  # noqa: PLC0415
+
+    if wrong := settings.unknown_variables():
+        LOGGER.warning("fast_router: %s", "; ".join(wrong))
 
 
 def _installer(path: str) -> Callable[[PatchSet, Any], list[str]]:
