@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fast_router.engine import Deployment, ModelGroup
-from fast_router.entries import read_entry
+from fast_router.entries import read_entry, unknown_keys
 from fast_router.litellm_plugin.snapshot import Plan, compile_plan, price_of
+from fast_router.litellm_plugin.status import LOGGER
 from fast_router.router import AdvancedRouter
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Binding:
         "_pruned",
         "_read",
         "_specs",
+        "_warned",
         "band",
         "core",
         "engine",
@@ -78,6 +80,8 @@ class Binding:
         # Groups for strategies that a request asks for in place of its model's own.
         self._extra: dict[tuple[str, str], ModelGroup] = {}
         self._pruned = -1
+        # Ids and keys that a warning has named: LiteLLM's proxy lists its deployments anew every few seconds.
+        self._warned: set[tuple[str, str]] = set()
 
     # -- plans -----------------------------------------------------------------------------------
 
@@ -115,6 +119,7 @@ class Binding:
         for id_ in [id_ for id_ in self.engine.deployments if id_ not in live]:
             del self.engine.deployments[id_]
             self._specs.pop(id_, None)
+            self._warned = {told for told in self._warned if told[0] != id_}
         names = {d.name for d in self.engine.deployments.values()}
         for name in [name for name, group in self.router.groups.items() if not names & {m.name for m in group.members}]:
             self.engine.drop_group(self.router.groups.pop(name))
@@ -144,6 +149,7 @@ class Binding:
                 found.price = price_of(entry)
             return found
         spec = read_entry(entry, f"deployment {id_!r}")
+        self._warn(id_, entry)
         limits = spec.limits()
         params = entry.get("litellm_params") or {}
         # LiteLLM's rules: a limit of 0 is no limit; a shuffle is weighted by litellm_params alone; without a
@@ -165,6 +171,13 @@ class Binding:
             seam.want("admission", wanted=True)
         self._specs[id_] = (entry, shuffled, self._read)
         return found
+
+    def _warn(self, id_: str, entry: Mapping[str, Any]) -> None:
+        for key, remedy in unknown_keys(entry).items():
+            if (id_, key) not in self._warned:
+                self._warned.add((id_, key))
+                message = "fast_router: deployment %r: model_info.fast_router has %r, which means nothing; %s"
+                LOGGER.warning(message, id_, key, remedy)
 
     def group(
         self, name: str, strategy: str, options: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]

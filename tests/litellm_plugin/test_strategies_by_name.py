@@ -9,7 +9,9 @@ from litellm import Router
 from plugin_support import core_of, deployments, discard, entry, pick_id, picks, router, sync_id
 
 import fast_router
+from fast_router.entries import KEYS
 from fast_router.errors import FastRouterError
+from fast_router.litellm_plugin import failover_policy
 
 GROUPS = hasattr(Router, "_init_routing_groups")
 
@@ -67,6 +69,25 @@ def test_unknown_names_get_litellms_own_error():
     with pytest.raises(Exception, match="quickest") as theirs:
         router(entry("a"), routing_strategy="quickest")
     assert (type(ours.value), str(ours.value)) == (type(theirs.value), str(theirs.value))
+
+
+def test_a_key_that_means_nothing_is_one_warning_with_the_deployments_id(caplog):
+    wrong = entry("a", info_fast_router={"strateggy": "peak_ewma", "capacity": 2})
+    with caplog.at_level("WARNING", logger="fast_router"):
+        made = router(wrong, entry("b", info_fast_router={"breaker_growth": 2, "qos_limit": None}))
+        for _ in range(3):
+            pick_id(made)
+        fast_router.invalidate(made)
+        pick_id(made)
+        made.set_model_list([wrong, entry("b")])
+        pick_id(made)
+    (told,) = [record.getMessage() for record in caplog.records if record.name == "fast_router"]
+    assert told.startswith("fast_router: deployment 'a': model_info.fast_router has 'strateggy', which means nothing; ")
+    assert told.endswith("; did you mean 'strategy'?")
+
+
+def test_the_keys_of_model_info_include_failovers_own():
+    assert failover_policy._PER_DEPLOYMENT.keys() <= KEYS
 
 
 def test_round_robin_goes_round():
