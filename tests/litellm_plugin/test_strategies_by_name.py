@@ -11,7 +11,7 @@ from plugin_support import core_of, deployments, discard, entry, pick_id, picks,
 import fast_router
 from fast_router.entries import KEYS
 from fast_router.errors import FastRouterError
-from fast_router.litellm_plugin import failover_policy
+from fast_router.litellm_plugin import failover_policy, overlay
 
 GROUPS = hasattr(Router, "_init_routing_groups")
 
@@ -62,13 +62,42 @@ def test_constructor(name, ours, theirs):
     assert picks()["fast"] == before + 2
 
 
-def test_unknown_names_get_litellms_own_error():
-    with pytest.raises(Exception, match="quickest") as ours:
-        router(entry("a"), routing_strategy="quickest")
+def added(meant: str) -> str:
+    # Other tests may have registered strategies of their own.
+    ours = [name for name in fast_router.known_strategies() if name not in overlay._LITELLM]
+    assert {"peak_ewma", "power_of_two", "prefix_affinity", "round_robin", "session_affinity"} <= set(ours)
+    return f" fast_router also knows: {', '.join(ours)}{meant}"
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("quickest", "."), ("peak_ewm", "; did you mean 'peak_ewma'?"), ("Least-Bussy", "; did you mean 'least-busy'?")],
+)
+def test_unknown_names_get_litellms_own_error_with_our_names_added(name, meant):
+    def said() -> tuple[type, str]:
+        with pytest.raises(Exception, match=name) as caught:
+            router(entry("a"), routing_strategy=name)
+        return caught.type, str(caught.value)
+
+    kind, ours = said()
     fast_router.disable()
-    with pytest.raises(Exception, match="quickest") as theirs:
-        router(entry("a"), routing_strategy="quickest")
-    assert (type(ours.value), str(ours.value)) == (type(theirs.value), str(theirs.value))
+    other, theirs = said()
+    assert kind is other
+    assert ours == theirs + added(meant)
+
+
+def test_update_settings_and_routing_groups_say_our_names_as_well():
+    made = router(entry("a"))
+    calls = [lambda: made.update_settings(routing_strategy="peak_ewm")]
+    if GROUPS:
+        groups = [{"group_name": "g", "models": ["m"], "routing_strategy": "peak_ewm"}]
+        calls.append(lambda: router(entry("a"), routing_groups=groups))
+    for call in calls:
+        with pytest.raises(Exception, match="peak_ewm'") as caught:
+            call()
+        assert str(caught.value).endswith(added("; did you mean 'peak_ewma'?"))
+        assert str(caught.value).count("fast_router") == 1
+    assert pick_id(made) == "a"
 
 
 def test_a_key_that_means_nothing_is_one_warning_with_the_deployments_id(caplog):
