@@ -76,6 +76,8 @@ class AdvancedRouter(PicksFromLists):
         self.number = next(_numbers)
         self.groups: dict[str, ModelGroup] = {}
         self.failover: FailoverPolicy | None = None
+        # What the `litellm.Router` that this one picks for is set to: its models' groups go by that.
+        self.routes_by: str | None = None
         self._specs: list[Spec] = []
         if model_list is not None:
             self.set_model_list(model_list)
@@ -83,8 +85,8 @@ class AdvancedRouter(PicksFromLists):
 
     @property
     def strategy(self) -> str:
-        """The strategy's canonical name."""
-        return self._strategy
+        """The strategy's canonical name; for a `litellm.Router` with a strategy of LiteLLM's alone, LiteLLM's name."""
+        return self.routes_by or self._strategy
 
     @property
     def deployments(self) -> dict[str, Deployment]:
@@ -317,7 +319,7 @@ class AdvancedRouter(PicksFromLists):
         now = engine.clock()
         with engine.lock:
             return {
-                "strategy": self._strategy,
+                "strategy": self.strategy,
                 "models": {
                     name: {"strategy": group.strategy, "deployments": _rows(group.members, now, self.failover)}
                     for name, group in self.groups.items()
@@ -325,7 +327,7 @@ class AdvancedRouter(PicksFromLists):
             }
 
     def __repr__(self) -> str:
-        return f"<AdvancedRouter {self._strategy}: {len(self.deployments)} deployments, {len(self.groups)} models>"
+        return f"<AdvancedRouter {self.strategy}: {len(self.deployments)} deployments, {len(self.groups)} models>"
 
 
 def _rows(members: Iterable[Deployment], now: float, failover: FailoverPolicy | None) -> list[dict[str, Any]]:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router.engine import Deployment, ModelGroup
 from fast_router.entries import read_entry, unknown_keys
-from fast_router.litellm_plugin.snapshot import Plan, compile_plan, price_of
+from fast_router.litellm_plugin import overlay
+from fast_router.litellm_plugin.snapshot import STRATEGIES, Plan, compile_plan, price_of
 from fast_router.litellm_plugin.status import LOGGER
 from fast_router.router import AdvancedRouter
 
@@ -96,6 +97,7 @@ class Binding:
         with self.lock:
             if self._pruned != self.version:
                 self._prune(core)
+            self._name_strategy(core)
             plan = compile_plan(self, core, model)
             if plan.listed:
                 self.plans[model] = plan
@@ -103,12 +105,23 @@ class Binding:
 
     def compile_all(self, core: Any) -> None:
         """Compile a plan for every model name and routing group, so that `router` shows them all."""
+        self._name_strategy(core)
         names: set[str] = set(self.band.read(core, "model_names", default=()) or ())
         names.update(self.band.read(core, "routing_groups", "_routing_groups", default=()) or ())
         for name in sorted(names):
             plan = self.plans.get(name)
             if plan is None or plan.version != self.version:
                 self.plan(core, name)
+
+    def _name_strategy(self, core: Any) -> None:
+        """Have `router` say which strategy the Router is set to."""
+        given: overlay.Strategies | None = vars(core).get(overlay.KEY)
+        told = self._litellms_strategy(core)
+        name = getattr(told, "value", told)  # LiteLLM takes its enumeration, too
+        self.router.routes_by = (given.router if given is not None else None) or STRATEGIES.get(name, name)
+
+    def _litellms_strategy(self, core: Any) -> Any:
+        return self.band.read(core, "routing_strategy")
 
     def _prune(self, core: Any) -> None:
         """Forget what the Router does not have any more; its open leases end in their own time."""

@@ -226,6 +226,7 @@ async def test_settings_and_deployments_change_while_running():
     made._core.apply(litellm.router_api.ChangeSet(settings={"routing_strategy": "round_robin"}, delete=["a"]))
     assert (await chat(made))._hidden_params["model_id"] == "b"
     assert set(deployments(made)) == {"b"}
+    assert fast_router.advanced_router(made).stats()["strategy"] == "round_robin"
     read = deployments(made)["b"].entry
     await chat(made)
     assert deployments(made)["b"].entry is read

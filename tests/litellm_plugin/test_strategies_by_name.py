@@ -58,8 +58,22 @@ def test_constructor(name, ours, theirs):
     before = picks()["fast"]
     assert strategy_of(made) == ours
     assert litellms_strategy(made) == theirs
+    assert fast_router.advanced_router(made).stats()["strategy"] == ours
     assert sync_id(made) in "ab"
     assert picks()["fast"] == before + 2
+
+
+def test_the_stats_follow_the_routers_strategy_and_name_what_is_litellms_alone():
+    made = router(entry("a"), routing_strategy="least-busy")
+    ours = fast_router.advanced_router(made)
+    assert (ours.strategy, ours.stats()["strategy"]) == ("least_busy", "least_busy")
+    for told, named in [("peak_ewma", "peak_ewma"), ("simple-shuffle", "simple_shuffle")]:
+        made.update_settings(routing_strategy=told)
+        pick_id(made)
+        assert ours.stats()["strategy"] == named
+    assert "simple_shuffle" in repr(ours)
+    alone = router(entry("a"), routing_strategy="provider-budget-routing")
+    assert fast_router.advanced_router(alone).stats()["strategy"] == "provider-budget-routing"
 
 
 def added(meant: str) -> str:
