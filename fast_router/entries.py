@@ -12,9 +12,30 @@ from typing import Any, NamedTuple
 
 from fast_router.errors import ConfigurationError
 
-__all__ = ["Spec", "labels", "read_entry", "read_list"]
+__all__ = ["KEYS", "Spec", "labels", "read_entry", "read_list", "unknown_keys"]
 
 _EMPTY: Mapping[str, Any] = {}
+
+KEYS = frozenset(
+    {
+        "strategy",
+        "options",
+        "aliases",
+        "capacity",
+        "max_parallel",
+        "qos_metric",
+        "qos_limit",
+        "retries",
+        "retry_countdown",
+        "breaker_connection_errors",
+        "breaker_server_errors",
+        "breaker_growth",
+        "breaker_max_cooldown",
+        "breaker_probe_timeout",
+        "breaker_slow_start",
+    }
+)
+"""What `model_info: {fast_router: {...}}` may say, the settings of failover for one deployment included."""
 
 
 class Spec(NamedTuple):
@@ -51,6 +72,22 @@ def labels(entry: Mapping[str, Any]) -> set[str]:
     if isinstance(info, Mapping):
         found.add(info.get("id"))
     return {word for word in found if isinstance(word, str)}
+
+
+def unknown_keys(entry: Mapping[str, Any]) -> dict[str, str]:
+    """The keys of `model_info.fast_router` that mean nothing, and what to do about each."""
+    info = entry.get("model_info")
+    ours = info.get("fast_router") if isinstance(info, Mapping) else None
+    wrong = [str(key) for key in ours if key not in KEYS] if isinstance(ours, Mapping) else []
+    if not wrong:
+        return {}
+    from difflib import get_close_matches  # noqa: PLC0415 - wanted only for a mistake
+
+    found = {}
+    for key in wrong:
+        near = get_close_matches(key, KEYS, n=1)
+        found[key] = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(sorted(KEYS))}"
+    return found
 
 
 def read_list(model_list: Sequence[Mapping[str, Any]], *, where: str = "model_list") -> list[Spec]:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["AdvancedRouter", "LeaseContext", "live_routers"]
 
+# As many characters of an id as people may give in its place; `fast-router status` prints the first 16.
+_PREFIX = 8
+
 _numbers = itertools.count()
 _live: weakref.WeakSet[AdvancedRouter] = weakref.WeakSet()
 
@@ -73,6 +76,8 @@ class AdvancedRouter(PicksFromLists):
         self.number = next(_numbers)
         self.groups: dict[str, ModelGroup] = {}
         self.failover: FailoverPolicy | None = None
+        # What the `litellm.Router` that this one picks for is set to: its models' groups go by that.
+        self.routes_by: str | None = None
         self._specs: list[Spec] = []
         if model_list is not None:
             self.set_model_list(model_list)
@@ -80,8 +85,8 @@ class AdvancedRouter(PicksFromLists):
 
     @property
     def strategy(self) -> str:
-        """The strategy's canonical name."""
-        return self._strategy
+        """The strategy's canonical name; for a `litellm.Router` with a strategy of LiteLLM's alone, LiteLLM's name."""
+        return self.routes_by or self._strategy
 
     @property
     def deployments(self) -> dict[str, Deployment]:
@@ -243,17 +248,43 @@ class AdvancedRouter(PicksFromLists):
 
     # -- eligibility -----------------------------------------------------------------------------
 
-    def rest(self, deployment_id: str, seconds: float) -> None:
-        """Let a deployment rest for `seconds`; a longer rest that it has already stays. Unknown ids are ignored."""
-        deployment = self.engine.deployments.get(deployment_id)
+    def rest(self, deployment_id: str, seconds: float) -> bool:
+        """Let a deployment rest for `seconds`; a longer rest that it has already stays.
+
+        Args:
+            deployment_id: Its id, or eight characters or more that no other id begins with.
+            seconds: How long.
+
+        Returns:
+            False if there is no such deployment, or more than one.
+        """
+        deployment = self._named(deployment_id)
         if deployment is not None:
             self.engine.rest(deployment, seconds)
+        return deployment is not None
 
-    def wake(self, deployment_id: str) -> None:
-        """End a deployment's rest now. Unknown ids are ignored."""
-        deployment = self.engine.deployments.get(deployment_id)
+    def wake(self, deployment_id: str) -> bool:
+        """End a deployment's rest now.
+
+        Args:
+            deployment_id: As for `rest`.
+
+        Returns:
+            False if there is no such deployment, or more than one.
+        """
+        deployment = self._named(deployment_id)
         if deployment is not None:
             self.engine.wake(deployment)
+        return deployment is not None
+
+    def _named(self, deployment_id: str) -> Deployment | None:
+        deployments = self.engine.deployments
+        found = deployments.get(deployment_id)
+        if found is not None or len(deployment_id) < _PREFIX:
+            return found
+        with self.engine.lock:
+            near = [deployment for id_, deployment in deployments.items() if id_.startswith(deployment_id)]
+        return near[0] if len(near) == 1 else None
 
     def enable_failover(self, **options: Any) -> FailoverPolicy:
         """Let deployments that fail rest, come back with a single probe, and start slowly; once is enough.
@@ -288,7 +319,7 @@ class AdvancedRouter(PicksFromLists):
         now = engine.clock()
         with engine.lock:
             return {
-                "strategy": self._strategy,
+                "strategy": self.strategy,
                 "models": {
                     name: {"strategy": group.strategy, "deployments": _rows(group.members, now, self.failover)}
                     for name, group in self.groups.items()
@@ -296,7 +327,7 @@ class AdvancedRouter(PicksFromLists):
             }
 
     def __repr__(self) -> str:
-        return f"<AdvancedRouter {self._strategy}: {len(self.deployments)} deployments, {len(self.groups)} models>"
+        return f"<AdvancedRouter {self.strategy}: {len(self.deployments)} deployments, {len(self.groups)} models>"
 
 
 def _rows(members: Iterable[Deployment], now: float, failover: FailoverPolicy | None) -> list[dict[str, Any]]:

@@ -42,6 +42,7 @@ __all__ = [
     "rows",
     "shown",
     "sources",
+    "unknown_variables",
 ]
 
 _ON = frozenset({"1", "true", "yes", "on", "t", "y"})
@@ -57,6 +58,8 @@ _SCHEMES = {
     "redis_url": ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster"),
     "celery_broker_url": ("amqp", "amqps", "redis", "rediss"),
 }
+# Variables that are no options: those of the tests, and what the launcher tells the proxy of an Albert file.
+_NO_OPTIONS = (f"{PREFIX}TEST_", f"{PREFIX}ALBERT_")
 
 
 @lru_cache(maxsize=1)
@@ -186,7 +189,7 @@ def load(
 def _checked(name: str, value: object) -> object:
     checked: object = _validators()[name].validate_python(value)
     if name == "disabled_features" and isinstance(checked, tuple):
-        return tuple(feature.lower().replace("-", "_") for feature in checked)
+        return _features(checked)
     if name == "strategy" and isinstance(checked, str) and checked not in _LITELLM_STRATEGIES:
         from fast_router.engine.strategies import canonical
 
@@ -197,6 +200,41 @@ def _checked(name: str, value: object) -> object:
         msg = f"its value (kept out of this message) is no URL that {name} can use; begin it with one of {begin}"
         raise ConfigurationError(msg)
     return checked
+
+
+def _features(given: tuple[str, ...]) -> tuple[str, ...]:
+    names = tuple(feature.lower().replace("-", "_") for feature in given)
+    if names:
+        from fast_router.litellm_plugin.features import known
+
+        features = sorted(known())
+        wrong = [_no_feature(name, features) for name in names if name not in features]
+        if wrong:
+            raise ConfigurationError("; ".join(wrong))
+    return names
+
+
+def _no_feature(name: str, features: list[str]) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, features, n=1)
+    remedy = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(features)}"
+    return f"there is no feature {name!r}; {remedy}"
+
+
+def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
+    """What is wrong with the names of the environment that begin with `FAST_ROUTER_`: a sentence for each such name."""
+    names = [name for name in sorted(os.environ if environ is None else environ) if name.startswith(PREFIX)]
+    known = {row.env for row in rows()} if names else set()
+    found = []
+    for name in names:
+        if name not in known and not name.startswith(_NO_OPTIONS):
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, known, n=1, cutoff=0.8)
+            remedy = f"did you mean {near[0]}?" if near else "`fast-router settings` lists the options"
+            found.append(f"{name} is set, but there is no such option; {remedy}")
+    return found
 
 
 def _complaint(row: Row, value: object, error: ValueError) -> str:

@@ -346,6 +346,25 @@ def test_errors_say_why_and_until_when():
     assert router.acquire("gpt-4").id == "id1"
 
 
+def test_rest_and_wake_say_whether_they_found_it_by_id_or_by_a_prefix_of_its_own():
+    ids = ["0123456789abcdef-one", "0123456789abcdeX-two", "01234567"]
+    router = AdvancedRouter(model_list=[{"model_name": "m", "id": id_} for id_ in ids])
+
+    def resting() -> list[str]:
+        return [row["id"] for row in router.stats()["models"]["m"]["deployments"] if row["resting"]]
+
+    assert router.rest(ids[0][:16], 60)
+    assert resting() == [ids[0]]
+    assert router.wake(ids[0][:16])
+    assert resting() == []
+    assert router.rest("01234567", 60), "a whole id comes before a prefix"
+    assert resting() == ["01234567"]
+    assert router.wake("01234567")
+    assert [router.rest(wrong, 60) for wrong in ("012345678", "0123456", "nobody-at-all", "")] == [False] * 4
+    assert not router.wake("nobody-at-all")
+    assert resting() == []
+
+
 def test_the_kept_list_changes_without_losing_what_is_known():
     router = AdvancedRouter("least_busy", model_list=fleet(2))
     leases = [router.acquire("gpt-4") for _ in range(2)]

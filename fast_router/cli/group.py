@@ -6,12 +6,18 @@ Exit codes: 0 done; 1 there is nothing to show, or something went wrong; 2 the c
 
 from __future__ import annotations
 
+import copy
+import functools
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fast_router.errors import FastRouterError
+from fast_router.litellm_plugin import hook
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["COMMANDS", "main"]
 
@@ -35,6 +41,25 @@ class _Failure(click.ClickException):
         self.exit_code = exit_code  # type: ignore[misc]  # click declares it for the class, and reads the instance
 
 
+def _after_check(command: click.Command) -> click.Command:
+    """Have a command begin with the check of the settings: not before, so that each --help works with wrong ones."""
+    checked = copy.copy(command)
+    if isinstance(checked, click.Group):
+        checked.commands = {name: _after_check(each) for name, each in checked.commands.items()}
+    elif command.callback is not None:
+        checked.callback = _checking(command.callback)
+    return checked
+
+
+def _checking(callback: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(callback)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        hook.check_settings()
+        return callback(*args, **kwargs)
+
+    return checked
+
+
 class _Lazy(click.Group):
     """A group that imports a command when somebody calls it."""
 
@@ -49,7 +74,7 @@ class _Lazy(click.Group):
             command: click.Command = getattr(import_module(path), attribute)
         except ModuleNotFoundError as error:
             raise _needs(f"fast-router {name}", error) from error
-        return command
+        return _after_check(command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import click
@@ -28,10 +27,8 @@ def settings_command(markdown: bool) -> None:
         unit = f" {row.unit}" if row.unit and _value(current, row) != "–" else ""
         click.echo(f"  {row.env} = {_value(current, row)}{unit}  ({sources.get(row.name, 'default')})")
         click.echo(f"      {row.sentence}")
-    known = {row.env for row in settings.rows()}
-    for name in sorted(os.environ):
-        if name.startswith(settings.PREFIX) and name not in known and not name.startswith(f"{settings.PREFIX}TEST_"):
-            click.echo(f"warning: {name} is set, but there is no such option", err=True)
+    for sentence in settings.unknown_variables():
+        click.echo(f"warning: {sentence}", err=True)
 
 
 def _value(current: settings.Settings, row: Any) -> str:

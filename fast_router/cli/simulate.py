@@ -149,7 +149,10 @@ def simulate(
     try:
         document = yaml.safe_load(config.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{config}: no YAML: {type(error).__name__}") from error
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or "cannot be read as text in UTF-8"
+        raise ConfigurationError(f"{config}: not valid YAML{where}: {problem}") from error
     name, servers = fleet_of(document, model, str(config))
     world = World(servers, rate=rate, seconds=seconds, timeout=timeout, retries=retries, seed=seed)
     outcomes = run(world, [word.strip() for word in strategies.split(",") if word.strip()])

@@ -13,8 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fast_router.engine import Deployment, ModelGroup
-from fast_router.entries import read_entry
-from fast_router.litellm_plugin.snapshot import Plan, compile_plan, price_of
+from fast_router.entries import read_entry, unknown_keys
+from fast_router.litellm_plugin import overlay
+from fast_router.litellm_plugin.snapshot import STRATEGIES, Plan, compile_plan, price_of
+from fast_router.litellm_plugin.status import LOGGER
 from fast_router.router import AdvancedRouter
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ class Binding:
         "_pruned",
         "_read",
         "_specs",
+        "_warned",
         "band",
         "core",
         "engine",
@@ -78,6 +81,8 @@ class Binding:
         # Groups for strategies that a request asks for in place of its model's own.
         self._extra: dict[tuple[str, str], ModelGroup] = {}
         self._pruned = -1
+        # Ids and keys that a warning has named: LiteLLM's proxy lists its deployments anew every few seconds.
+        self._warned: set[tuple[str, str]] = set()
 
     # -- plans -----------------------------------------------------------------------------------
 
@@ -92,6 +97,7 @@ class Binding:
         with self.lock:
             if self._pruned != self.version:
                 self._prune(core)
+            self._name_strategy(core)
             plan = compile_plan(self, core, model)
             if plan.listed:
                 self.plans[model] = plan
@@ -99,12 +105,23 @@ class Binding:
 
     def compile_all(self, core: Any) -> None:
         """Compile a plan for every model name and routing group, so that `router` shows them all."""
+        self._name_strategy(core)
         names: set[str] = set(self.band.read(core, "model_names", default=()) or ())
         names.update(self.band.read(core, "routing_groups", "_routing_groups", default=()) or ())
         for name in sorted(names):
             plan = self.plans.get(name)
             if plan is None or plan.version != self.version:
                 self.plan(core, name)
+
+    def _name_strategy(self, core: Any) -> None:
+        """Have `router` say which strategy the Router is set to."""
+        given: overlay.Strategies | None = vars(core).get(overlay.KEY)
+        told = self._litellms_strategy(core)
+        name = getattr(told, "value", told)  # LiteLLM takes its enumeration, too
+        self.router.routes_by = (given.router if given is not None else None) or STRATEGIES.get(name, name)
+
+    def _litellms_strategy(self, core: Any) -> Any:
+        return self.band.read(core, "routing_strategy")
 
     def _prune(self, core: Any) -> None:
         """Forget what the Router does not have any more; its open leases end in their own time."""
@@ -115,6 +132,7 @@ class Binding:
         for id_ in [id_ for id_ in self.engine.deployments if id_ not in live]:
             del self.engine.deployments[id_]
             self._specs.pop(id_, None)
+            self._warned = {told for told in self._warned if told[0] != id_}
         names = {d.name for d in self.engine.deployments.values()}
         for name in [name for name, group in self.router.groups.items() if not names & {m.name for m in group.members}]:
             self.engine.drop_group(self.router.groups.pop(name))
@@ -144,6 +162,7 @@ class Binding:
                 found.price = price_of(entry)
             return found
         spec = read_entry(entry, f"deployment {id_!r}")
+        self._warn(id_, entry)
         limits = spec.limits()
         params = entry.get("litellm_params") or {}
         # LiteLLM's rules: a limit of 0 is no limit; a shuffle is weighted by litellm_params alone; without a
@@ -165,6 +184,13 @@ class Binding:
             seam.want("admission", wanted=True)
         self._specs[id_] = (entry, shuffled, self._read)
         return found
+
+    def _warn(self, id_: str, entry: Mapping[str, Any]) -> None:
+        for key, remedy in unknown_keys(entry).items():
+            if (id_, key) not in self._warned:
+                self._warned.add((id_, key))
+                message = "fast_router: deployment %r: model_info.fast_router has %r, which means nothing; %s"
+                LOGGER.warning(message, id_, key, remedy)
 
     def group(
         self, name: str, strategy: str, options: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]

@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 from importlib import import_module
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.router import AdvancedRouter
 
-__all__ = ["advanced_router", "disable", "enable", "install_hook", "invalidate", "status"]
+__all__ = ["advanced_router", "check_settings", "disable", "enable", "install_hook", "invalidate", "status"]
 
 _WATCHED = "litellm.router"
 _OFF = frozenset({"0", "false", "no", "off", "f", "n"})
@@ -63,6 +64,7 @@ class _Switch:
         self.features: list[str] = []
         self.skipped: dict[str, str] = {}
         self.stuck: list[str] = []
+        self.warned = False
 
 
 _switch = _Switch()
@@ -87,9 +89,34 @@ def install_hook() -> None:
     """Have LiteLLM patched as soon as it is imported; nothing at all with `FAST_ROUTER_ENABLED=0`.
 
     Raises:
-        ConfigurationError: A setting is wrong; LiteLLM is left as it is then.
+        ConfigurationError: A setting is wrong; LiteLLM is left as it is then. Not in the `fast-router` command, which
+            must get as far as its own way of telling errors.
     """
-    enable()
+    try:
+        enable()
+    except ValueError:
+        if not _in_our_command():
+            raise
+
+
+def _in_our_command() -> bool:
+    """Whether this program is `fast-router` or `python -m fast_router.cli`, as Python was started."""
+    program = os.path.basename((getattr(sys, "argv", None) or [""])[0])  # noqa: PTH119 - pathlib costs an import
+    if program.partition(".")[0].removesuffix("-script") == "fast-router":
+        return True
+    return ("-m", "fast_router.cli") in pairwise(sys.orig_argv)
+
+
+def check_settings() -> None:
+    """Say what is wrong with the settings, as `import fast_router` does in any other program.
+
+    Raises:
+        ConfigurationError: A setting is wrong, and fast_router is not switched off.
+    """
+    if not _off_by_environment():
+        from fast_router import settings  # noqa: PLC0415
+
+        settings.load()
 
 
 def enable() -> bool:
@@ -210,6 +237,19 @@ def _patch(module: ModuleType) -> None:
                 _install(name, _installer(path), patches, _switch.band)
     _switch.patches = patches
     _switch.enabled = bool(_switch.features)
+    _warn_of_unknown_variables()
+
+
+def _warn_of_unknown_variables() -> None:
+    """Say once a process which variables look like options and are none: a typo would go unnoticed otherwise."""
+    if _switch.warned:
+        return
+    _switch.warned = True
+    from fast_router import settings  # noqa: PLC0415
+    from fast_router.litellm_plugin.status import LOGGER  # noqa: PLC0415
+
+    if wrong := settings.unknown_variables():
+        LOGGER.warning("fast_router: %s", "; ".join(wrong))
 
 
 def _installer(path: str) -> Callable[[PatchSet, Any], list[str]]:

@@ -2,16 +2,17 @@
 
 LiteLLM is told simple-shuffle (or its own spelling, for a strategy that it has too), so that a Router works on
 without us; which of ours is meant is noted in the core instance. A name that neither of us knows goes through
-unchanged and gets LiteLLM's own error.
+unchanged and gets LiteLLM's own error, with our names added to it.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from fast_router.engine import canonical
+from fast_router.engine import canonical, known_strategies
 from fast_router.errors import UnknownStrategyError
 
 if TYPE_CHECKING:
@@ -23,9 +24,11 @@ __all__ = [
     "Strategies",
     "install",
     "known_to_litellm",
+    "of_groups",
     "of_model",
     "of_router",
     "strategies",
+    "teaching",
     "translate",
     "translate_groups",
 ]
@@ -73,6 +76,35 @@ def translate(name: Any, known: frozenset[str], stand_in: str = _SHUFFLE) -> tup
         return name, None
     spelling = _LITELLM.get(own)
     return (spelling, None) if spelling is not None else (stand_in, own)
+
+
+@contextmanager
+def teaching(known: frozenset[str], *names: Any) -> Iterator[None]:
+    """Add our names to LiteLLM's error about one of `names`, for LiteLLM lists only its own.
+
+    The exception itself stays: its type, its traceback, and its text up to what is added.
+    """
+    try:
+        yield
+    except Exception as error:
+        said = error.args[0] if error.args else None
+        wrong = next((name for name in names if isinstance(name, str) and f"'{name}'" in str(said)), None)
+        if isinstance(said, str) and wrong is not None and "strategy" in said and _ALSO not in said:
+            error.args = (f"{said} {_also(wrong, known)}", *error.args[1:])
+        raise
+
+
+_ALSO = "fast_router also knows: "
+
+
+def _also(wrong: str, known: frozenset[str]) -> str:
+    from difflib import get_close_matches  # noqa: PLC0415 - wanted only for a mistake
+
+    ours = [name for name in known_strategies() if name not in _LITELLM]
+    spellings = {name.replace("-", "_"): name for name in (*known_strategies(), *sorted(known))}
+    near = get_close_matches(wrong.strip().lower().replace("-", "_"), spellings, n=1)
+    question = f"; did you mean {spellings[near[0]]!r}?" if near else "."
+    return f"{_ALSO}{', '.join(ours)}{question}"
 
 
 def of_model(entries: Sequence[Mapping[str, Any]]) -> tuple[str, Mapping[str, Any]] | None:
@@ -131,7 +163,8 @@ def _changed(core: Any) -> None:
 def _routing_strategy_init(original: Any, band: Band, known: frozenset[str]) -> Any:
     def routing_strategy_init(self: Any, routing_strategy: Any, routing_strategy_args: Any) -> Any:
         told, own = translate(routing_strategy, known)
-        result = original(self, told, routing_strategy_args)
+        with teaching(known, routing_strategy):
+            result = original(self, told, routing_strategy_args)
         if told is not routing_strategy:
             attribute = band.attribute(self, "routing_strategy")
             if attribute is not None:
@@ -153,7 +186,8 @@ def _update_settings(original: Any, known: frozenset[str]) -> Any:
         if named:
             kwargs["routing_strategy"], own = translate(kwargs["routing_strategy"], known)
         try:
-            result = original(self, **kwargs)
+            with teaching(known, kwargs.get("routing_strategy"), *of_groups(kwargs.get("routing_groups"))):
+                result = original(self, **kwargs)
             if named and (own is not None or KEY in vars(self)):
                 given = strategies(self)
                 given.router, given.options = own, dict(kwargs.get("routing_strategy_args") or {})
@@ -167,7 +201,8 @@ def _update_settings(original: Any, known: frozenset[str]) -> Any:
 def _init_routing_groups(original: Any, known: frozenset[str]) -> Any:
     def init_routing_groups(self: Any, groups_input: Any) -> Any:
         told, own = translate_groups(groups_input, known)
-        result = original(self, told)
+        with teaching(known, *of_groups(groups_input)):
+            result = original(self, told)
         if own or KEY in vars(self):
             strategies(self).groups = own
         if own:
@@ -176,6 +211,15 @@ def _init_routing_groups(original: Any, known: frozenset[str]) -> Any:
         return result
 
     return init_routing_groups
+
+
+def of_groups(given: Any) -> list[Any]:
+    """The strategies that routing groups name."""
+    return [_reader(group)("routing_strategy") for group in given] if isinstance(given, (list, tuple)) else []
+
+
+def _reader(group: Any) -> Callable[[str], Any]:
+    return group.get if isinstance(group, Mapping) else lambda key: getattr(group, key, None)
 
 
 def translate_groups(
@@ -187,7 +231,7 @@ def translate_groups(
         return given, own
     told = []
     for group in given:
-        read = group.get if isinstance(group, Mapping) else lambda key, group=group: getattr(group, key, None)
+        read = _reader(group)
         spelling, ours = translate(read("routing_strategy"), known, stand_in)
         if ours is not None:
             own[str(read("group_name"))] = (ours, dict(read("routing_strategy_args") or {}))

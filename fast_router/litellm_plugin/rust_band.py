@@ -144,8 +144,12 @@ class RustBinding(Binding):
             self._stale.discard(key)
             return group
 
+    def _litellms_strategy(self, core: Any) -> Any:
+        return str(core.settings().routing_strategy)
+
     def compile_all(self, core: Any) -> None:
         """Group everybody by model name, so that `router` shows them all."""
+        self._name_strategy(core)
         with self.lock:
             given: overlay.Strategies | None = vars(core).get(overlay.KEY)
             strategy = given.router if given is not None else None

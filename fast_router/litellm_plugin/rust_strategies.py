@@ -41,6 +41,7 @@ class _Told:
                 settings["routing_groups"], known, _STAND_IN
             )
         self.settings: Mapping[str, Any] = MappingProxyType({**settings, **changed})
+        self.names = (settings.get("routing_strategy"), *overlay.of_groups(settings.get("routing_groups")))
 
     def note(self, core: Any) -> None:
         """Remember in `core` what was meant."""
@@ -56,7 +57,8 @@ class _Told:
 def _build(original: Any, known: frozenset[str]) -> Any:
     def build(cls: Any, config: Any, host: Any) -> Any:
         told = _Told(config.arguments, known)
-        core = original.__get__(None, cls)(dataclasses.replace(config, arguments=told.settings), host)
+        with overlay.teaching(known, *told.names):
+            core = original.__get__(None, cls)(dataclasses.replace(config, arguments=told.settings), host)
         told.note(core)
         return core
 
@@ -66,7 +68,8 @@ def _build(original: Any, known: frozenset[str]) -> Any:
 def _apply(original: Any, known: frozenset[str]) -> Any:
     def apply(self: Any, changes: Any) -> Any:
         told = _Told(changes.settings, known)
-        result = original(self, dataclasses.replace(changes, settings=dict(told.settings)))
+        with overlay.teaching(known, *told.names):
+            result = original(self, dataclasses.replace(changes, settings=dict(told.settings)))
         told.note(self)
         return result
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import click
 import pytest
@@ -56,3 +58,42 @@ def test_a_missing_extra_is_asked_for_in_one_line(monkeypatch):
     done = CliRunner().invoke(main, ["status"])
     assert done.exit_code == 1
     assert done.output == "Error: fast-router status needs rich: pip install 'fast-router[cli]'\n"
+
+
+SCRIPT = [str(Path(sys.executable).with_name("fast-router"))]
+MODULE = [sys.executable, "-m", "fast_router.cli"]
+WRONG = {
+    "FAST_ROUTER_MAX_WAIT": ("abc", "Error: FAST_ROUTER_MAX_WAIT: 'abc': "),
+    "FAST_ROUTER_CONFIG": ("/nonexist.yaml", "Error: /nonexist.yaml: cannot be read"),
+}
+
+
+def start(command: list[str], *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, **environment}
+    return subprocess.run([*command, *words], env=env, capture_output=True, text=True, timeout=100, check=False)
+
+
+@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize(
+    "words",
+    [("settings",), ("status",), ("run", "--", "echo", "hi"), ("albert", "check", "x.yml"), ("simulate", os.devnull)],
+    ids=lambda words: words[0],
+)
+def test_a_wrong_setting_is_one_line_in_every_command(name, words):
+    value, line = WRONG[name]
+    done = start(SCRIPT, *words, **{name: value})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(line)
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_wrong_setting_is_one_line_for_the_module_as_well():
+    done = start(MODULE, "settings", FAST_ROUTER_MAX_WAIT="abc")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+
+
+@pytest.mark.parametrize("words", [(), ("run",), ("albert", "check")], ids=lambda words: " ".join(words) or "all")
+def test_help_works_with_a_wrong_setting(words):
+    done = start(SCRIPT, *words, "--help", FAST_ROUTER_MAX_WAIT="abc")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: ")

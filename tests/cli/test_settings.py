@@ -55,7 +55,7 @@ def test_a_section_of_litellms_own_file_is_read_and_the_rest_is_left_alone(tmp_p
 
 def test_environment_strings_become_values():
     environ = {
-        "FAST_ROUTER_DISABLED_FEATURES": "a, b,",
+        "FAST_ROUTER_DISABLED_FEATURES": "Hedging, trace-spans,",
         "FAST_ROUTER_ROUTER_SETTINGS": "{num_retries: 3}",
         "FAST_ROUTER_LOG_LEVEL": "debug",
         "FAST_ROUTER_STATUS": "yes",
@@ -63,7 +63,7 @@ def test_environment_strings_become_values():
         "FAST_ROUTER_MAX_WAIT": " ",
     }
     loaded, _ = settings.load(environ=environ)
-    assert loaded.disabled_features == ("a", "b")
+    assert loaded.disabled_features == ("hedging", "trace_spans")
     assert loaded.router_settings == {"num_retries": 3}
     assert loaded.log_level == "DEBUG"
     assert loaded.status is True
@@ -78,6 +78,12 @@ def test_environment_strings_become_values():
         ({"FAST_ROUTER_LOG_LEVEL": "loud"}, {}, r"FAST_ROUTER_LOG_LEVEL: 'LOUD': .*'DEBUG'"),
         ({}, {"max_wiat": 1}, r"configure\(max_wiat=…\): no such option; did you mean 'max_wait'\?"),
         ({"FAST_ROUTER_STRATEGY": "best"}, {}, r"FAST_ROUTER_STRATEGY: unknown strategy 'best'; known"),
+        (
+            {"FAST_ROUTER_DISABLED_FEATURES": "waiting,hedgin"},
+            {},
+            r"^FAST_ROUTER_DISABLED_FEATURES: there is no feature 'hedgin'; did you mean 'hedging'\?$",
+        ),
+        ({}, {"disabled_features": ("zzz",)}, r"no feature 'zzz'; there are: admission, .*, hedging, .*, wildcards$"),
         ({"FAST_ROUTER_CONFIG": "/nowhere.yaml"}, {}, r"/nowhere.yaml: cannot be read"),
         ({}, {"redis_url": {"password": PASSWORD}}, r"kept out of this message"),
         ({"FAST_ROUTER_REDIS_URL": f"http://u:{PASSWORD}@h"}, {}, r"FAST_ROUTER_REDIS_URL: .*redis_url.* redis://, re"),
@@ -150,6 +156,16 @@ def test_settings_are_immutable_and_show_no_secrets():
 def test_enabled_reads_the_environment(monkeypatch, text, answer):
     monkeypatch.setenv("FAST_ROUTER_ENABLED", text)
     assert settings.enabled() is answer
+
+
+def test_variables_that_are_no_options_are_named_but_not_those_of_our_own_tools():
+    environ = {"FAST_ROUTER_MAXWAIT": "3", "FAST_ROUTER_MAX_WAIT": "3", "FAST_ROUTER_NONSENSE": "x", "OTHER": "1"}
+    own = {"FAST_ROUTER_TEST_REDIS_URL": "redis://x", "FAST_ROUTER_ALBERT_CONFIG": "x.yml"}
+    assert settings.unknown_variables(environ | own) == [
+        "FAST_ROUTER_MAXWAIT is set, but there is no such option; did you mean FAST_ROUTER_MAX_WAIT?",
+        "FAST_ROUTER_NONSENSE is set, but there is no such option; `fast-router settings` lists the options",
+    ]
+    assert settings.unknown_variables({**own, "OTHER": "1"}) == []
 
 
 def test_enabled_refuses_what_is_neither_yes_nor_no(monkeypatch):

@@ -58,7 +58,7 @@ def test_json_is_the_same_twice(config):
         ("model_list: [{model_name: m, model_info: {simulate: {latncy: 1}}}]", "latncy"),
         ("model_list: [{model_name: m, model_info: {simulate: {faults: [{kind: x}]}}}]", "needs a kind"),
         ("model_list: [{model_name: m, model_info: {simulate: {latency: fast}}}]", "latency is 'fast'"),
-        ("{", "no YAML"),
+        ("model_list:\n  - {", "config.yml: not valid YAML in line 2: "),
     ],
 )
 def test_a_wrong_file_is_one_clear_error(tmp_path, text, said):

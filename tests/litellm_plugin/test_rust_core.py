@@ -202,6 +202,18 @@ def test_an_unknown_strategy_is_litellms_own_error():
         router(entry("a"), routing_strategy="nonsense")
 
 
+def test_a_mistyped_strategy_of_ours_is_named_in_it():
+    made = router(entry("a", mock_response="yes"), routing_strategy="least-busy")
+    groups = [{"group_name": "g", "models": ["m"], "routing_strategy": "peak_ewm"}]
+    for call in (
+        lambda: router(entry("a"), routing_strategy="peak_ewm"),
+        lambda: router(entry("a"), routing_groups=groups),
+        lambda: made.update_settings(routing_strategy="peak_ewm"),
+    ):
+        with pytest.raises(ValueError, match=r"Invalid routing_strategy: 'peak_ewm'.*; did you mean 'peak_ewma'\?$"):
+            call()
+
+
 async def test_settings_and_deployments_change_while_running():
     made = router(entry("a", mock_response="yes"), routing_strategy="least-busy")
     await chat(made)
@@ -214,6 +226,7 @@ async def test_settings_and_deployments_change_while_running():
     made._core.apply(litellm.router_api.ChangeSet(settings={"routing_strategy": "round_robin"}, delete=["a"]))
     assert (await chat(made))._hidden_params["model_id"] == "b"
     assert set(deployments(made)) == {"b"}
+    assert fast_router.advanced_router(made).stats()["strategy"] == "round_robin"
     read = deployments(made)["b"].entry
     await chat(made)
     assert deployments(made)["b"].entry is read

@@ -9,7 +9,9 @@ from litellm import Router
 from plugin_support import core_of, deployments, discard, entry, pick_id, picks, router, sync_id
 
 import fast_router
+from fast_router.entries import KEYS
 from fast_router.errors import FastRouterError
+from fast_router.litellm_plugin import failover_policy, overlay
 
 GROUPS = hasattr(Router, "_init_routing_groups")
 
@@ -56,17 +58,79 @@ def test_constructor(name, ours, theirs):
     before = picks()["fast"]
     assert strategy_of(made) == ours
     assert litellms_strategy(made) == theirs
+    assert fast_router.advanced_router(made).stats()["strategy"] == ours
     assert sync_id(made) in "ab"
     assert picks()["fast"] == before + 2
 
 
-def test_unknown_names_get_litellms_own_error():
-    with pytest.raises(Exception, match="quickest") as ours:
-        router(entry("a"), routing_strategy="quickest")
+def test_the_stats_follow_the_routers_strategy_and_name_what_is_litellms_alone():
+    made = router(entry("a"), routing_strategy="least-busy")
+    ours = fast_router.advanced_router(made)
+    assert (ours.strategy, ours.stats()["strategy"]) == ("least_busy", "least_busy")
+    for told, named in [("peak_ewma", "peak_ewma"), ("simple-shuffle", "simple_shuffle")]:
+        made.update_settings(routing_strategy=told)
+        pick_id(made)
+        assert ours.stats()["strategy"] == named
+    assert "simple_shuffle" in repr(ours)
+    alone = router(entry("a"), routing_strategy="provider-budget-routing")
+    assert fast_router.advanced_router(alone).stats()["strategy"] == "provider-budget-routing"
+
+
+def added(meant: str) -> str:
+    # Other tests may have registered strategies of their own.
+    ours = [name for name in fast_router.known_strategies() if name not in overlay._LITELLM]
+    assert {"peak_ewma", "power_of_two", "prefix_affinity", "round_robin", "session_affinity"} <= set(ours)
+    return f" fast_router also knows: {', '.join(ours)}{meant}"
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("quickest", "."), ("peak_ewm", "; did you mean 'peak_ewma'?"), ("Least-Bussy", "; did you mean 'least-busy'?")],
+)
+def test_unknown_names_get_litellms_own_error_with_our_names_added(name, meant):
+    def said() -> tuple[type, str]:
+        with pytest.raises(Exception, match=name) as caught:
+            router(entry("a"), routing_strategy=name)
+        return caught.type, str(caught.value)
+
+    kind, ours = said()
     fast_router.disable()
-    with pytest.raises(Exception, match="quickest") as theirs:
-        router(entry("a"), routing_strategy="quickest")
-    assert (type(ours.value), str(ours.value)) == (type(theirs.value), str(theirs.value))
+    other, theirs = said()
+    assert kind is other
+    assert ours == theirs + added(meant)
+
+
+def test_update_settings_and_routing_groups_say_our_names_as_well():
+    made = router(entry("a"))
+    calls = [lambda: made.update_settings(routing_strategy="peak_ewm")]
+    if GROUPS:
+        groups = [{"group_name": "g", "models": ["m"], "routing_strategy": "peak_ewm"}]
+        calls.append(lambda: router(entry("a"), routing_groups=groups))
+    for call in calls:
+        with pytest.raises(Exception, match="peak_ewm'") as caught:
+            call()
+        assert str(caught.value).endswith(added("; did you mean 'peak_ewma'?"))
+        assert str(caught.value).count("fast_router") == 1
+    assert pick_id(made) == "a"
+
+
+def test_a_key_that_means_nothing_is_one_warning_with_the_deployments_id(caplog):
+    wrong = entry("a", info_fast_router={"strateggy": "peak_ewma", "capacity": 2})
+    with caplog.at_level("WARNING", logger="fast_router"):
+        made = router(wrong, entry("b", info_fast_router={"breaker_growth": 2, "qos_limit": None}))
+        for _ in range(3):
+            pick_id(made)
+        fast_router.invalidate(made)
+        pick_id(made)
+        made.set_model_list([wrong, entry("b")])
+        pick_id(made)
+    (told,) = [record.getMessage() for record in caplog.records if record.name == "fast_router"]
+    assert told.startswith("fast_router: deployment 'a': model_info.fast_router has 'strateggy', which means nothing; ")
+    assert told.endswith("; did you mean 'strategy'?")
+
+
+def test_the_keys_of_model_info_include_failovers_own():
+    assert failover_policy._PER_DEPLOYMENT.keys() <= KEYS
 
 
 def test_round_robin_goes_round():

@@ -15,7 +15,7 @@ from litellm import Router
 from plugin_support import asynchronous, core_of, discard, entry, in_flight, pick_id, picks, router, sync_id
 
 import fast_router
-from fast_router.litellm_plugin import bands, hook, selection
+from fast_router.litellm_plugin import bands, features, hook, selection
 from fast_router.litellm_plugin.binding import Binding
 from fast_router.litellm_plugin.patching import PatchSet
 
@@ -178,6 +178,38 @@ print(json.dumps({"names": names, "still_on": still_on, "errors": fast_router.st
     assert {"selection", "failover", "hedging", "waiting", "stream_failover", "shared_state"} <= set(found["names"])
     assert found["still_on"] == []
     assert found["errors"] == 0
+
+
+@pytest.mark.python_core
+def test_the_names_of_features_are_those_that_are_installed():
+    # One may be off on this LiteLLM, but none is on that `disabled_features` does not know.
+    on = set(fast_router.status()["features"])
+    assert on <= features.known()
+    assert set(features.INNER) - {"counters_behind"} <= on
+
+
+@pytest.mark.parametrize(("name", "told"), [("FAST_ROUTER_MAXWAIT", 1), ("FAST_ROUTER_TEST_X", 0)])
+def test_a_variable_that_is_no_option_is_one_warning_when_litellm_is_patched(name, told):
+    found = run_python(
+        """
+import json, logging
+said = []
+class Keep(logging.Handler):
+    def emit(self, record): said.append(record.getMessage())
+logging.getLogger("fast_router").addHandler(Keep())
+import fast_router
+early = list(said)
+import litellm
+litellm.Router
+fast_router.disable()
+fast_router.enable()
+print(json.dumps({"early": early, "said": [line for line in said if "no such option" in line]}))
+""",
+        **{name: "3"},
+    )
+    assert found["early"] == []
+    assert len(found["said"]) == told
+    assert all(name in line and "did you mean FAST_ROUTER_MAX_WAIT?" in line for line in found["said"])
 
 
 def test_the_file_of_settings_can_leave_litellm_untouched(tmp_path):
