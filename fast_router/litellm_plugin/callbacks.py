@@ -36,11 +36,13 @@ class CallbackVerdict:
         seen: The list as it was when this was worked out.
         why: Why picks must go through LiteLLM's pipeline, None if they need not.
         keys: Request keys with which they must all the same.
+        clear: True if there are neither.
     """
 
-    __slots__ = ("keys", "seen", "why")
+    __slots__ = ("clear", "keys", "seen", "why")
 
     def __init__(self) -> None:
+        self.clear = True
         self.keys: frozenset[str] = frozenset()
         self.seen: list[Any] = []
         self.why: str | None = None
@@ -54,11 +56,14 @@ class CallbackVerdict:
             if why is not None:
                 break
         named = {cls.__name__ for callback in seen for cls in type(callback).__mro__}
-        self.keys = frozenset(key for name, key in _BY_REQUEST_KEY.items() if name in named)
-        # In this order: a pick on another thread may read between the two.
+        keys = frozenset(key for name, key in _BY_REQUEST_KEY.items() if name in named)
+        # In this order: a pick on another thread may read between the two, and should rather be too careful.
+        self.clear = False
+        self.keys = keys
         self.why = why if why is not None else self.why
         self.seen = seen
         self.why = why
+        self.clear = why is None and not keys
 
 
 def _why(callback: Any) -> str | None:

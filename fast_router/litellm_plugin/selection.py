@@ -301,8 +301,7 @@ def _asynchronous(selection: _Selection, original: Any) -> Any:
                 and len(plan.model_list) == plan.size
                 and (not plan.alias or plan.alias.get(model) is plan.target)
                 and verdict.seen == litellm.callbacks
-                and verdict.why is None
-                and (not verdict.keys or request_kwargs.keys().isdisjoint(verdict.keys))
+                and (verdict.clear or (verdict.why is None and request_kwargs.keys().isdisjoint(verdict.keys)))
                 and not specific_deployment
                 and not seam.active
                 and (binding.redis_due == _NEVER or binding.redis_due > binding.engine.clock())

@@ -75,7 +75,7 @@ class Strategy:
     """True if `moved` must be called when a member's load changes."""
     follows_latency: ClassVar[bool] = False
     """True if `observed` must be called when something was learnt about a member."""
-    takes: ClassVar[bool] = False
+    takes: bool = False
     """True if `take` picks and counts in one step."""
     respects_limits: ClassVar[bool] = False
     """True if members whose rpm or tpm is used up are not eligible (as in LiteLLM for this strategy)."""

@@ -28,12 +28,12 @@ class LeastBusy(Strategy):
     name = "least_busy"
     aliases = ("least-busy",)
     follows_load = True
-    takes = True
 
     def __init__(self, members: Sequence[Deployment], rng: Rng, options: Mapping[str, Any]) -> None:
         super().__init__(members, rng, options)
         capacities = {d.capacity for d in self.members}
         self._ranking = Ranking(rng) if len(capacities) > 1 else None
+        self.takes = self._ranking is None
         # Linked lists: a plain dict would step over the traces of everybody who has left to find its first.
         self._buckets: list[OrderedDict[Deployment, None]] = [OrderedDict()]
         self._lowest = 0
@@ -113,12 +113,15 @@ class LeastBusy(Strategy):
 
     def take(self, ask: Ask | None) -> Deployment | None:
         """The first one of the lowest bucket, put at the end of the next: half the cost of `pick` and `moved`."""
-        if self._ranking is not None or not self.ready or (ask is not None and ask.exclude):
+        if ask is not None and ask.exclude:
             return None
         buckets = self._buckets
         load = self._lowest
-        while not buckets[load]:
-            load += 1
+        try:
+            while not buckets[load]:
+                load += 1
+        except IndexError:
+            return None  # nobody is eligible
         self._lowest = load
         bucket = buckets[load]
         deployment = next(iter(bucket))
