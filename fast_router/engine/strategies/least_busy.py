@@ -118,12 +118,11 @@ class LeastBusy(Strategy):
         buckets = self._buckets
         load = self._lowest
         try:
-            while not buckets[load]:
+            while not (bucket := buckets[load]):
                 load += 1
         except IndexError:
             return None  # nobody is eligible
         self._lowest = load
-        bucket = buckets[load]
         deployment = next(iter(bucket))
         if not deployment.counted:
             return None

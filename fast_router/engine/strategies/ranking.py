@@ -27,7 +27,7 @@ class Ranking:
         rng: Breaks ties, so that equal candidates are equally likely.
     """
 
-    __slots__ = ("_entries", "_keys", "_members", "_random", "_serial")
+    __slots__ = ("_best", "_entries", "_keys", "_members", "_random", "_serial", "_slack")
 
     def __init__(self, rng: Rng) -> None:
         self._entries: list[tuple[float, int]] = []
@@ -35,6 +35,9 @@ class Ranking:
         self._members: dict[int, Deployment] = {}
         self._random = rng.random
         self._serial = 0
+        # How many were among the best at the last look, and with how much slack; 0 once somebody has moved.
+        self._best = 0
+        self._slack = 0.0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -54,6 +57,7 @@ class Ranking:
         else:
             serial = key[1]
             del self._entries[bisect_left(self._entries, key)]
+        self._best = 0
         key = (score, serial)
         self._keys[deployment] = key
         insort(self._entries, key)
@@ -62,18 +66,22 @@ class Ranking:
         """Take `deployment` out, if it is in."""
         key = self._keys.pop(deployment, None)
         if key is not None:
+            self._best = 0
             del self._entries[bisect_left(self._entries, key)]
             del self._members[key[1]]
 
     def lowest(self, slack: float = 0.0) -> Deployment | None:
         """A random one of those whose score is at most the lowest plus `slack` times the lowest."""
         entries = self._entries
-        if not entries:
-            return None
-        low = entries[0][0]
-        bound = low + slack * low if slack else low
-        # Most often the best has no equal: look at its neighbour before searching.
-        count = 1 if len(entries) == 1 or entries[1][0] > bound else bisect_right(entries, (bound, _INFINITY))
+        count = self._best
+        if not count or slack != self._slack:
+            if not entries:
+                return None
+            low = entries[0][0]
+            bound = low + slack * low if slack else low
+            # Most often the best has no equal: look at its neighbour before searching.
+            count = 1 if len(entries) == 1 or entries[1][0] > bound else bisect_right(entries, (bound, _INFINITY))
+            self._best, self._slack = count, slack
         index = 0 if count == 1 else floor(self._random() * count)
         return self._members[entries[index][1]]
 
