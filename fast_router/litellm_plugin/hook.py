@@ -302,6 +302,7 @@ def status() -> dict[str, Any]:
     with _switch.lock:
         band = _switch.band
         patched = _switch.patches.patched if _switch.patches is not None else []
+        late = sorted(_switch.patches.late) if _switch.patches is not None else []
         skipped = dict(_switch.skipped)
         if band is not None and _switch.enabled and not band.fast_lane:
             unknown = f"the routing code of LiteLLM {band.version} is not one that was checked against"
@@ -315,7 +316,7 @@ def status() -> dict[str, Any]:
             "band": band.name if band is not None else None,
             "patched": patched,
             "patched_over": list(_switch.stuck),
-            "features": list(_switch.features),
+            "features": [*_switch.features, *late],
             "skipped": skipped,
             **tally.report(),
             "shared_state": _shared_state(),

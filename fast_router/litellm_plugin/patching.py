@@ -7,9 +7,10 @@ descriptor behind a class attribute.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import wrapt
@@ -17,6 +18,7 @@ import wrapt
 __all__ = ["PatchSet"]
 
 _ABSENT = object()
+_log = logging.getLogger("fast_router")
 
 
 class _Patch:
@@ -45,10 +47,14 @@ class PatchSet:
     Attributes:
         active: False before the first patch and after `restore`. A replacement that somebody else has
             wrapped cannot be taken out; it forwards to its original from then on.
+        open: False after `restore`: what waits for a module to be imported must not patch it any more.
+        late: The features that were installed since, because they waited for one.
     """
 
     def __init__(self) -> None:
         self.active = False
+        self.open = True
+        self.late: set[str] = set()
         self._lock = threading.RLock()
         self._patches: dict[tuple[int, str], _Patch] = {}
         self._undo: list[Callable[[], None]] = []
@@ -81,6 +87,28 @@ class PatchSet:
             patch.layers.append((replacement, original))
             wrapt.apply_patch(owner, attribute, replacement)
             self.active = True
+
+    def when_imported(self, name: str, patch: Callable[[ModuleType], list[str]]) -> None:
+        """Run `patch` on the module called `name`: now, or as soon as it is imported; not after `restore`.
+
+        Args:
+            name: The module's full name.
+            patch: Replaces what it knows in the module and returns the features that are on by that. If it
+                fails, the module is left alone, and whoever imports it does not notice.
+        """
+
+        def imported(module: ModuleType) -> None:
+            with self._lock:
+                if not self.open:
+                    return
+                mark = self.mark()
+                try:
+                    self.late.update(patch(module))
+                except Exception:  # noqa: BLE001  # an import must not fail because of us
+                    self.rewind(mark)
+                    _log.warning("fast_router: %s is left as it is, it could not be patched", name, exc_info=True)
+
+        wrapt.register_post_import_hook(imported, name)
 
     def on_restore(self, undo: Callable[[], None]) -> None:
         """Have `undo` called by `restore`, newest first, before attributes are put back."""
@@ -119,7 +147,7 @@ class PatchSet:
             forwards to its original from now on.
         """
         with self._lock:
-            self.active = False
+            self.active = self.open = False
             self._run_undo(0)
             stuck = [patch.name for patch in reversed(list(self._patches.values())) if not self._take_off(patch, 0)]
             self._patches.clear()

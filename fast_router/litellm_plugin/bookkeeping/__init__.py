@@ -19,6 +19,10 @@ service_hooks       no task for a service hook that nobody listens to
 answer_headers      an answer's headers written without pydantic's detours
 hidden_params       an answer's hidden parameters found without pydantic's detours
 clients             no search for clients and slots that nobody made
+deployment_objects  a deployment's pydantic objects copied instead of validated anew
+access_groups       a model's access groups asked for only where a deployment is in one
+proxy_questions     the proxy's questions to its whole fleet, where nobody has what it asks for
+absent_modules      packages that are not there, not looked for with every request
 minute_counts       requests and successes of the minute counted where they lie
 awaitable_answers   an answer of pydantic's is nothing to await
 deployment_marks    what a pick has written into a request is found directly
@@ -42,6 +46,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from fast_router.litellm_plugin.bookkeeping import (
+    absent_modules,
     answers,
     books,
     clients,
@@ -49,12 +54,14 @@ from fast_router.litellm_plugin.bookkeeping import (
     copies,
     counts,
     custom_prices,
+    deployments,
     group_usage,
     hidden_params,
     memory,
     model_lists,
     precall,
     price_map,
+    proxy_questions,
     questions,
     service_hooks,
     strategy_state,
@@ -92,6 +99,10 @@ FEATURES = (
     hidden_params.FEATURE,
     clients.FEATURE,
     counts.FEATURE,
+    deployments.FEATURE,
+    proxy_questions.ACCESS_GROUPS,
+    proxy_questions.FEATURE,
+    absent_modules.FEATURE,
     questions.AWAITABLE,
     questions.HOPS,
     questions.MARKS,
@@ -146,6 +157,7 @@ def install(patches: PatchSet, band: Band) -> list[str]:
         questions.TRACES: partial(questions.install_traces, patches, module),
         strategy_state.FEATURE: partial(strategy_state.install, patches, _handlers()),
         price_map.FEATURE: partial(price_map.install, patches, litellm, utils),
+        absent_modules.FEATURE: partial(absent_modules.install, patches),
     }
     if remembers:
         steps |= {
@@ -154,6 +166,9 @@ def install(patches: PatchSet, band: Band) -> list[str]:
             group_usage.FEATURE: partial(group_usage.install, patches, names, prices, parts),
             model_lists.FEATURE: partial(model_lists.install, patches, names),
             precall.FEATURE: partial(precall.install, patches, names, service),
+            deployments.FEATURE: partial(deployments.install, patches, names, service),
+            proxy_questions.ACCESS_GROUPS: partial(proxy_questions.install_access_groups, patches, names),
+            proxy_questions.FEATURE: partial(proxy_questions.install, patches, names),
         }
     installed: list[str] = []
     for feature, step in steps.items():

@@ -32,13 +32,27 @@ _epoch = 0
 class Books:
     """The memos of one Router. Every entry carries what it must be checked against."""
 
-    __slots__ = ("deployments", "epoch", "groups", "infos", "limits", "lists", "owner", "structure", "verdicts")
+    __slots__ = (
+        "deployments",
+        "epoch",
+        "facts",
+        "groups",
+        "infos",
+        "limits",
+        "lists",
+        "objects",
+        "owner",
+        "structure",
+        "verdicts",
+    )
 
     def __init__(self, owner: int) -> None:
         self.owner = owner
         self.epoch = _epoch
         #: Deployment id → (entry copy, pydantic deployment)
         self.deployments: dict[Any, Any] = {}
+        #: Deployment id → (entry copy, pydantic deployment to be copied, or None)
+        self.objects: dict[Any, Any] = {}
         #: (deployment id, model group, kind) → model info record
         self.infos: dict[Any, Any] = {}
         #: (deployment id, model group) → record of a deployment that nothing limits
@@ -47,6 +61,8 @@ class Books:
         self.structure = 0
         #: Model name → list record
         self.lists: dict[str, Any] = {}
+        #: Question about the whole fleet → (entries, how many, answer)
+        self.facts: dict[str, Any] = {}
         #: Model group → usage key record
         self.groups: dict[str, Any] = {}
         #: Model group → remaining-usage limits record
@@ -56,6 +72,7 @@ class Books:
         """Forget the groups. New dicts: a request that is filling the old ones fills nothing that is read."""
         self.structure += 1
         self.lists = {}
+        self.facts = {}
         self.groups = {}
         self.limits = {}
 

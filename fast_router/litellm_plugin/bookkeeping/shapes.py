@@ -91,6 +91,12 @@ KNOWN: dict[str, frozenset[str]] = {
         "InMemoryCache.evict_cache": "e092b9eb9dfe",
         "InMemoryCache.increment_cache": "6b6fb1474f04",
         "InMemoryCache.allow_ttl_override": "19a342e1e084",
+        "get_model_access_groups": "b93c2a12e0b5 78a30e0053e0 fd315bfc2d55",
+        "_get_deployment_default_limit": "cd263a58ed67 0f4b49b94c1c",
+        "policy_for_model": "6cfe14d86815",
+        "deployments_for_request": "fd95309514d7",
+        "_seed_request_destinations": "c7685468c8f1",
+        "is_exception_related_to_db": "c60d02aa4421 5c5944dfd6ca",
         "set_model_list": "4fa28b9bd0ea 9b1970977873 ccb7ac2eef78 837a3151c326 876bc63a65d1",
     }.items()
 }

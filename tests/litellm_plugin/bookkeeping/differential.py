@@ -193,14 +193,14 @@ def same_start(cost: dict[str, Any]):
 
 @contextlib.contextmanager
 def features(monkeypatch: pytest.MonkeyPatch, wanted: Any):
-    """Install the bookkeeping features in `wanted` (None: all of them)."""
+    """Install the bookkeeping features in `wanted` (None: all of them); yields the names of those that are on."""
     off = set() if wanted is None else set(bookkeeping.FEATURES) - set(wanted)
     monkeypatch.setenv("FAST_ROUTER_DISABLED_FEATURES", ",".join(sorted(off)))
     settings.configure()
     patches = PatchSet()
     installed = bookkeeping.install(patches, find_band(litellm.router))
     try:
-        yield installed
+        yield [*installed, *sorted(patches.late)]
     finally:
         assert patches.restore() == []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import importlib
 import inspect
 import pickle
 import sys
@@ -145,11 +146,21 @@ _MISSING = {
     "1.99": {*_NEWER, "awaitable_answers", "usage_verdict"},
     "1.106": set(),
     "1.108": {"fallback_hops", "minute_counts"},
-    "1.109": {"clients", "fallback_hops", "minute_counts", "token_reservations", "usage_verdict"},
+    "1.109": {
+        "access_groups",
+        "clients",
+        "fallback_hops",
+        "minute_counts",
+        "proxy_questions",
+        "token_reservations",
+        "usage_verdict",
+    },
 }
 
 
 def test_which_features_fit_which_version(monkeypatch):
+    for module in ("auth.auth_utils", "auth.user_api_key_auth", "db.log_db_metrics"):
+        importlib.import_module(f"litellm.proxy.{module}")  # these features wait for the proxy
     minor = ".".join(find_band(litellm.router).version.split(".")[:2])
     with features(monkeypatch, None) as installed:
         assert set(bookkeeping.FEATURES) - set(installed) == _MISSING[minor]
