@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.bookkeeping.names import Names
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["FEATURE", "install", "plain_group"]
+__all__ = ["FEATURE", "install", "overridable", "plain_group"]
 
 FEATURE = "model_lists"
 _OVERRIDABLE = (
@@ -32,7 +32,8 @@ _OVERRIDABLE = (
 )
 
 
-def _overridable(names: Names) -> frozenset[str]:
+def overridable(names: Names) -> frozenset[str]:
+    """The methods that a subclass must not have changed for `plain_group` to say what it would answer."""
     return frozenset(_OVERRIDABLE) | {names.prefix + name for name in _OVERRIDABLE}
 
 
@@ -76,7 +77,7 @@ def install(patches: PatchSet, names: Names) -> list[str]:
     listed = member(core, names.get_model_list)
     if listed is None or not is_known("get_model_list", listed[1]):
         return []
-    guarded = _overridable(names)
+    guarded = overridable(names)
     original_list = listed[1]
 
     def make_list(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,6 +3,7 @@
 Whether a deployment has a default limit for API keys, an access group, or an auto router's compression policy: each
 is a walk over the group (a third of a millisecond at a thousand deployments). Here one walk over the Router's entries
 tells that nobody has it; LiteLLM is asked as soon as one has. Kept until LiteLLM announces a change of the deployments.
+Whether one has guardrails of its own is not remembered, so that nothing that protects is missed: that walk is quick.
 
 The proxy's modules are big and a Router alone never imports them, so theirs are patched when they are imported.
 """
@@ -12,9 +13,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from fast_router.litellm_plugin.bookkeeping.books import books_of, same_members
+from fast_router.litellm_plugin.bookkeeping.model_lists import overridable, plain_group
 from fast_router.litellm_plugin.bookkeeping.shapes import is_known, member
 
 if TYPE_CHECKING:
@@ -30,6 +33,8 @@ ACCESS_GROUPS = "access_groups"
 
 _AUTH = "litellm.proxy.auth.auth_utils"
 _COMPRESSION = "litellm.proxy.guardrails.auto_router_compression"
+_REQUESTS = "litellm.proxy.common_request_processing"
+_params = itemgetter("litellm_params")
 _ASKED = frozenset({"get_model_list", "get_all_deployments", "_get_all_deployments", "deployments_for_request"})
 
 _Test = Callable[[dict[str, Any]], Any]
@@ -98,6 +103,7 @@ def install(patches: PatchSet, names: Names) -> list[str]:
     """
     patches.when_imported(_AUTH, partial(_default_limits, patches, names))
     patches.when_imported(_COMPRESSION, partial(_compression_policy, patches, names))
+    patches.when_imported(_REQUESTS, partial(_guardrails, patches, names))
     return []
 
 
@@ -140,6 +146,44 @@ def _compression_policy(patches: PatchSet, names: Names, module: ModuleType) -> 
             return original(llm_router, model_alias, request_kwargs, request_tags)
 
         return policy_for_model
+
+    patches.replace(module, name, make)
+    return [FEATURE]
+
+
+def _guardrails(patches: PatchSet, names: Names, module: ModuleType) -> list[str]:
+    """The guardrails that deployments bring along, collected from the whole group before each request."""
+    name = "check_and_merge_model_level_guardrails"
+    if not is_known(name, vars(module).get(name)) or not _answers_from_its_entries(names):
+        return []
+    guarded = overridable(names)
+    listed = vars(names.core)[names.get_model_list]
+    listed = getattr(listed, "__fast_router_original__", listed)
+
+    def brings_none(data: Any, router: Any, alias: Any) -> bool:
+        """Whether no deployment of a plain group has any, as its entries read now."""
+        for bucket in (data.get("metadata"), data.get("litellm_metadata")):
+            if bucket and (type(bucket) is not dict or bucket.get("user_api_key_team_id")):
+                return False
+        if type(alias) is not str or not isinstance(router, names.core):
+            return False
+        group = plain_group(router, alias, names, listed, guarded)
+        return group is not None and not [1 for params in map(_params, group) if "guardrails" in params]
+
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        def check_and_merge_model_level_guardrails(
+            data: Any, llm_router: Any, trust_client_model_info: Any = True, model_alias: Any = None
+        ) -> Any:
+            if trust_client_model_info is False:
+                alias = model_alias if model_alias is not None else data.get("model")
+                try:
+                    if brings_none(data, llm_router, alias):
+                        return data
+                except Exception:  # noqa: BLE001 - LiteLLM's own answers, or raises its own error
+                    pass
+            return original(data, llm_router, trust_client_model_info, model_alias)
+
+        return check_and_merge_model_level_guardrails
 
     patches.replace(module, name, make)
     return [FEATURE]

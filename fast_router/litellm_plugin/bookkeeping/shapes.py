@@ -94,6 +94,7 @@ KNOWN: dict[str, frozenset[str]] = {
         "get_model_access_groups": "b93c2a12e0b5 78a30e0053e0 fd315bfc2d55",
         "_get_deployment_default_limit": "cd263a58ed67 0f4b49b94c1c",
         "policy_for_model": "6cfe14d86815",
+        "check_and_merge_model_level_guardrails": "629a409491d9",
         "deployments_for_request": "fd95309514d7",
         "_seed_request_destinations": "c7685468c8f1",
         "is_exception_related_to_db": "c60d02aa4421 5c5944dfd6ca",

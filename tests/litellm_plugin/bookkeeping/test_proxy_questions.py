@@ -180,6 +180,40 @@ def test_an_auto_routers_policy_is_the_one_of_litellm(monkeypatch, fleet, asked,
         router.discard()
 
 
+@pytest.mark.parametrize("own", [None, [], "one", ["one", "two"], [{"three": {}}], 5])
+@pytest.mark.parametrize("trusted", [False, True])
+@pytest.mark.parametrize("asked", ["m", "n", "gone", "", None])
+@pytest.mark.parametrize("metadata", [None, {"user_api_key_team_id": "team"}, {"model_info": {"id": "b"}}])
+def test_guardrails_are_those_of_litellm(monkeypatch, own, trusted, asked, metadata):
+    module = importlib.import_module("litellm.proxy.common_request_processing")
+    merge = "check_and_merge_model_level_guardrails"
+    if not hasattr(module, merge):
+        pytest.skip("another name, and left alone")
+    router = _router(_entry(info={"id": "a"}), _entry(info={"id": "b"}), _entry("n", info={"id": "c"}))
+
+    def ask(**more: Any) -> Any:
+        data = {"model": asked, **({} if metadata is None else {"metadata": {**metadata}})}
+        try:
+            return getattr(module, merge)(data, router, trust_client_model_info=trusted, **more)
+        except TypeError as error:  # of LiteLLM, for a guardrail that is no name
+            return str(error)
+
+    def ask_all() -> Any:
+        answers = [ask(), ask(model_alias="m")]
+        # Set in place, which nothing announces: what protects must be seen at once.
+        router.model_list[1]["litellm_params"]["guardrails"] = own
+        answers += [ask(), ask(model_alias="m")]
+        del router.model_list[1]["litellm_params"]["guardrails"]
+        return [*answers, getattr(module, merge)({"model": asked}, None)]
+
+    try:
+        expected = ask_all()
+        with features(monkeypatch, {"proxy_questions", "model_lists"}):
+            assert ask_all() == expected
+    finally:
+        router.discard()
+
+
 @pytest.mark.parametrize("limits", [(None, None), (None, 5), (7, 3), ("4", None), ("many", None)])
 def test_default_limits_of_keys_are_those_of_litellm(monkeypatch, limits):
     module = importlib.import_module("litellm.proxy.auth.auth_utils")
