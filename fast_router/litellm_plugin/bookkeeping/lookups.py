@@ -84,7 +84,7 @@ def _kinship(entry: dict[str, Any]) -> Any:
     model = params.get("model")
     if type(model) is not str or not model.startswith(_NAMED_PROVIDERS) or "*" in model:
         return None
-    if params.get("custom_llm_provider") is not None or params.get("use_litellm_proxy") is not None:
+    if params.get("custom_llm_provider") is not None or params.get("use_litellm_proxy"):
         return None
     base = info.get("base_model") or params.get("base_model")
     return (model, base) if base is None or type(base) is str else None

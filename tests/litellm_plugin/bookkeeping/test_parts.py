@@ -20,7 +20,7 @@ from litellm.types import utils as types
 
 from fast_router.litellm_plugin import bookkeeping
 from fast_router.litellm_plugin.bands import find_band
-from fast_router.litellm_plugin.bookkeeping import shapes
+from fast_router.litellm_plugin.bookkeeping import lookups, shapes
 from fast_router.litellm_plugin.bookkeeping.cooldown_read import resting_candidates
 from fast_router.litellm_plugin.bookkeeping.copies import SelfCopying, plain_copy
 from fast_router.litellm_plugin.bookkeeping.price_map import LowercaseIndex
@@ -312,3 +312,31 @@ def test_hidden_params_are_what_pydantic_finds(monkeypatch):
     assert _hidden_params_of_every_kind() == before
     with pytest.raises(AttributeError):
         inspect.getattr_static(types.ModelResponse, "_hidden_params")
+
+
+async def test_deployments_of_one_model_share_what_the_price_map_says(monkeypatch, upstreams):
+    made = []
+    make = lookups.LookupService._make
+
+    def counting(self, router, deployment, entry, group, memo, key):
+        made.append(entry["model_info"]["id"])
+        return make(self, router, deployment, entry, group, memo, key)
+
+    monkeypatch.setattr(lookups.LookupService, "_make", counting)
+    params = {"model": "openai/gpt-4o-mini", "api_key": "k", "api_base": upstreams[0].api_base}
+    with features(monkeypatch, None) as installed:
+        router = litellm.Router(
+            model_list=[
+                {"model_name": "m", "litellm_params": {**params, **more}, "model_info": {"id": str(number)}}
+                for number, more in enumerate([{}] * 6 + [{"rpm": 1000}])
+            ]
+        )
+        try:
+            for name in [str(number) for number in range(7)] * 2:
+                await router.acompletion(model=name, messages=[{"role": "user", "content": "hi"}])
+        finally:
+            router.discard()
+    if "usage_verdict" not in installed:
+        pytest.skip("this LiteLLM asks in another way")
+    # The first one of the model, and the one with a limit of its own.
+    assert set(made) == {"0", "6"}
