@@ -27,9 +27,11 @@ minute_counts       requests and successes of the minute counted where they lie
 awaitable_answers   an answer of pydantic's is nothing to await
 deployment_marks    what a pick has written into a request is found directly
 fallback_hops       a request's arguments are not copied to see whether it is a fallback's hop
+metadata_names      under which name a function's metadata travels, remembered
 mock_testing        test flags read only where a request has one
 token_reservations  reserved tokens looked for only where they can be
 trace_spans         the same for a running trace
+startup_heap        full garbage collections of the proxy without its start-up objects
 strategy_state      LiteLLM's strategies note nothing while we choose in their place
 price_map           the price map's index extended, not rebuilt (Router construction)
 ==================  ===============================================================================
@@ -64,6 +66,7 @@ from fast_router.litellm_plugin.bookkeeping import (
     proxy_questions,
     questions,
     service_hooks,
+    startup_heap,
     strategy_state,
     success,
     tokens,
@@ -103,9 +106,11 @@ FEATURES = (
     proxy_questions.ACCESS_GROUPS,
     proxy_questions.FEATURE,
     absent_modules.FEATURE,
+    startup_heap.FEATURE,
     questions.AWAITABLE,
     questions.HOPS,
     questions.MARKS,
+    questions.METADATA,
     questions.MOCKS,
     questions.RESERVATIONS,
     questions.TRACES,
@@ -152,12 +157,14 @@ def install(patches: PatchSet, band: Band) -> list[str]:
         questions.MARKS: partial(questions.install_marks, patches, module),
         questions.AWAITABLE: partial(questions.install_awaitable, patches),
         questions.HOPS: partial(questions.install_hops, patches, module, core),
+        questions.METADATA: partial(questions.install_metadata, patches, module),
         questions.MOCKS: partial(questions.install_mocks, patches, core),
         questions.RESERVATIONS: partial(questions.install_reservations, patches, module),
         questions.TRACES: partial(questions.install_traces, patches, module),
         strategy_state.FEATURE: partial(strategy_state.install, patches, _handlers()),
         price_map.FEATURE: partial(price_map.install, patches, litellm, utils),
         absent_modules.FEATURE: partial(absent_modules.install, patches),
+        startup_heap.FEATURE: partial(startup_heap.install, patches),
     }
     if remembers:
         steps |= {

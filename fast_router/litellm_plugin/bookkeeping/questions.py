@@ -25,12 +25,14 @@ __all__ = [
     "AWAITABLE",
     "HOPS",
     "MARKS",
+    "METADATA",
     "MOCKS",
     "RESERVATIONS",
     "TRACES",
     "install_awaitable",
     "install_hops",
     "install_marks",
+    "install_metadata",
     "install_mocks",
     "install_reservations",
     "install_traces",
@@ -39,6 +41,7 @@ __all__ = [
 AWAITABLE = "awaitable_answers"
 HOPS = "fallback_hops"
 MARKS = "deployment_marks"
+METADATA = "metadata_names"
 MOCKS = "mock_testing"
 RESERVATIONS = "token_reservations"
 TRACES = "trace_spans"
@@ -113,6 +116,28 @@ def install_marks(patches: PatchSet, module: ModuleType) -> list[str]:
 
     patches.replace(module, name, make)
     return [MARKS]
+
+
+def install_metadata(patches: PatchSet, module: ModuleType) -> list[str]:
+    """Remember under which name a function's metadata travels, instead of looking for five words in the function's."""
+    name = "get_router_metadata_variable_name"
+    if not _known_global(module, name):
+        return []
+    answers: dict[str | None, str] = {}
+
+    def make(original: Callable[..., str]) -> Callable[..., str]:
+        def get_router_metadata_variable_name(function_name: Any) -> str:
+            answer = answers.get(function_name)
+            if answer is None:
+                answer = original(function_name)
+                if len(answers) < 256:
+                    answers[function_name] = answer
+            return answer
+
+        return get_router_metadata_variable_name
+
+    patches.replace(module, name, make)
+    return [METADATA]
 
 
 def install_reservations(patches: PatchSet, module: ModuleType) -> list[str]:

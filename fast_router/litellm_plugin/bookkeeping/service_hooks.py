@@ -35,6 +35,7 @@ def install(patches: PatchSet, litellm: Any, logger: type, module: ModuleType) -
     if found is None or not is_known(_HOOK, found[1]) or vars(module).get("asyncio") is not asyncio:
         return []
     code = found[1].__code__
+    done: asyncio.Future[None] | None = None
 
     class Asyncio(ModuleType):
         """`asyncio`, but for `create_task`."""
@@ -49,10 +50,14 @@ def install(patches: PatchSet, litellm: Any, logger: type, module: ModuleType) -
                 frame = coroutine.cr_frame
                 # `mock_testing` counts the calls.
                 if frame is not None and not frame.f_locals["self"].mock_testing:
-                    done = asyncio.get_running_loop().create_future()
+                    nonlocal done
                     coroutine.close()
-                    done.set_result(None)
-                    return done
+                    loop = asyncio.get_running_loop()
+                    finished = done
+                    if finished is None or finished.get_loop() is not loop:
+                        finished = done = loop.create_future()
+                        finished.set_result(None)
+                    return finished
             return asyncio.create_task(coroutine, **options)
 
     patches.replace(module, "asyncio", lambda _: Asyncio("asyncio", asyncio.__doc__))

@@ -98,6 +98,7 @@ KNOWN: dict[str, frozenset[str]] = {
         "deployments_for_request": "fd95309514d7",
         "_seed_request_destinations": "c7685468c8f1",
         "is_exception_related_to_db": "c60d02aa4421 5c5944dfd6ca",
+        "get_router_metadata_variable_name": "01ba9d3a642b",
         "set_model_list": "4fa28b9bd0ea 9b1970977873 ccb7ac2eef78 837a3151c326 876bc63a65d1",
     }.items()
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import logging
@@ -287,6 +288,28 @@ def test_what_is_no_error_of_the_database_is_judged_as_by_litellm(monkeypatch):
     with features(monkeypatch, {"absent_modules"}) as installed:
         assert installed == ["absent_modules"]
         assert [ask(), ask()] == [expected, expected]
+
+
+def test_the_heap_of_the_start_is_set_aside_by_the_first_full_collection(monkeypatch):
+    server = importlib.import_module("litellm.proxy.proxy_server")
+    callbacks = list(gc.callbacks)
+    assert gc.get_freeze_count() == 0
+    monkeypatch.setattr(server, "llm_router", None)
+    with features(monkeypatch, {"startup_heap"}) as installed:
+        assert installed == ["startup_heap"]
+        gc.collect()
+        assert gc.get_freeze_count() == 0, "before it serves, everything may change"
+        monkeypatch.setattr(server, "llm_router", object())
+        gc.collect(1)
+        assert gc.get_freeze_count() == 0
+        gc.collect()
+        assert gc.get_freeze_count() > 100_000
+        assert gc.callbacks == callbacks
+        gc.collect()
+    assert gc.get_freeze_count() == 0
+    with features(monkeypatch, {"startup_heap"}):
+        assert gc.callbacks != callbacks
+    assert gc.callbacks == callbacks
 
 
 _LATE = """
