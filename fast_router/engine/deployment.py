@@ -53,6 +53,7 @@ class Deployment:
         "entry",
         "ewma",
         "ewma_at",
+        "ewma_load",
         "failures",
         "first_token",
         "first_tokens",
@@ -135,6 +136,8 @@ class Deployment:
         # Peak EWMA of whole attempts, in seconds; None: never answered.
         self.ewma: float | None = None
         self.ewma_at = 0.0
+        # What else was in flight while that was measured, averaged in the same way.
+        self.ewma_load = 0.0
         # Usage of the wall-clock minute `minute` (minutes since the epoch).
         self.minute = -1
         self.minute_requests = 0.0

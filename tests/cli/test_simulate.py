@@ -93,9 +93,10 @@ def test_one_failing_server_of_four_costs_no_request(kind):
         assert outcome.amplification < 1.2, outcome.name
 
 
-def test_a_slow_member_costs_peak_ewma_less_than_half_of_litellms_best_p99():
+@pytest.mark.parametrize("strategy", ["peak_ewma", "power_of_two"])
+def test_a_slow_member_costs_less_than_half_of_litellms_best_p99(strategy):
     servers = [*SERVERS[1:], ServerSpec("slow", faults=[Fault("slow")])]
-    names = ["LiteLLM simple-shuffle", "LiteLLM least-busy", "LiteLLM latency-based-routing", "peak_ewma"]
+    names = ["LiteLLM simple-shuffle", "LiteLLM least-busy", "LiteLLM latency-based-routing", strategy]
     *litellm, ours = simulate(World(servers, seconds=120), names)
     assert ours.percentile(0.99) <= min(o.percentile(0.99) for o in litellm) / 2
 

@@ -41,6 +41,49 @@ def test_power_of_two_compares_load_over_weight():
     assert bench.shares(PICKS) == pytest.approx([1 - 1 / 9, 1 / 9], abs=CLOSE)
 
 
+def _with_latencies(strategy: str, *latencies: float) -> Bench:
+    bench = Bench(strategy, len(latencies))
+    for member, seconds in zip(bench.members, latencies, strict=True):
+        bench.engine.observe(member, seconds)
+    return bench
+
+
+def test_power_of_two_takes_a_far_slower_one_only_if_drawn_four_times():
+    bench = _with_latencies("power_of_two", 0.1, 0.1, 0.1, 1.0)
+    # However busy the others are.
+    for member in bench.members[:3]:
+        bench.engine.acquire_deployment(member)
+    others = (1 - 1 / 256) / 3
+    assert bench.shares(PICKS) == pytest.approx([others, others, others, 1 / 256], abs=CLOSE)
+    assert bench.shares(PICKS)[3] < 0.01
+
+
+def test_power_of_two_goes_by_counts_among_those_that_are_alike():
+    bench = _with_latencies("power_of_two", 0.1, 0.29, 0.1)
+    bench.engine.acquire_deployment(bench.members[2])
+    assert bench.shares(PICKS) == pytest.approx([4 / 9, 4 / 9, 1 / 9], abs=CLOSE)
+
+
+def test_power_of_two_goes_by_the_time_per_token():
+    """A long answer is no slow server."""
+    bench = Bench("power_of_two", 2)
+    short, long = bench.members
+    bench.engine.observe(short, 0.1, completion_tokens=10)
+    bench.engine.observe(long, 10.0, completion_tokens=1000)
+    assert bench.shares(PICKS) == pytest.approx([1 / 2, 1 / 2], abs=CLOSE)
+
+
+def test_power_of_two_tries_a_slow_one_again():
+    bench = _with_latencies("power_of_two", 0.1, 1.0)
+    bench.clock.advance(12)  # 1.0 x exp(-12/10) is a little more than three times 0.1
+    assert bench.shares(PICKS)[1] < 0.2
+    bench.clock.advance(0.1)
+    assert bench.shares(PICKS) == pytest.approx([1 / 2, 1 / 2], abs=CLOSE)
+    # Its call is out: until that has told, it gets no more.
+    bench.engine.acquire_deployment(bench.members[1])
+    assert bench.shares(PICKS)[1] < 0.2
+
+
 @pytest.mark.parametrize("weights", [[5, 1, 1], [3, 2, 1], [1, 1, 1, 1], [10, 3]])
 def test_round_robin_is_exact_over_a_period_and_smooth_within_it(weights):
     bench = Bench("round_robin", [{"weight": w} for w in weights])
@@ -267,6 +310,22 @@ def test_peak_ewma_gives_a_server_that_fails_fast_less_not_more():
     # Two different ones are drawn, so the failing one meets the fine one every time and loses.
     assert bench.shares(PICKS)[1] == 0
     assert fine.ewma < failing.ewma
+
+
+def test_peak_ewma_does_not_take_a_busy_quick_server_for_slower_than_an_idle_slow_one():
+    bench = _peak(2)
+    quick, slow = bench.members
+    bench.engine.observe(slow, 0.5)
+    calls = [bench.engine.acquire_deployment(quick) for _ in range(8)]
+    bench.engine.observe(quick, 0.1)
+    assert quick.ewma_load == 8
+    # Nine calls are more than five times one; but 0.1 s is what it takes with eight others.
+    assert bench.shares(PICKS) == [1, 0]
+    # With five times as much as then it is no better any more.
+    calls += [bench.engine.acquire_deployment(quick) for _ in range(35)]
+    assert bench.shares(PICKS) == [1, 0]
+    calls += [bench.engine.acquire_deployment(quick) for _ in range(2)]
+    assert bench.shares(PICKS) == [0, 1]
 
 
 def test_peak_ewma_leaves_two_slow_members_of_four():

@@ -3,6 +3,11 @@
 Finagle's Peak EWMA: the estimate jumps to a slow answer at once and decays slowly, so a server that turns
 slow is left at the first sign and tried again in small measure. A failure counts as a slow answer (Linkerd's
 lesson: a server that fails fast must get less, not more). An unknown one is probed by a single call.
+
+That product overrates the wait at a server that works on several calls at a time, because its latency was measured
+with others on board. Among equals it does not matter which is overrated; but a busy quick server would seem slower than
+an idle slow one, which would get a call in fifty and make the p99. So where latencies differ by much, each is scaled
+by how much more is in flight than was when it was measured.
 """
 
 from __future__ import annotations
@@ -25,6 +30,8 @@ FAILURE_PENALTY = 5.0
 """Seconds that a failed attempt counts for, at the least."""
 # From so many members on, three are drawn: fewer would always be compared with one another.
 _THREE = 4
+# From this ratio of their latencies on, two members are not alike.
+_UNLIKE = 2.0
 # An unknown member whose probe is out costs more than any known one, and more with each further call.
 _UNKNOWN = 1e9
 
@@ -34,9 +41,11 @@ def observe_peak(deployment: Deployment, seconds: float, now: float, decay: floa
     ewma = deployment.ewma
     if ewma is None or seconds > ewma:
         deployment.ewma = seconds
+        deployment.ewma_load = deployment.in_flight
     else:
         kept = exp((deployment.ewma_at - now) / decay)
         deployment.ewma = ewma * kept + seconds * (1.0 - kept)
+        deployment.ewma_load = deployment.ewma_load * kept + deployment.in_flight * (1.0 - kept)
     deployment.ewma_at = now
 
 
@@ -91,16 +100,30 @@ class PeakEwma(PowerOfTwo):
         """The one with the lower expected wait; the first one if equal."""
         if one is other:
             return one
-        return one if self.cost(one, now) <= self.cost(other, now) else other
+        first, second = self._latency(one, now), self._latency(other, now)
+        if first > _UNLIKE * second or second > _UNLIKE * first:
+            return one if _scaled(first, one) <= _scaled(second, other) else other
+        return one if _queued(first, one) <= _queued(second, other) else other
 
-    def cost(self, deployment: Deployment, now: float) -> float:
-        """Expected seconds of work ahead of a new call."""
-        load = deployment.in_flight + deployment.outside
+    def _latency(self, deployment: Deployment, now: float) -> float:
+        """The estimate in seconds; of an unknown one 0 as long as its probe is not out, and then more than any."""
         ewma = deployment.ewma
         if ewma is None:
+            load = deployment.in_flight + deployment.outside
             return 0.0 if load < 1 else _UNKNOWN + load
         if deployment.in_flight < 1:
             # Idle, it may have recovered unseen. With a call out, that call will tell: until it does, a slow
             # server must not look faster by the second.
             ewma *= exp((deployment.ewma_at - now) / self._decay)
-        return ewma * (load + 1) / (deployment.share or 1.0)
+        return ewma
+
+
+def _queued(latency: float, deployment: Deployment) -> float:
+    """Seconds of work ahead of a new call, if calls were worked on one after the other."""
+    return latency * (deployment.in_flight + deployment.outside + 1) / (deployment.share or 1.0)
+
+
+def _scaled(latency: float, deployment: Deployment) -> float:
+    """Seconds that a new call takes, if latency grows with what is in flight from what it was measured with."""
+    grown = (deployment.in_flight + deployment.outside + 1) / (deployment.ewma_load + 1)
+    return latency * max(1.0, grown) / (deployment.share or 1.0)

@@ -138,7 +138,15 @@ def test_every_feature_can_be_switched_off_by_its_name(feature, monkeypatch):
         assert set(installed) == all_of_them - {feature}
 
 
-_NEWER = {"clients", "deployment_marks", "fallback_hops", "minute_counts", "strategy_state", "trace_spans"}
+_NEWER = {
+    "clients",
+    "deployment_marks",
+    "fallback_hops",
+    "metadata_names",
+    "minute_counts",
+    "strategy_state",
+    "trace_spans",
+}
 # Where LiteLLM has no such function yet, a different one, or does the same by itself; docs/performance.md has the list.
 _MISSING = {
     "1.83": {*_NEWER, "answer_headers", "token_reservations", "usage_verdict"},
@@ -150,6 +158,7 @@ _MISSING = {
         "access_groups",
         "clients",
         "fallback_hops",
+        "metadata_names",
         "minute_counts",
         "proxy_questions",
         "token_reservations",
