@@ -168,7 +168,7 @@ _MISSING = {
 
 
 def test_which_features_fit_which_version(monkeypatch):
-    for module in ("auth.auth_utils", "auth.user_api_key_auth", "db.log_db_metrics"):
+    for module in ("auth.auth_utils", "auth.user_api_key_auth", "db.log_db_metrics", "proxy_server"):
         importlib.import_module(f"litellm.proxy.{module}")  # these features wait for the proxy
     minor = ".".join(find_band(litellm.router).version.split(".")[:2])
     with features(monkeypatch, None) as installed:
