@@ -49,6 +49,7 @@ class Case:
         reach: Largest share of LiteLLM's overhead that may be left, None if there is no such figure.
         mode: ``async``, ``sync`` (Router.completion) or ``gather`` (all requests of a block at once).
         messages: The prompt.
+        options: Options of fast_router; its side only.
     """
 
     label: str
@@ -60,6 +61,7 @@ class Case:
     reach: float | None = None
     mode: str = "async"
     messages: Any = field(default_factory=lambda: MESSAGES)
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 CASES = [
@@ -74,6 +76,7 @@ CASES = [
     Case("Router.completion", _SHUFFLE, 1000, 20, mode="sync", reach=0.20),
     Case("50,000 words", _LATENCY, 10, 4, messages=LONG),
     Case("1,000 at once", _SHUFFLE, 100, 1000, mode="gather"),
+    Case("1,000 at once, freeze_heap", _SHUFFLE, 100, 1000, mode="gather", options={"freeze_heap": True}),
 ]
 
 
@@ -131,6 +134,7 @@ def measure(case: Case, rounds: int) -> dict[str, float]:
     import fast_router  # noqa: PLC0415
 
     fast_router.disable()
+    fast_router.configure(**case.options)
     before = {name: list(getattr(litellm, name)) for name in _CALLBACKS}
     router = litellm.Router(model_list=_deployments(case), routing_strategy=case.strategy, num_retries=0)
     known = {"model": "openai/gpt-4o-mini", "api_key": "unused", "api_base": "http://127.0.0.1:9/0/0"}
@@ -175,6 +179,7 @@ def measure(case: Case, rounds: int) -> dict[str, float]:
             asyncio.run(rounds_of_async())
     finally:
         fast_router.disable()
+        fast_router.configure(**dict.fromkeys(case.options, None))
         router.discard()
         # The handlers of LiteLLM's strategies outlive their Router, and would serve the next case's requests, too.
         for name, callbacks in before.items():

@@ -90,6 +90,7 @@ class Settings:
     strategy: str | None = option(None, "Strategy of the Router behind `litellm.model_list`; else LiteLLM's default.")
     router_settings: dict[str, Any] = option({}, "Further arguments of that Router, by LiteLLM's names.", secret=True)
     disabled_features: tuple[str, ...] = option((), "Features of `fast_router.status()` to leave out (comma list).")
+    freeze_heap: bool = option(False, "Leave what a program has made by its first picks out of garbage collections.")
     log_level: LogLevel = option("WARNING", "Level of the `fast_router` logger.")
     status: bool | None = option(None, "Answer `fast-router status`; not set: only under the launcher or in a proxy.")
     runtime_dir: str | None = option(None, "Private directory of the status sockets; else $XDG_RUNTIME_DIR or temp.")

@@ -83,7 +83,11 @@ def test_environment_strings_become_values():
             {},
             r"^FAST_ROUTER_DISABLED_FEATURES: there is no feature 'hedgin'; did you mean 'hedging'\?$",
         ),
-        ({}, {"disabled_features": ("zzz",)}, r"no feature 'zzz'; there are: admission, .*, hedging, .*, wildcards$"),
+        (
+            {},
+            {"disabled_features": ("zzz",)},
+            r"no feature 'zzz'; there are: absent_modules, .*, hedging, .*, wildcards$",
+        ),
         ({"FAST_ROUTER_CONFIG": "/nowhere.yaml"}, {}, r"/nowhere.yaml: cannot be read"),
         ({}, {"redis_url": {"password": PASSWORD}}, r"kept out of this message"),
         ({"FAST_ROUTER_REDIS_URL": f"http://u:{PASSWORD}@h"}, {}, r"FAST_ROUTER_REDIS_URL: .*redis_url.* redis://, re"),

@@ -1,22 +1,25 @@
-"""The proxy's start-up objects, which every full garbage collection walks through again.
+"""The start-up objects of a proxy, which every full garbage collection walks through again.
 
 They are some 800,000, nearly all of them for ever: modules, functions, pydantic's schemas, the deployments. A full
 collection stops the proxy for a third of a second to find that out, once in some thousand requests, and whatever is
-under way then is late by as much. After the first one in a proxy that serves, what has survived it is set aside
+under way then is late by as much. After the first one in a process that serves, what has survived it is set aside
 (`gc.freeze`): full collections look only at what came later. Nothing is freed later for that but a cycle among these
 objects, say the Router of the start if another configuration replaces it.
 
-Only in the proxy, which has its process to itself. In a program of somebody else's it is not ours to do.
+In the proxy, which has its process to itself. A program of somebody else's says so with the option `freeze_heap`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from fast_router import settings
+from fast_router.litellm_plugin.status import tally
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
 
     from fast_router.litellm_plugin.patching import PatchSet
@@ -28,33 +31,52 @@ _FULL = 2
 
 
 def install(patches: PatchSet) -> list[str]:
-    """Watch the collections of the proxy, once it is there.
+    """Watch the collections of the proxy, once it is there, or of a program that asks for it.
 
     Returns:
         Nothing: what is on later is told by `patches.late`.
     """
-    patches.when_imported("litellm.proxy.proxy_server", partial(_watch, patches))
+    heap = _Heap()
+
+    def proxy(module: ModuleType) -> list[str]:
+        heap.watch(lambda: module.llm_router is not None)
+        return [FEATURE]
+
+    def program(options: settings.Settings) -> None:
+        if options.freeze_heap:
+            heap.watch(lambda: tally.fast > 0)
+            patches.late.add(FEATURE)
+
+    patches.on_restore(heap.close)
+    patches.on_restore(settings.on_change(program))
+    patches.when_imported("litellm.proxy.proxy_server", proxy)
+    program(settings.current())
     return []
 
 
-def _watch(patches: PatchSet, proxy: ModuleType) -> list[str]:
-    frozen = False
+class _Heap:
+    """Sets the objects aside that survive the first full collection of a process that serves."""
 
-    def collected(phase: str, info: dict[str, Any]) -> None:
-        nonlocal frozen
-        if phase == "stop" and info.get("generation") == _FULL and proxy.llm_router is not None:
-            gc.callbacks.remove(collected)
+    def __init__(self) -> None:
+        self._serves: Callable[[], bool] | None = None
+        self._frozen = False
+
+    def watch(self, serves: Callable[[], bool]) -> None:
+        """Wait for that collection; `serves` tells whether the process has come so far."""
+        if self._serves is None:
+            self._serves = serves
+            gc.callbacks.append(self._collected)
+
+    def _collected(self, phase: str, info: dict[str, Any]) -> None:
+        if phase == "stop" and info.get("generation") == _FULL and self._serves is not None and self._serves():
+            gc.callbacks.remove(self._collected)
             if not gc.get_freeze_count():  # else somebody has thought of it
                 gc.freeze()
-                frozen = True
+                self._frozen = True
 
-    def undo() -> None:
-        if frozen:
+    def close(self) -> None:
+        """Watch no longer; give back what was set aside."""
+        if self._frozen:
             gc.unfreeze()
-        else:
-            with contextlib.suppress(ValueError):
-                gc.callbacks.remove(collected)
-
-    gc.callbacks.append(collected)
-    patches.on_restore(undo)
-    return [FEATURE]
+        with contextlib.suppress(ValueError):
+            gc.callbacks.remove(self._collected)

@@ -17,8 +17,9 @@ from differential import features
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import fast_router
 from fast_router.litellm_plugin.bands import find_band
-from fast_router.litellm_plugin.bookkeeping import absent_modules, proxy_questions
+from fast_router.litellm_plugin.bookkeeping import absent_modules, proxy_questions, startup_heap
 from fast_router.litellm_plugin.bookkeeping.names import Names
 from fast_router.litellm_plugin.patching import PatchSet
 
@@ -30,6 +31,10 @@ _FLEET = st.lists(
     min_size=1,
     max_size=4,
 )
+
+
+def _minor() -> int:
+    return int(find_band(litellm.router).version.split(".")[1])
 
 
 def _router(*entries: dict[str, Any]) -> litellm.Router:
@@ -174,7 +179,7 @@ def test_an_auto_routers_policy_is_the_one_of_litellm(monkeypatch, fleet, asked,
         if asked == "auto" and _MARKER in fleet:
             assert expected.routing == "small"
         with features(monkeypatch, {"proxy_questions"}) as installed:
-            assert "proxy_questions" in installed or find_band(litellm.router).version >= "1.109"
+            assert "proxy_questions" in installed or _minor() >= 109
             assert [ask(), ask()] == [expected, expected]
             assert module.policy_for_model(None, asked, request, []) is None
     finally:
@@ -312,6 +317,27 @@ def test_the_heap_of_the_start_is_set_aside_by_the_first_full_collection(monkeyp
     assert gc.callbacks == callbacks
 
 
+def test_a_program_can_ask_for_that_too(monkeypatch):
+    callbacks = list(gc.callbacks)
+    monkeypatch.setattr(startup_heap.tally, "fast", 0)
+    with features(monkeypatch, set()):
+        patches = PatchSet()
+        monkeypatch.delitem(sys.modules, "litellm.proxy.proxy_server", raising=False)
+        startup_heap.install(patches)
+        assert (gc.callbacks, patches.late) == (callbacks, set())
+        fast_router.configure(freeze_heap=True)
+        assert patches.late == {"startup_heap"}
+        gc.collect()
+        assert gc.get_freeze_count() == 0
+        startup_heap.tally.fast += 1
+        gc.collect()
+        assert gc.get_freeze_count() > 100_000
+        patches.restore()
+        assert gc.get_freeze_count() == 0
+        fast_router.configure(freeze_heap=True)
+        assert gc.callbacks == callbacks
+
+
 _LATE = """
 import json, sys
 import litellm
@@ -347,7 +373,7 @@ def test_the_proxys_modules_are_patched_when_they_come(core):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     seen = json.loads(done.stdout.splitlines()[-1])
-    questions = ["proxy_questions"] if find_band(litellm.router).version < "1.109" else []
+    questions = ["proxy_questions"] if _minor() < 109 else []
     assert seen == [[], questions, [], ["absent_modules", *questions]]
 
 
