@@ -158,7 +158,6 @@ _MISSING = {
         "access_groups",
         "clients",
         "fallback_hops",
-        "metadata_names",
         "minute_counts",
         "proxy_questions",
         "token_reservations",

