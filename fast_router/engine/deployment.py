@@ -53,6 +53,7 @@ class Deployment:
         "entry",
         "ewma",
         "ewma_at",
+        "ewma_failed",
         "ewma_load",
         "failures",
         "first_token",
@@ -88,6 +89,8 @@ class Deployment:
         "share",
         "slow_from",
         "slow_until",
+        "speed",
+        "speed_at",
         "strategies",
         "successes",
         "talking",
@@ -136,8 +139,13 @@ class Deployment:
         # Peak EWMA of whole attempts, in seconds; None: never answered.
         self.ewma: float | None = None
         self.ewma_at = 0.0
+        # Whether that is what a failure counts for.
+        self.ewma_failed = False
         # What else was in flight while that was measured, averaged in the same way.
         self.ewma_load = 0.0
+        # Seconds per completion token (or per answer without any) of successes alone, the newest counting a fifth.
+        self.speed: float | None = None
+        self.speed_at = 0.0
         # Usage of the wall-clock minute `minute` (minutes since the epoch).
         self.minute = -1
         self.minute_requests = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fast_router.engine.strategies.peak_ewma import FAILURE_PENALTY, observe_peak
+from fast_router.engine.strategies.peak_ewma import failure_seconds, observe_peak
 
 if TYPE_CHECKING:
     from fast_router.engine.deployment import Deployment
@@ -13,6 +13,8 @@ __all__ = ["average", "observe"]
 
 SAMPLES = 10
 """Latency samples kept per deployment (LiteLLM's max_latency_list_size)."""
+NEWEST = 0.2
+"""What a new sample counts for in the mean of successes."""
 TIMEOUT_LATENCY = 1000.0
 """What a timeout counts for, in seconds (LiteLLM's value)."""
 FORGET_AFTER = 3600.0
@@ -42,14 +44,19 @@ def observe(
         deployment.first_tokens.clear()
         deployment.first_token = None
     if error is not None:
-        observe_peak(deployment, max(seconds, FAILURE_PENALTY), now)
+        observe_peak(deployment, failure_seconds(deployment, seconds), now)
+        deployment.ewma_failed = True
         # Only a timeout says something about speed; LiteLLM's latency routing ignores other failures too.
         if not _is_timeout(error):
             return
         sample = TIMEOUT_LATENCY
     else:
         observe_peak(deployment, seconds, now)
+        deployment.ewma_failed = False
         sample = seconds / completion_tokens if completion_tokens > 0 else seconds
+        speed = deployment.speed
+        deployment.speed = sample if speed is None else speed + NEWEST * (sample - speed)
+        deployment.speed_at = now
         if first_token is not None:
             deployment.first_token = _push(deployment.first_tokens, first_token)
     deployment.latency = _push(deployment.latencies, sample)

@@ -101,6 +101,19 @@ def test_a_slow_member_costs_less_than_half_of_litellms_best_p99(strategy):
     assert ours.percentile(0.99) <= min(o.percentile(0.99) for o in litellm) / 2
 
 
+@pytest.mark.parametrize("strategy", OURS)
+@pytest.mark.parametrize("kind", ["error", "throttle", "down"])
+def test_a_recovered_server_has_its_share_again_within_a_cooldown_and_five_seconds(strategy, kind):
+    """Cooldown: 5 s. What it served from then on is the difference of two runs that are the same until there."""
+    servers = [*SERVERS[1:], ServerSpec("bad", faults=[Fault(kind, 5, 20)])]
+    served = []
+    for seconds in (30, 60):
+        (outcome,) = simulate(World(servers, seconds=seconds), [strategy])
+        served.append({name: outcome.attempts[name] - outcome.wasted[name] for name in outcome.attempts})
+    later = {name: served[1][name] - served[0][name] for name in served[1]}
+    assert later["bad"] >= 0.75 * sum(later.values()) / 4, later
+
+
 # Finagle's bound: whatever changes, nobody carries more than twice the optimal load. Loads are counted over the
 # whole run; the optimum is an equal share of the seconds in which a server was there.
 @pytest.mark.parametrize("strategy", ["round_robin", "least_busy", "power_of_two", "peak_ewma", "simple_shuffle"])

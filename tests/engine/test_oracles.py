@@ -328,6 +328,40 @@ def test_peak_ewma_does_not_take_a_busy_quick_server_for_slower_than_an_idle_slo
     assert bench.shares(PICKS) == [0, 1]
 
 
+def test_peak_ewma_counts_a_failure_as_four_times_the_estimate_once():
+    bench = _peak(2)
+    fine, failing = bench.members
+    for member in bench.members:
+        bench.engine.observe(member, 0.2)
+    for _ in range(3):
+        bench.engine.observe(failing, 0.001, error=ConnectionError())
+        assert failing.ewma == pytest.approx(0.8)
+    assert bench.shares(PICKS)[1] == 0
+    bench.clock.advance(14)  # 0.8 x exp(-1.4) is less than 0.2, which has decayed, too: fine is used meanwhile
+    bench.engine.observe(fine, 0.2)
+    assert bench.shares(PICKS)[1] > 0.5
+    bench.engine.observe(failing, 0.1)
+    bench.engine.observe(failing, 3.0)
+    bench.engine.observe(failing, 0.001, error=ConnectionError())
+    assert failing.ewma == 5.0, "no failure counts for longer"
+    bench.engine.observe(fine, 20.0)
+    bench.engine.observe(fine, 0.001, error=ConnectionError())
+    assert fine.ewma == 20.0, "nor for less than a success"
+
+
+def test_peak_ewma_gives_one_that_is_back_from_a_rest_its_probe_at_once():
+    bench = _peak(4)
+    for member, seconds in zip(bench.members, (0.1, 0.2, 0.3, 0.1), strict=True):
+        bench.engine.observe(member, seconds)
+    back = bench.members[3]
+    bench.engine.observe(back, 0.001, error=ConnectionError())
+    bench.engine.rest(back, 5)
+    assert bench.shares(200)[3] == 0
+    bench.clock.advance(5)
+    assert bench.shares(PICKS)[3] > 0.25
+    assert back.ewma == pytest.approx(0.1)
+
+
 def test_peak_ewma_leaves_two_slow_members_of_four():
     """Two draws would meet nobody but the slow ones one time in six, and that sixth would be the p99."""
     bench = _peak(4)

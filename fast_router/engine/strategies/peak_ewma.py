@@ -22,12 +22,14 @@ from fast_router.engine.strategies.power_of_two import PowerOfTwo
 if TYPE_CHECKING:
     from fast_router.engine.deployment import Deployment
 
-__all__ = ["PeakEwma", "observe_peak"]
+__all__ = ["PeakEwma", "failure_seconds", "observe_peak"]
 
 DECAY = 10.0
 """Seconds after which an estimate that nothing confirms has decayed to 1/e."""
+FAILURE_FACTOR = 4.0
+"""Times the present estimate that a failed attempt counts for."""
 FAILURE_PENALTY = 5.0
-"""Seconds that a failed attempt counts for, at the least."""
+"""Seconds that it counts for at the most, unless it took longer or the server is that slow anyway."""
 # From so many members on, three are drawn: fewer would always be compared with one another.
 _THREE = 4
 # From this ratio of their latencies on, two members are not alike.
@@ -49,6 +51,20 @@ def observe_peak(deployment: Deployment, seconds: float, now: float, decay: floa
     deployment.ewma_at = now
 
 
+def failure_seconds(deployment: Deployment, seconds: float) -> float:
+    """What a failed attempt of so many seconds counts for: more than a success, and not for longer than need be.
+
+    The first failure after a success is forgotten within a quarter of a minute, and further ones only begin that time
+    anew: a server that goes on failing is for its breaker.
+    """
+    ewma = deployment.ewma
+    if ewma is None:
+        return max(seconds, FAILURE_PENALTY)
+    if deployment.ewma_failed:
+        return max(seconds, ewma)
+    return max(seconds, ewma, min(FAILURE_FACTOR * ewma, FAILURE_PENALTY))
+
+
 class PeakEwma(PowerOfTwo):
     """Three random choices by expected wait. O(1)."""
 
@@ -58,6 +74,16 @@ class PeakEwma(PowerOfTwo):
     def __init__(self, members: Sequence[Deployment], rng: Rng, options: Mapping[str, Any]) -> None:
         super().__init__(members, rng, options)
         self._decay = float(options.get("decay") or DECAY)
+
+    def added(self, deployment: Deployment) -> None:
+        """Take one that is back from a rest for as quick as its quickest sibling: its next call, a probe, will tell."""
+        if deployment.ewma_failed:
+            siblings = [d for d in self.ready if d is not deployment and d.ewma is not None and not d.ewma_failed]
+            if siblings:
+                quickest = min(siblings, key=_latest)
+                deployment.ewma, deployment.ewma_at = quickest.ewma, quickest.ewma_at
+                deployment.ewma_load = quickest.ewma_load
+                deployment.ewma_failed = False
 
     def pick(self, now: float, ask: Ask | None) -> Deployment | None:
         """The best of three different draws."""
@@ -116,6 +142,10 @@ class PeakEwma(PowerOfTwo):
             # server must not look faster by the second.
             ewma *= exp((deployment.ewma_at - now) / self._decay)
         return ewma
+
+
+def _latest(deployment: Deployment) -> float:
+    return deployment.ewma or 0.0
 
 
 def _queued(latency: float, deployment: Deployment) -> float:

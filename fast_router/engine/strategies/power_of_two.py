@@ -4,7 +4,8 @@ Two draws with replacement, as in Envoy's least-request: the busiest is chosen o
 follow the weights where there are any; the load compared is in flight over weight.
 
 Counts alone do not know who is slow: among four, one that is ten times slower keeps a tenth of the calls, and they make
-the p99. So one that takes three times as long per token as the other is not taken, whatever the counts say.
+the p99. So one that takes three times as long per token as the other is not taken, whatever the counts say. Failures
+are not for this strategy to judge.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class PowerOfTwo(Strategy):
         if not self.ready:
             return None
         one, other = self.draw(), self.draw()
-        if one is other and one.latency is not None:
+        if one is other and one.speed is not None:
             # Drawn twice it is taken however busy it is, but not if it is far slower than somebody else.
             for _ in range(_REDRAWS):
                 other = self.draw()
@@ -71,7 +72,7 @@ class PowerOfTwo(Strategy):
 
     def better(self, one: Deployment, other: Deployment, now: float) -> Deployment:
         """The one of the two to take."""
-        if one.latency is not None and other.latency is not None and one is not other:
+        if one.speed is not None and other.speed is not None and one is not other:
             if _much_slower(one, other, now):
                 return other
             if _much_slower(other, one, now):
@@ -93,8 +94,8 @@ class PowerOfTwo(Strategy):
 
 def _much_slower(one: Deployment, other: Deployment, now: float) -> bool:
     """Whether `one` takes far longer, per token where answers have tokens, than `other`."""
-    latency, others = one.latency, other.latency
-    if latency is None or others is None or latency <= SLOW * others:
+    speed, others = one.speed, other.speed
+    if speed is None or others is None or speed <= SLOW * others:
         return False
     # With a call out, that call will tell whether it still is.
-    return one.in_flight > 0 or latency * exp((one.latency_at - now) / FORGIVEN) > SLOW * others
+    return one.in_flight > 0 or speed * exp((one.speed_at - now) / FORGIVEN) > SLOW * others
