@@ -58,6 +58,16 @@ def test_power_of_two_takes_a_far_slower_one_only_if_drawn_four_times():
     assert bench.shares(PICKS)[3] < 0.01
 
 
+def test_power_of_two_leaves_a_far_slower_one_among_candidates_as_well():
+    bench = _with_latencies("power_of_two", 0.1, 0.1, 0.1, 1.0)
+    taken = Counter()
+    for _ in range(PICKS):
+        lease = bench.engine.acquire_from(bench.group, list(bench.members))
+        taken[lease.id] += 1
+        lease.release(cancelled=True)
+    assert taken["d3"] / PICKS == pytest.approx(1 / 256, abs=0.002)
+
+
 def test_power_of_two_goes_by_counts_among_those_that_are_alike():
     bench = _with_latencies("power_of_two", 0.1, 0.29, 0.1)
     bench.engine.acquire_deployment(bench.members[2])

@@ -11,7 +11,7 @@ are not for this strategy to judge.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from math import exp, floor
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -60,11 +60,14 @@ class PowerOfTwo(Strategy):
             return self.pick_from(self.ready, now, ask)
         if not self.ready:
             return None
-        one, other = self.draw(), self.draw()
+        return self._of_two(self.draw, now)
+
+    def _of_two(self, draw: Callable[[], Deployment], now: float) -> Deployment:
+        one, other = draw(), draw()
         if one is other and one.speed is not None:
             # Drawn twice it is taken however busy it is, but not if it is far slower than somebody else.
             for _ in range(_REDRAWS):
-                other = self.draw()
+                other = draw()
                 if other is not one:
                     return other if _much_slower(one, other, now) else one
             return one
@@ -83,13 +86,10 @@ class PowerOfTwo(Strategy):
 
     def choose(self, candidates: Sequence[Deployment], now: float, ask: Ask | None) -> Deployment:  # noqa: ARG002
         """The same rule over any candidates."""
-        if self._sums is None:
-            return self.better(self.any_of(candidates), self.any_of(candidates), now)
-        sums = list(accumulate(max(0.0, float(d.share or 0)) for d in candidates))
-        if sums[-1] <= 0:
-            return self.better(self.any_of(candidates), self.any_of(candidates), now)
-        one, other = (candidates[bisect_right(sums, self.random() * sums[-1])] for _ in range(2))
-        return self.better(one, other, now)
+        sums = None if self._sums is None else list(accumulate(max(0.0, float(d.share or 0)) for d in candidates))
+        if not sums or sums[-1] <= 0:
+            return self._of_two(lambda: self.any_of(candidates), now)
+        return self._of_two(lambda: candidates[bisect_right(sums, self.random() * sums[-1])], now)
 
 
 def _much_slower(one: Deployment, other: Deployment, now: float) -> bool:
