@@ -227,7 +227,7 @@ async def _usual(side: _Side, rate: float) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cases", nargs="*", default=[], help=", ".join(CASES))
-    parser.add_argument("--rate", type=float, default=8.0, help="requests a second for each router")
+    parser.add_argument("--rate", type=float, default=20.0, help="requests a second for each router")
     arguments = parser.parse_args()
     if unknown := [case for case in arguments.cases if case not in CASES]:
         parser.error(f"no case is called {unknown[0]!r}; there are: {', '.join(CASES)}")
