@@ -365,6 +365,8 @@ class Engine:
         with self.lock:
             if deployment.held & bit:
                 deployment.held &= ~bit
+                if bit == RESTING:
+                    deployment.rested = True
                 if not deployment.held:
                     for strategy in deployment.strategies:
                         strategy.add(deployment)

@@ -84,6 +84,7 @@ class Deployment:
         "qos_limit",
         "qos_metric",
         "rank",
+        "rested",
         "resting_until",
         "rpm",
         "share",
@@ -91,6 +92,8 @@ class Deployment:
         "slow_until",
         "speed",
         "speed_at",
+        "speed_seconds",
+        "speed_tokens",
         "strategies",
         "successes",
         "talking",
@@ -139,13 +142,17 @@ class Deployment:
         # Peak EWMA of whole attempts, in seconds; None: never answered.
         self.ewma: float | None = None
         self.ewma_at = 0.0
-        # Whether that is what a failure counts for.
+        # Whether that is what a failure counts for, and whether a rest has ended since.
         self.ewma_failed = False
+        self.rested = False
         # What else was in flight while that was measured, averaged in the same way.
         self.ewma_load = 0.0
-        # Seconds per completion token (or per answer without any) of successes alone, the newest counting a fifth.
+        # Seconds per completion token (or per answer without any) of successes alone, from the means of both, in
+        # which the newest counts a fifth: the mean of their ratios would be made by the shortest answers.
         self.speed: float | None = None
         self.speed_at = 0.0
+        self.speed_seconds = 0.0
+        self.speed_tokens = 0.0
         # Usage of the wall-clock minute `minute` (minutes since the epoch).
         self.minute = -1
         self.minute_requests = 0.0

@@ -54,8 +54,11 @@ def observe(
         observe_peak(deployment, seconds, now)
         deployment.ewma_failed = False
         sample = seconds / completion_tokens if completion_tokens > 0 else seconds
-        speed = deployment.speed
-        deployment.speed = sample if speed is None else speed + NEWEST * (sample - speed)
+        tokens = max(1.0, completion_tokens)
+        share = 1.0 if deployment.speed is None else NEWEST
+        deployment.speed_seconds += share * (seconds - deployment.speed_seconds)
+        deployment.speed_tokens += share * (tokens - deployment.speed_tokens)
+        deployment.speed = deployment.speed_seconds / deployment.speed_tokens
         deployment.speed_at = now
         if first_token is not None:
             deployment.first_token = _push(deployment.first_tokens, first_token)

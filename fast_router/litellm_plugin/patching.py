@@ -8,6 +8,7 @@ descriptor behind a class attribute.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Callable
 from types import CodeType, FunctionType, ModuleType
@@ -39,6 +40,18 @@ class _Patch:
 
     def current(self) -> Any:
         return vars(self.owner).get(self.attribute, _ABSENT)
+
+
+# What waits for a module: one import hook a module, however often we are switched on and off.
+_waiting: dict[str, list[tuple[PatchSet, Callable[[ModuleType], list[str]]]]] = {}
+_waiting_lock = threading.Lock()
+
+
+def _arrived(module: ModuleType) -> None:
+    with _waiting_lock:
+        waiting = _waiting.pop(module.__name__, [])
+    for patches, patch in waiting:
+        patches._patch_late(module, patch)
 
 
 class PatchSet:
@@ -96,19 +109,26 @@ class PatchSet:
             patch: Replaces what it knows in the module and returns the features that are on by that. If it
                 fails, the module is left alone, and whoever imports it does not notice.
         """
+        with _waiting_lock:
+            waiting = _waiting.get(name)
+            if waiting is not None:
+                waiting.append((self, patch))
+            else:
+                _waiting[name] = [(self, patch)]
+        if waiting is None or name in sys.modules:
+            wrapt.register_post_import_hook(_arrived, name)
 
-        def imported(module: ModuleType) -> None:
-            with self._lock:
-                if not self.open:
-                    return
-                mark = self.mark()
-                try:
-                    self.late.update(patch(module))
-                except Exception:  # noqa: BLE001  # an import must not fail because of us
-                    self.rewind(mark)
-                    _log.warning("fast_router: %s is left as it is, it could not be patched", name, exc_info=True)
-
-        wrapt.register_post_import_hook(imported, name)
+    def _patch_late(self, module: ModuleType, patch: Callable[[ModuleType], list[str]]) -> None:
+        with self._lock:
+            if not self.open:
+                return
+            mark = self.mark()
+            try:
+                self.late.update(patch(module))
+            except Exception:  # noqa: BLE001  # an import must not fail because of us
+                self.rewind(mark)
+                name = module.__name__
+                _log.warning("fast_router: %s is left as it is, it could not be patched", name, exc_info=True)
 
     def on_restore(self, undo: Callable[[], None]) -> None:
         """Have `undo` called by `restore`, newest first, before attributes are put back."""
@@ -148,6 +168,9 @@ class PatchSet:
         """
         with self._lock:
             self.active = self.open = False
+            with _waiting_lock:
+                for waiting in _waiting.values():
+                    waiting[:] = [(patches, patch) for patches, patch in waiting if patches is not self]
             self._run_undo(0)
             stuck = [patch.name for patch in reversed(list(self._patches.values())) if not self._take_off(patch, 0)]
             self._patches.clear()

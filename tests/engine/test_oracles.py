@@ -83,6 +83,29 @@ def test_power_of_two_goes_by_the_time_per_token():
     assert bench.shares(PICKS) == pytest.approx([1 / 2, 1 / 2], abs=CLOSE)
 
 
+def test_power_of_two_is_not_misled_by_a_very_short_answer():
+    """One token after half a second is no slow server either: the means of seconds and of tokens are compared."""
+    bench = Bench("power_of_two", 2)
+    for member in bench.members:
+        for _ in range(5):
+            bench.engine.observe(member, 5.0, completion_tokens=500)
+    bench.engine.observe(bench.members[0], 0.5, completion_tokens=1)
+    assert bench.shares(PICKS) == pytest.approx([1 / 2, 1 / 2], abs=CLOSE)
+
+
+@pytest.mark.parametrize("strategy", ["power_of_two", "peak_ewma"])
+def test_a_long_call_does_not_keep_its_server_shunned(strategy):
+    bench = _with_latencies(strategy, 0.1, 0.5)
+    bench.engine.acquire_deployment(bench.members[1])
+    bench.clock.advance(10)
+    assert bench.shares(1000)[1] < 0.3
+    bench.clock.advance(90)
+    bench.engine.observe(bench.members[0], 0.1)
+    for _ in range(3):
+        bench.engine.acquire_deployment(bench.members[0])
+    assert bench.shares(1000)[1] > 0.5
+
+
 def test_power_of_two_tries_a_slow_one_again():
     bench = _with_latencies("power_of_two", 0.1, 1.0)
     bench.clock.advance(12)  # 1.0 x exp(-12/10) is a little more than three times 0.1
@@ -370,6 +393,17 @@ def test_peak_ewma_gives_one_that_is_back_from_a_rest_its_probe_at_once():
     bench.clock.advance(5)
     assert bench.shares(PICKS)[3] > 0.25
     assert back.ewma == pytest.approx(0.1)
+
+
+def test_peak_ewma_forgets_no_failure_because_a_slot_is_free_again():
+    bench = Bench("peak_ewma", [{"max_parallel": 1}, {}])
+    failing, fine = bench.members
+    for member in bench.members:
+        bench.engine.observe(member, 0.1)
+    bench.engine.observe(failing, 30.0, error=TimeoutError())
+    lease = bench.engine.acquire_deployment(failing)
+    lease.release(cancelled=True)
+    assert (failing.ewma, fine.ewma) == (30.0, 0.1)
 
 
 def test_peak_ewma_leaves_two_slow_members_of_four():

@@ -17,7 +17,7 @@ from math import exp, floor
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fast_router.engine.strategies.base import Ask, Rng
-from fast_router.engine.strategies.power_of_two import PowerOfTwo
+from fast_router.engine.strategies.power_of_two import PATIENCE, PowerOfTwo
 
 if TYPE_CHECKING:
     from fast_router.engine.deployment import Deployment
@@ -43,11 +43,12 @@ def observe_peak(deployment: Deployment, seconds: float, now: float, decay: floa
     ewma = deployment.ewma
     if ewma is None or seconds > ewma:
         deployment.ewma = seconds
-        deployment.ewma_load = deployment.in_flight
+        deployment.ewma_load = deployment.in_flight + deployment.outside
     else:
         kept = exp((deployment.ewma_at - now) / decay)
         deployment.ewma = ewma * kept + seconds * (1.0 - kept)
-        deployment.ewma_load = deployment.ewma_load * kept + deployment.in_flight * (1.0 - kept)
+        load = deployment.in_flight + deployment.outside
+        deployment.ewma_load = deployment.ewma_load * kept + load * (1.0 - kept)
     deployment.ewma_at = now
 
 
@@ -77,13 +78,14 @@ class PeakEwma(PowerOfTwo):
 
     def added(self, deployment: Deployment) -> None:
         """Take one that is back from a rest for as quick as its quickest sibling: its next call, a probe, will tell."""
-        if deployment.ewma_failed:
+        if deployment.rested and deployment.ewma_failed:
             siblings = [d for d in self.ready if d is not deployment and d.ewma is not None and not d.ewma_failed]
             if siblings:
                 quickest = min(siblings, key=_latest)
                 deployment.ewma, deployment.ewma_at = quickest.ewma, quickest.ewma_at
                 deployment.ewma_load = quickest.ewma_load
                 deployment.ewma_failed = False
+        deployment.rested = False
 
     def pick(self, now: float, ask: Ask | None) -> Deployment | None:
         """The best of three different draws."""
@@ -137,11 +139,9 @@ class PeakEwma(PowerOfTwo):
         if ewma is None:
             load = deployment.in_flight + deployment.outside
             return 0.0 if load < 1 else _UNKNOWN + load
-        if deployment.in_flight < 1:
-            # Idle, it may have recovered unseen. With a call out, that call will tell: until it does, a slow
-            # server must not look faster by the second.
-            ewma *= exp((deployment.ewma_at - now) / self._decay)
-        return ewma
+        # It may have recovered unseen. With a call out, that call will tell, and a slow server must not look faster by
+        # the second until it does; but a call may take ten minutes.
+        return ewma * exp((deployment.ewma_at - now) / (self._decay * (1 + PATIENCE * deployment.in_flight)))
 
 
 def _latest(deployment: Deployment) -> float:

@@ -28,6 +28,8 @@ SLOW = 3.0
 """Times the other's latency from which a member is not taken."""
 FORGIVEN = 10.0
 """Seconds after which what an idle member's slowness counts for has decayed to 1/e: it may have recovered unseen."""
+PATIENCE = 2
+"""How many times longer that takes for each call that is out, which will tell whether it has recovered."""
 _REDRAWS = 2
 
 
@@ -97,5 +99,4 @@ def _much_slower(one: Deployment, other: Deployment, now: float) -> bool:
     speed, others = one.speed, other.speed
     if speed is None or others is None or speed <= SLOW * others:
         return False
-    # With a call out, that call will tell whether it still is.
-    return one.in_flight > 0 or speed * exp((one.speed_at - now) / FORGIVEN) > SLOW * others
+    return speed * exp((one.speed_at - now) / (FORGIVEN * (1 + PATIENCE * one.in_flight))) > SLOW * others

@@ -25,7 +25,7 @@ FEATURE = "absent_modules"
 
 
 class _Package:
-    """Whether a module can be imported, tried once."""
+    """Whether a module is absent, tried once. One that is there and broken is not: LiteLLM finds that out itself."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -39,6 +39,8 @@ class _Package:
                 importlib.import_module(self._name)
             except ImportError as error:
                 self._error = error.with_traceback(None)
+            except Exception:  # noqa: BLE001, S110, RUF100 - whatever its import does, it is not absent
+                pass
             self._tried = True
         known = self._error
         return None if known is None else type(known)(*known.args, name=known.name, path=known.path)
@@ -65,7 +67,7 @@ def _destinations(patches: PatchSet, module: ModuleType) -> list[str]:
 
     def make(original: Callable[..., None]) -> Callable[..., None]:
         def _seed_request_destinations(user_api_key_dict: Any, request: Any = None) -> None:
-            if logger.isEnabledFor(logging.DEBUG) or wanted.error() is None:
+            if logger.isEnabledFor(logging.DEBUG) or not patches.open or wanted.error() is None:
                 original(user_api_key_dict, request)
 
         return _seed_request_destinations
@@ -85,7 +87,8 @@ def _database_errors(patches: PatchSet, module: ModuleType) -> list[str]:
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         def is_exception_related_to_db(e: Any) -> Any:
-            error = wanted.error()
+            # Others have imported the name since and keep ours, also when we are gone.
+            error = wanted.error() if patches.open else None
             if error is not None:
                 raise error
             return original(e)

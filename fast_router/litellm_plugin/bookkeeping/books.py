@@ -75,6 +75,8 @@ class Books:
         self.facts = {}
         self.groups = {}
         self.limits = {}
+        # So that those that are gone go from here, too, with their keys.
+        self.objects = {}
 
 
 def new_epoch() -> None:

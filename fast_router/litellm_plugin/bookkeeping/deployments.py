@@ -69,7 +69,13 @@ def install(patches: PatchSet, names: Names, service: LookupService) -> list[str
                 return original(self, model_id) if record[1] is None else _copied(record[1])
             before = entry_copy(entry)
             made = original(self, model_id)
-            if before is not None and before == entry:
+            # Another thread may have removed a deployment meanwhile, which for a moment shifts the Router's places.
+            if (
+                before is not None
+                and before == entry
+                and service.entry(self, model_id) is entry
+                and getattr(made.model_info, "id", None) == before["model_info"].get("id")
+            ):
                 remember(memo, model_id, (before, _copied(made) if _can_be_copied(before, made) else None))
             return made
 

@@ -35,18 +35,26 @@ _AUTH = "litellm.proxy.auth.auth_utils"
 _COMPRESSION = "litellm.proxy.guardrails.auto_router_compression"
 _REQUESTS = "litellm.proxy.common_request_processing"
 _params = itemgetter("litellm_params")
-_ASKED = frozenset({"get_model_list", "get_all_deployments", "_get_all_deployments", "deployments_for_request"})
+_ASKED = frozenset({"deployments_for_request", "_get_wildcard_deployments", "map_team_model"})
 
 _Test = Callable[[dict[str, Any]], Any]
 
 
-def nobody(router: Any, names: Names, question: str, test: _Test) -> bool:
+def nobody(router: Any, names: Names, model: Any, question: str, test: _Test) -> bool:
     """Whether `test` is true of none of the Router's entries; the answer is kept under `question`.
 
-    False where that cannot be said: of another kind of Router, or of entries that are no plain dicts.
+    False where that says nothing about `model`: with another kind of Router, with entries that are no plain dicts, and
+    where a wildcard may serve it, which can outlive its entry.
     """
-    core = names.core
-    if not isinstance(router, core) or not same_members(router, core, _ASKED):
+    core, guarded = names.core, overridable(names) | _ASKED
+    kind = type(router)
+    if core not in kind.__mro__ or not same_members(router, core, guarded):
+        return False
+    if not router.__dict__.keys().isdisjoint(guarded):
+        return False
+    if model not in getattr(router, names.by_name) and (
+        router.pattern_router.patterns or getattr(router, "team_pattern_routers", None)
+    ):
         return False
     facts = books_of(router).facts
     entries = getattr(router, names.model_list)
@@ -85,7 +93,7 @@ def install_access_groups(patches: PatchSet, names: Names) -> list[str]:
             self: Any, model_name: Any = None, model_access_group: Any = None, team_id: Any = None
         ) -> Any:
             # Without a name LiteLLM remembers the answer itself.
-            if model_name is not None and nobody(self, names, ACCESS_GROUPS, _has_access_group):
+            if model_name is not None and nobody(self, names, model_name, ACCESS_GROUPS, _has_access_group):
                 return defaultdict(list)
             return original(self, model_name, model_access_group, team_id)
 
@@ -117,7 +125,7 @@ def _default_limits(patches: PatchSet, names: Names, module: ModuleType) -> list
         def _get_deployment_default_limit(model_name: Any, field: Any) -> Any:
             from litellm.proxy.proxy_server import llm_router  # noqa: PLC0415 - as LiteLLM does
 
-            if nobody(llm_router, names, field, partial(_has_param, field)):
+            if nobody(llm_router, names, model_name, field, partial(_has_param, field)):
                 return None
             return original(model_name, field)
 
@@ -141,7 +149,10 @@ def _compression_policy(patches: PatchSet, names: Names, module: ModuleType) -> 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         def policy_for_model(llm_router: Any, model_alias: Any, request_kwargs: Any, request_tags: Any) -> Any:
             # LiteLLM refuses a name that several teams' deployments have; without teams there is nothing to refuse.
-            if nobody(llm_router, names, FEATURE, is_marker) and not llm_router.team_model_to_deployment_indices:
+            if (
+                nobody(llm_router, names, model_alias, FEATURE, is_marker)
+                and not llm_router.team_model_to_deployment_indices
+            ):
                 return None
             return original(llm_router, model_alias, request_kwargs, request_tags)
 

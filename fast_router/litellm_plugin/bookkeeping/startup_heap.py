@@ -54,6 +54,10 @@ def install(patches: PatchSet) -> list[str]:
     return []
 
 
+def _never() -> bool:
+    return False
+
+
 class _Heap:
     """Sets the objects aside that survive the first full collection of a process that serves."""
 
@@ -69,7 +73,8 @@ class _Heap:
 
     def _collected(self, phase: str, info: dict[str, Any]) -> None:
         if phase == "stop" and info.get("generation") == _FULL and self._serves is not None and self._serves():
-            gc.callbacks.remove(self._collected)
+            # It stays in the list: whoever comes after us there would not be called for this one.
+            self._serves = _never
             if not gc.get_freeze_count():  # else somebody has thought of it
                 gc.freeze()
                 self._frozen = True

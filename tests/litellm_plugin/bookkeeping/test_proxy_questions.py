@@ -13,6 +13,7 @@ from typing import Any
 
 import litellm
 import pytest
+import wrapt
 from differential import features
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 import fast_router
 from fast_router.litellm_plugin.bands import find_band
 from fast_router.litellm_plugin.bookkeeping import absent_modules, proxy_questions, startup_heap
+from fast_router.litellm_plugin.bookkeeping.books import books_of
 from fast_router.litellm_plugin.bookkeeping.names import Names
 from fast_router.litellm_plugin.patching import PatchSet
 
@@ -258,10 +260,52 @@ def test_another_kind_of_router_is_not_judged(monkeypatch, core):
 
     other = Other(model_list=[_entry(info={"id": "one"})])
     try:
-        assert not proxy_questions.nobody(other, names, "field", lambda _: False)
-        assert not proxy_questions.nobody(object(), names, "field", lambda _: False)
+        assert not proxy_questions.nobody(other, names, "m", "field", lambda _: False)
+        assert not proxy_questions.nobody(object(), names, "m", "field", lambda _: False)
+        plain = core(model_list=[_entry(info={"id": "one"})])
+        assert proxy_questions.nobody(plain, names, "m", "field", lambda _: False)
+        assert not proxy_questions.nobody(wrapt.ObjectProxy(plain), names, "m", "field", lambda _: False)
+        plain.get_model_list = other.get_model_list
+        assert not proxy_questions.nobody(plain, names, "m", "field", lambda _: False)
+        plain.discard()
     finally:
         other.discard()
+
+
+def test_a_wildcard_that_outlives_its_entry_keeps_what_it_has(monkeypatch):
+    """`set_model_list` leaves the wildcards of the former list where they are."""
+    module = importlib.import_module("litellm.proxy.auth.auth_utils")
+    server = importlib.import_module("litellm.proxy.proxy_server")
+    wild = _entry("openai/*", {"model": "openai/*", "default_api_key_rpm_limit": 3}, {"access_groups": ["beta"]})
+    router = _router(wild, _entry())
+    router.set_model_list([_entry()])
+    monkeypatch.setattr(server, "llm_router", router)
+
+    def ask() -> Any:
+        limit = module._get_deployment_default_limit("openai/foo", "default_api_key_rpm_limit")
+        return limit, dict(router.get_model_access_groups(model_name="openai/foo"))
+
+    try:
+        expected = ask()
+        with features(monkeypatch, {"proxy_questions", "access_groups"}):
+            assert [ask(), ask()] == [expected, expected]
+    finally:
+        router.discard()
+
+
+def test_what_is_remembered_of_a_deployment_goes_with_it(monkeypatch):
+    router = _router(_entry(info={"id": "stays"}))
+    try:
+        with features(monkeypatch, {"deployment_objects"}):
+            for number in range(20):
+                entry = _entry(info={"id": str(number)})
+                router.add_deployment(litellm.types.router.Deployment(**entry))
+                assert [router.get_deployment(str(number)).model_info.id for _ in range(2)] == [str(number)] * 2
+                router.delete_deployment(str(number))
+                assert router.get_deployment(str(number)) is None
+            assert len(books_of(router).objects) <= 1
+    finally:
+        router.discard()
 
 
 @pytest.mark.parametrize("name", ["no_such_module_at_all", "no_such_module_at_all.errors"])
@@ -275,6 +319,13 @@ def test_an_absent_module_raises_what_its_import_raises(name):
         assert type(error) is type(expected.value)
         assert (str(error), error.name, error.path) == (str(expected.value), expected.value.name, expected.value.path)
     assert absent_modules._Package("json").error() is None
+
+
+def test_a_broken_module_is_not_absent(tmp_path, monkeypatch):
+    (tmp_path / "fr_broken.py").write_text("raise TypeError('Descriptors cannot be created directly')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    package = absent_modules._Package("fr_broken")
+    assert [package.error(), package.error()] == [None, None]
 
 
 def test_what_is_no_error_of_the_database_is_judged_as_by_litellm(monkeypatch):
@@ -308,10 +359,12 @@ def test_the_heap_of_the_start_is_set_aside_by_the_first_full_collection(monkeyp
         gc.collect(1)
         assert gc.get_freeze_count() == 0
         gc.collect()
-        assert gc.get_freeze_count() > 100_000
-        assert gc.callbacks == callbacks
+        frozen = gc.get_freeze_count()
+        assert frozen > 100_000
         gc.collect()
+        assert gc.get_freeze_count() == frozen
     assert gc.get_freeze_count() == 0
+    assert gc.callbacks == callbacks
     with features(monkeypatch, {"startup_heap"}):
         assert gc.callbacks != callbacks
     assert gc.callbacks == callbacks
@@ -382,6 +435,25 @@ def test_the_proxys_modules_are_patched_when_they_come(core):
 def _environment() -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("FAST_ROUTER_")}
     return {**kept, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+
+
+def test_one_import_hook_waits_however_often_we_are_switched_on_and_off(tmp_path, monkeypatch):
+    (tmp_path / "fr_comes_once.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    came = []
+    for number in range(3):
+        patches = PatchSet()
+        patches.when_imported("fr_comes_once", lambda _, number=number: came.append(number) or ["it"])
+        if number < 2:
+            patches.restore()
+    assert len(wrapt.importer._post_import_hooks["fr_comes_once"]) == 1
+    try:
+        importlib.import_module("fr_comes_once")
+        assert (came, patches.late) == ([2], {"it"})
+        patches.when_imported("fr_comes_once", lambda _: came.append("now") or [])
+        assert came == [2, "now"]
+    finally:
+        sys.modules.pop("fr_comes_once", None)
 
 
 def test_a_patch_that_fails_does_not_fail_the_import(tmp_path, monkeypatch, caplog):
