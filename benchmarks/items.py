@@ -66,7 +66,30 @@ def _items(router: Any) -> dict[str, tuple[Callable[[], Any], int]]:
             "parent_otel_span": None,
         }
         found["usage of a request"] = (lambda: core._increment_deployment_usage(**arguments), 100)
-    return found
+    return found | _questions_of_the_proxy(router, entry["model_info"]["id"])
+
+
+def _questions_of_the_proxy(router: Any, deployment_id: str) -> dict[str, tuple[Callable[[], Any], int]]:
+    """What the proxy asks with every request; nothing with a LiteLLM that has other names for it."""
+    try:
+        from litellm.proxy import common_request_processing as requests  # noqa: PLC0415
+        from litellm.proxy import proxy_server  # noqa: PLC0415
+        from litellm.proxy.auth import auth_utils  # noqa: PLC0415
+        from litellm.proxy.guardrails import auto_router_compression as compression  # noqa: PLC0415
+
+        guardrails = requests.check_and_merge_model_level_guardrails
+    except (ImportError, AttributeError):
+        return {}
+    proxy_server.llm_router = router
+    group, field = "group-0", "default_api_key_rpm_limit"
+    data = {"model": group}
+    return {
+        "get_deployment": (lambda: router.get_deployment(deployment_id), 300),
+        "access groups": (lambda: router.get_model_access_groups(model_name=group), 300),
+        "default limit for keys": (lambda: auth_utils._get_deployment_default_limit(group, field), 300),
+        "auto router's policy": (lambda: compression.policy_for_model(router, group, {}, []), 300),
+        "guardrails of the group": (lambda: guardrails(data, router, trust_client_model_info=False), 300),
+    }
 
 
 def _index_after_registration(litellm: Any) -> None:
