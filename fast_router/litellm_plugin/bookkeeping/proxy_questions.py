@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -40,13 +40,18 @@ _ASKED = frozenset({"deployments_for_request", "_get_wildcard_deployments", "map
 _Test = Callable[[dict[str, Any]], Any]
 
 
+@cache
+def _guarded(names: Names) -> frozenset[str]:
+    return overridable(names) | _ASKED
+
+
 def nobody(router: Any, names: Names, model: Any, question: str, test: _Test) -> bool:
     """Whether `test` is true of none of the Router's entries; the answer is kept under `question`.
 
     False where that says nothing about `model`: with another kind of Router, with entries that are no plain dicts, and
     where a wildcard may serve it, which can outlive its entry.
     """
-    core, guarded = names.core, overridable(names) | _ASKED
+    core, guarded = names.core, _guarded(names)
     kind = type(router)
     if core not in kind.__mro__ or not same_members(router, core, guarded):
         return False

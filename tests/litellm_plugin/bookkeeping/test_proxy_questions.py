@@ -251,6 +251,38 @@ def test_default_limits_of_keys_are_those_of_litellm(monkeypatch, limits):
         router.discard()
 
 
+def test_a_fleet_that_has_nothing_is_not_walked_through_again(monkeypatch):
+    limits = importlib.import_module("litellm.proxy.auth.auth_utils")
+    requests = importlib.import_module("litellm.proxy.common_request_processing")
+    server = importlib.import_module("litellm.proxy.proxy_server")
+    module = _compression()
+    router = _router(_entry(info={"id": "one"}), _entry(info={"id": "two"}))
+    monkeypatch.setattr(server, "llm_router", router)
+
+    def ask() -> set[str]:
+        called = set()
+        sys.setprofile(lambda frame, event, _: called.add(frame.f_code) if event == "call" else None)
+        try:
+            limits._get_deployment_default_limit("m", "default_api_key_rpm_limit")
+            router.get_model_access_groups(model_name="m")
+            module.policy_for_model(router, "m", {}, [])
+            requests.check_and_merge_model_level_guardrails({"model": "m"}, router, trust_client_model_info=False)
+            router.get_deployment("one")
+        finally:
+            sys.setprofile(None)
+        return {code.co_name for code in called if f"{os.sep}litellm{os.sep}" in code.co_filename}
+
+    try:
+        assert {"get_model_list", "deployments_for_request", "get_deployment"} <= ask()
+        with features(monkeypatch, None) as installed:
+            if "proxy_questions" not in installed or _minor() < 106:
+                pytest.skip("this LiteLLM answers some of it by itself")
+            ask()
+            assert ask() == set()
+    finally:
+        router.discard()
+
+
 def test_another_kind_of_router_is_not_judged(monkeypatch, core):
     names = Names.of(core)
 
