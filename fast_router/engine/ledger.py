@@ -44,12 +44,17 @@ class AttemptLedger:
     Args:
         doubtful: Tells of an id whether its deployment has yet to prove that it is back. A request that has
             failed once is no good probe: it would meet every member that is coming back, one after the other.
+
+    Attributes:
+        attempts: The failed attempts, the latest one last.
+        terms: What the caller chose, as `engine.blame.Terms`.
     """
 
-    __slots__ = ("_by_id", "_doubtful", "attempts")
+    __slots__ = ("_by_id", "_doubtful", "attempts", "terms")
 
     def __init__(self, doubtful: Callable[[str], bool] | None = None) -> None:
         self._doubtful = doubtful
+        self.terms = 0
         self.attempts: list[Attempted] = []
         self._by_id: dict[str, Attempted] = {}
 
