@@ -9,7 +9,7 @@ parameters (`Terms`) and, over several attempts of one request, from what happen
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from fast_router.engine.failures import FailureKind, answered, classify, sent, status_of
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fast_router.engine.deployment import Deployment
     from fast_router.engine.evidence import Charge
 
-__all__ = ["Blame", "Case", "Terms", "blame"]
+__all__ = ["FOREIGN", "Blame", "Case", "Terms", "blame", "blamed"]
 
 
 class Blame(enum.Enum):
@@ -49,7 +49,8 @@ class Terms(enum.IntFlag):
     """A made-up answer or error (LiteLLM's ``mock_*``)."""
 
 
-_FOREIGN = Terms.CREDENTIALS | Terms.ENDPOINT
+FOREIGN: Final = int(Terms.CREDENTIALS | Terms.ENDPOINT)
+"""Terms under which an attempt says nothing about the deployment, be it a success or a failure."""
 
 
 class Case:
@@ -81,8 +82,8 @@ class Case:
 
     @property
     def foreign(self) -> bool:
-        """Whether its attempts say nothing about the deployment, be they successes or failures."""
-        return bool(self.terms & _FOREIGN)
+        """Whether its attempts say nothing about the deployment."""
+        return bool(self.terms & FOREIGN)
 
 
 def blame(error: BaseException, case: Case | None = None) -> Blame:
@@ -101,7 +102,7 @@ def blame(error: BaseException, case: Case | None = None) -> Blame:
         return Blame.NOBODY
     if case is not None:
         terms = case.terms
-        if terms & _FOREIGN or terms & Terms.ANSWER:
+        if terms & FOREIGN or terms & Terms.ANSWER:
             return Blame.CALLER
         if not sent(error):
             return Blame.NOBODY

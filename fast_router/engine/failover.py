@@ -26,15 +26,15 @@ from fast_router.engine.deployment import PROBING, RESTING
 from fast_router.engine.ejection import EjectionOptions, OvertakenTimeoutError, SilentTimeoutError
 from fast_router.engine.evidence import Charge, Evidence
 from fast_router.engine.failures import FailureKind, certain, classify
-from fast_router.engine.ledger import BudgetOptions, RetryBudget
+from fast_router.engine.ledger import BudgetOptions, CallersShares, RetryBudget
 from fast_router.engine.observe import unlearn
 from fast_router.engine.outliers import OutlierDetector, OutlierOptions
 from fast_router.engine.retry_after import retry_after_from_error
-from fast_router.engine.silence import SilenceOptions, Silences
+from fast_router.engine.silence import OpenCall, SilenceOptions, Silences
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Sequence
 
     from fast_router.engine.core import Engine
     from fast_router.engine.deployment import Deployment
@@ -57,6 +57,7 @@ class FailoverPolicy:
         budget: The retry budget of each group, None for no bound.
         outliers: The outlier rules, None for none.
         silence: When a deployment counts as silent, None for never.
+        calls: A deployment's calls under way; see `Silences`.
         decides: For a failure, whether the breaker decides (True) or somebody else does (False, then only
             rests from outside open it). None: the breaker always decides.
         retry_after: For a failure, the seconds for which its provider asks to stay away. None: what its headers say.
@@ -77,6 +78,7 @@ class FailoverPolicy:
         budget: BudgetOptions | None = None,
         outliers: OutlierOptions | None = None,
         silence: SilenceOptions | None = None,
+        calls: Callable[[Deployment], Iterable[OpenCall]] | None = None,
         decides: Callable[[Deployment, BaseException, FailureKind], bool] | None = None,
         retry_after: Callable[[Deployment, BaseException], float | None] | None = None,
         why: Callable[[Deployment], str] | None = None,
@@ -90,6 +92,7 @@ class FailoverPolicy:
         self._options = options
         self._budget_options = budget
         self._budgets: dict[str, RetryBudget] = {}
+        self._shares = CallersShares()
         self._outlier_options = outliers
         self._detectors: dict[str, OutlierDetector] = {}
         self._decides = decides
@@ -106,7 +109,7 @@ class FailoverPolicy:
         engine.on_release.append(self._released)
         engine.on_rest.append(self._rested)
         self._silences = (
-            None if silence is None else Silences(engine, members, self.doubtful, self._fell_silent, silence)
+            None if silence is None else Silences(engine, members, self.doubtful, self._fell_silent, silence, calls)
         )
 
     def close(self) -> None:
@@ -157,13 +160,24 @@ class FailoverPolicy:
             left = max(0.0, found.next_probe() - self.engine.clock())
             return {"state": found.state.value, "reason": found.reason, "seconds_left": round(left, 3)}
 
-    def budget(self, name: str) -> RetryBudget | None:
-        """Give a group's retry budget, None if retries are not bounded."""
-        if self._budget_options is None:
+    def budget(self, name: str, caller: Hashable | None = None) -> RetryBudget | None:
+        """Give a group's retry budget, or the share of one caller in retries that no deployment is to blame for.
+
+        Args:
+            name: The group.
+            caller: Whose share, None for the group's own budget.
+
+        Returns:
+            The budget, None if retries are not bounded.
+        """
+        options = self._budget_options
+        if options is None:
             return None
+        if caller is not None:
+            return self._shares.of(name, caller, options)
         found = self._budgets.get(name)
         if found is None:
-            found = self._budgets.setdefault(name, RetryBudget(self._budget_options))
+            found = self._budgets.setdefault(name, RetryBudget(options))
         return found
 
     def forget(self, id_: str) -> None:
@@ -308,7 +322,7 @@ class FailoverPolicy:
     def first_token(self, lease: Lease) -> None:
         """Note that a stream has begun to answer: enough for a probe, whose stream may last minutes."""
         breaker = self._breakers.get(lease.deployment.id)
-        if breaker is None or breaker.state is BreakerState.CLOSED:
+        if not lease.open or breaker is None or breaker.state is BreakerState.CLOSED:
             return
         with self.engine.lock:
             change = breaker.success(self.engine.clock(), lease.generation)

@@ -17,11 +17,12 @@ from fast_router.engine.ledger import AttemptLedger
 from fast_router.engine.retry_after import retry_after_from_error
 from fast_router.litellm_plugin import attempts, failover_cooldowns, failover_streams, failover_waiting, hedging, plain
 from fast_router.litellm_plugin.binding import existing
+from fast_router.litellm_plugin.callers import caller_of, terms_of
 from fast_router.litellm_plugin.failover_policy import LiteLLMFailover, policy_of
 from fast_router.litellm_plugin.status import tally
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Hashable, Mapping
 
     from fast_router.engine.ledger import RetryBudget
     from fast_router.litellm_plugin.attempts import Attempt
@@ -41,7 +42,9 @@ class RequestLedger(AttemptLedger):
 
     Attributes:
         failover: The Router's failover, None if it could not be made.
-        callers_timeout: Whether the caller set this request's timeout: then a timeout blames nobody.
+        request: Its keyword arguments; None once it is over.
+        retries: How many retries it has spent.
+        own_retries: Retries beyond which they are the caller's own wish, None if the Router's setting is not known.
         error: Identity of the error of the latest failure.
         model: The model name of the latest attempt.
         raised: The latest failure itself, for a retry that the budget refuses.
@@ -49,17 +52,40 @@ class RequestLedger(AttemptLedger):
         wait_until: Clock time in seconds until which it waits in all, None before its first wait.
     """
 
-    __slots__ = ("callers_timeout", "error", "failover", "may_wait", "model", "raised", "wait_until")
+    __slots__ = (
+        "error", "failover", "may_wait", "model", "own_retries", "raised", "request", "retries", "wait_until",
+    )  # fmt: skip
 
-    def __init__(self, failover: LiteLLMFailover | None, *, callers_timeout: bool, may_wait: bool = True) -> None:
+    def __init__(
+        self, failover: LiteLLMFailover | None, request: Mapping[str, Any] | None = None, *, may_wait: bool = True
+    ) -> None:
         super().__init__(None if failover is None else failover.policy.doubtful)
         self.failover = failover
-        self.callers_timeout = callers_timeout
+        self.request = request
+        if request is not None:
+            self.terms = terms_of(request)
+        self.retries = 0
+        self.own_retries: int | None = None
         self.error = 0
         self.model: object = None
         self.raised: Exception | None = None
         self.may_wait = may_wait
         self.wait_until: float | None = None
+
+    def caller(self) -> Hashable | None:
+        """Tell who makes the request; see `callers.caller_of`."""
+        return None if self.request is None else caller_of(self.request)
+
+    def fork(self) -> RequestLedger:
+        """Give the ledger of a second attempt of the same request, made side by side with the first one."""
+        fork = RequestLedger(self.failover)
+        fork.request, fork.terms, fork._case = self.request, self.terms, self.case
+        return fork
+
+    def over(self) -> None:
+        """Let go of what the request holds."""
+        self.raised = None
+        self.request = None
 
 
 def install(patches: PatchSet, band: Band) -> list[str]:
@@ -101,7 +127,7 @@ def _new_ledger(core: Any, band: Band, kwargs: Mapping[str, Any], *, may_wait: b
         failover = policy_of(core, band)
     except Exception as error:  # noqa: BLE001 - LiteLLM's own failover goes on
         tally.failed(error, "failover")
-    return RequestLedger(failover, callers_timeout=kwargs.get("timeout") is not None, may_wait=may_wait)
+    return RequestLedger(failover, kwargs, may_wait=may_wait)
 
 
 def _request(original: Any, band: Band) -> Any:
@@ -119,7 +145,7 @@ def _request(original: Any, band: Band) -> Any:
             return await _outlasting(self, original, args, kwargs, ledger)
         finally:
             attempts.ledger.reset(token)
-            ledger.raised = None
+            ledger.over()
 
     return async_function_with_fallbacks
 
@@ -175,7 +201,7 @@ def _mid_stream(original: Any, band: Band) -> Any:
             return await original(self, *args, **kwargs)
         finally:
             attempts.ledger.reset(token)
-            ledger.raised = None
+            ledger.over()
 
     return async_function_with_fallbacks_common_utils
 
@@ -206,6 +232,10 @@ def _ended(attempt: Attempt, error: BaseException | None, cancelled: bool) -> No
         budget = ledger.failover.policy.budget(lease.deployment.name)
         if budget is not None:
             budget.request(lease._engine.clock())
+    if cancelled or attempt.foreign:
+        cancelled = cancelled or error is None
+    elif error is None and ledger.attempts and ledger.failover is not None:
+        ledger.failover.policy.vindicated(ledger.case)
     if error is not None and not cancelled:
         _enter(ledger, attempt, error)
 
@@ -230,8 +260,6 @@ def _make_call(original: Any, band: Band) -> Any:
         if retried is not None and not _spend(ledger):
             raise retried
         ledger.model = kwargs.get("model")
-        if ledger.callers_timeout:
-            original_function = _noting_timeouts(original_function)
         try:
             return await original(self, original_function, *args, **kwargs)
         except Exception as error:
@@ -242,34 +270,12 @@ def _make_call(original: Any, band: Band) -> Any:
     return make_call
 
 
-def _noting_timeouts(original_function: Any) -> Any:
-    """Mark timeouts that the caller asked for, inside the attempt: the breaker hears of its end right after."""
-
-    async def function(*args: Any, **kwargs: Any) -> Any:
-        try:
-            response = original_function(*args, **kwargs)
-            return await response if inspect.isawaitable(response) else response
-        except Exception as error:
-            if _is_timeout(error):
-                error.__dict__["_fast_router_callers_timeout"] = True
-            raise
-
-    # LiteLLM looks at the name of what it calls.
-    function.__name__ = getattr(original_function, "__name__", function.__name__)
-    return function
-
-
-def _is_timeout(error: BaseException) -> bool:
-    return getattr(error, "status_code", None) == 408 or isinstance(error, (TimeoutError, asyncio.TimeoutError))
-
-
 def _seen(core: Any, band: Band, ledger: RequestLedger, error: Exception, kwargs: dict[str, Any]) -> None:
     try:
         latest = ledger.last()
-        if latest is None or ledger.error != id(error):
+        if latest is None or ledger.error != id(error) or ledger.failover is None:
             return
-        model = kwargs.get("model")
-        failover_cooldowns.judge(core, band, error, latest.id, kwargs, model if isinstance(model, str) else None)
+        failover_cooldowns.judge(core, band, ledger.failover.policy, ledger.case, error, latest, kwargs)
     except Exception as ours:  # noqa: BLE001 - LiteLLM's error is the one to raise
         tally.failed(ours, "judging a failure")
 
@@ -288,14 +294,24 @@ def _should_retry(original: Any) -> Any:
 
 
 def _budget(ledger: object) -> tuple[RetryBudget, float] | None:
-    """Give the retry budget of the model that failed last, and the time."""
+    """Give the budget that the next retry comes out of, and the time.
+
+    The group's is for what its deployments bring about. Retries after failures that are the request's or the caller's,
+    and those beyond the Router's own setting, are the caller's: one that asks for fifty spends no other's.
+    """
     if not isinstance(ledger, RequestLedger) or ledger.failover is None:
         return None
     latest = ledger.last()
-    engine = ledger.failover.policy.engine
-    deployment = None if latest is None else engine.deployments.get(latest.id)
-    budget = None if deployment is None else ledger.failover.policy.budget(deployment.name)
-    return None if budget is None else (budget, engine.clock())
+    policy = ledger.failover.policy
+    deployment = None if latest is None else policy.engine.deployments.get(latest.id)
+    if deployment is None:
+        return None
+    if ledger.own_retries is None:
+        ledger.own_retries = ledger.failover.own_retries()
+    case = ledger.case
+    own = ledger.retries >= ledger.own_retries or not case.counted
+    budget = policy.budget(deployment.name, case.voice if own and case.caller is not None else own or None)
+    return None if budget is None else (budget, policy.engine.clock())
 
 
 def _within_budget() -> bool:
@@ -309,6 +325,7 @@ def _within_budget() -> bool:
 def _spend(ledger: RequestLedger) -> bool:
     """Take one retry from the budget. LiteLLM asks before a retry (see above), but not under a retry policy."""
     found = _budget(ledger)
+    ledger.retries += 1
     return found is None or found[0].retry(found[1])
 
 
