@@ -232,4 +232,5 @@ class Evidence:
         if resting + 1 <= max(1, len(group) // 2):
             return True
         testimony = self._breaker(deployment).testimony
-        return testimony.certain or len(testimony.voices) > 1 or testimony.confirmed >= max(1, needed)
+        voices = testimony.voices.union(testimony.suspicions)
+        return testimony.certain or len(voices) > 1 or testimony.confirmed >= max(1, needed)

@@ -411,7 +411,6 @@ class FailoverPolicy:
     def _take_back(self, charge: Charge) -> None:
         deployment = charge.deployment
         breaker = self.breaker(deployment)
-        deployment.failures = max(0, deployment.failures - 1)
         if charge.learnt is not None:
             unlearn(deployment, charge.learnt)
         detector = self._detectors.get(deployment.name)
@@ -424,7 +423,6 @@ class FailoverPolicy:
             charge.on_take_back()
 
     def _unlearn(self, deployment: Deployment, lease: Lease | None) -> None:
-        deployment.failures = max(0, deployment.failures - 1)
         before = getattr(lease, "before", None)
         if before is not None:
             unlearn(deployment, before)

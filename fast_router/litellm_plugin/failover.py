@@ -309,8 +309,13 @@ def _budget(ledger: object) -> tuple[RetryBudget, float] | None:
     if ledger.own_retries is None:
         ledger.own_retries = ledger.failover.own_retries()
     case = ledger.case
-    own = ledger.retries >= ledger.own_retries or not case.counted
-    budget = policy.budget(deployment.name, case.voice if own and case.caller is not None else own or None)
+    beyond = ledger.retries >= ledger.own_retries
+    share = None
+    if case.caller is not None and (beyond or not case.counted):
+        share = case.caller
+    elif beyond:
+        share = "unknown"  # whoever they are, they have one share together
+    budget = policy.budget(deployment.name, share)
     return None if budget is None else (budget, policy.engine.clock())
 
 
