@@ -39,6 +39,12 @@ class Behaviour:
         first_token: Time between the beginning of a stream and its first token (a whole answer takes it too).
         per_token: Time for each further token.
         tokens: Tokens in an answer; a smaller `max_tokens` in the request wins.
+        prefill_rate: Prompt tokens per second that are computed, one prompt after the other, where they are not in
+            the prefix cache; None for a server without one, whose prompts take no time.
+        prefill_latency: Fixed time of each prefill, in line with the others.
+        cache_blocks: Blocks that the prefix cache holds.
+        block_size: Tokens per block.
+        report_cached: Whether usage says how many prompt tokens were cached (vLLM: --enable-prompt-tokens-details).
         error_rate: Share answered with `error_status`.
         error_status: HTTP status of an ordered error, 400–599.
         error_message: Its message; LiteLLM knows a context window or a content policy by it.
@@ -68,6 +74,11 @@ class Behaviour:
     first_token: float = 0.0
     per_token: float = 0.0
     tokens: int = 8
+    prefill_rate: float | None = None
+    prefill_latency: float = 0.0
+    cache_blocks: int = 4096
+    block_size: int = 16
+    report_cached: bool = True
     error_rate: float = 0.0
     error_status: int = 500
     error_message: str = "Ordered to fail."
@@ -92,15 +103,19 @@ class Behaviour:
     rules: tuple[Rule, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("latency", "jitter", "first_token", "per_token", "error_latency"):
+        for name in ("latency", "jitter", "first_token", "per_token", "prefill_latency", "error_latency"):
             value = getattr(self, name)
             _require(_is_number(value) and value >= 0, name, value, "seconds, at least 0")
         rates = {name: getattr(self, name) for _, name in _RATES}
         for name, value in rates.items():
             _require(_is_number(value) and 0 <= value <= 1, name, value, "a share between 0 and 1")
         _require(sum(rates.values()) <= 1 + 1e-9, "the sum of all rates", sum(rates.values()), "at most 1")
-        for name in ("tokens", "cut_after", "background_running", "background_waiting"):
+        for name in ("tokens", "cache_blocks", "cut_after", "background_running", "background_waiting"):
             _require(_is_count(value := getattr(self, name)), name, value, "a whole number, at least 0")
+        rate, size = self.prefill_rate, self.block_size
+        fine = rate is None or (_is_number(rate) and rate > 0)
+        _require(fine, "prefill_rate", rate, "tokens per second, more than 0, or null")
+        _require(_is_count(size) and size > 0, "block_size", size, "a whole number, at least 1")
         status, slots, queue, usage = self.error_status, self.slots, self.queue, self.kv_cache_usage
         fine = _is_count(status) and 400 <= status <= 599
         _require(fine, "error_status", status, "an HTTP status between 400 and 599")
