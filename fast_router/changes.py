@@ -15,7 +15,7 @@ from fast_router.naming import name_of, served_by
 
 if TYPE_CHECKING:
     from fast_router.engine import Deployment, Engine
-    from fast_router.engine.breaker import Change
+    from fast_router.engine.failover.breaker import Change
 
 __all__ = ["Changes"]
 

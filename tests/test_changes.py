@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from fast_router import AdvancedRouter
-from fast_router.engine.breaker import BreakerOptions
+from fast_router.engine.failover.breaker import BreakerOptions
 
 
 class Clock:

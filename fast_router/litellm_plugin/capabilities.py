@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from fast_router import settings
 
 if TYPE_CHECKING:
-    from fast_router.litellm_plugin.bands import Band
-    from fast_router.settings_table import Settings
+    from fast_router.litellm_plugin.bands.methods import Band
+    from fast_router.settings.table import Settings
 
 __all__ = ["capabilities", "without_effect"]
 
@@ -106,7 +106,7 @@ def _celery(options: Settings, features: Collection[str], skipped: Mapping[str, 
     reason = skipped.get("celery_routing")
     if reason or not any("celery" in feature.lower() for feature in features):
         return _entry(False, reason or here)
-    process = sys.modules.get("fast_router.cluster.celery_process")
+    process = sys.modules.get("fast_router.celery_routing.process")
     status = process.status() if process is not None else None
     if status is None:
         return _entry(True, "on; nothing was asked yet")
@@ -114,14 +114,14 @@ def _celery(options: Settings, features: Collection[str], skipped: Mapping[str, 
 
 
 def _overhead(features: Collection[str], here: str) -> dict[str, Any]:
-    from fast_router.litellm_plugin import bookkeeping  # noqa: PLC0415 - not cheap, wanted by a report only
+    from fast_router.litellm_plugin import overhead  # noqa: PLC0415 - not cheap, wanted by a report only
 
-    known = [name for name in bookkeeping.FEATURES if name in features]
+    known = [name for name in overhead.FEATURES if name in features]
     if not known:
         return _entry(False, here)
-    missing = [name for name in bookkeeping.FEATURES if name not in features]
+    missing = [name for name in overhead.FEATURES if name not in features]
     rest = f"; not: {', '.join(missing)}" if missing else ""
-    return _entry(True, f"{len(known)} of {len(bookkeeping.FEATURES)} features{rest}")
+    return _entry(True, f"{len(known)} of {len(overhead.FEATURES)} features{rest}")
 
 
 # Options by the capability that they belong to; by prefix, the longest first.

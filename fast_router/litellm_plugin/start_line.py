@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.status import tally
-from fast_router.log_output import announce
+from fast_router.litellm_plugin.tally import tally
+from fast_router.settings.log_level import announce
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from fast_router.litellm_plugin.bands import Band
+    from fast_router.litellm_plugin.bands.methods import Band
     from fast_router.litellm_plugin.patching import PatchSet
 
 __all__ = ["install", "line"]
