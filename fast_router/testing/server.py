@@ -405,6 +405,8 @@ def _whole(answer: Answer, body: dict[str, Any], number: int, model: str, tokens
         value = answers.transcription(tokens)
     elif answer == "image":
         value = answers.image(body)
+    elif answer == "moderation":
+        value = answers.moderation(body, number, model)
     else:
         value = answers.ocr(model, tokens)
     return _dump(value).encode(), "application/json"
