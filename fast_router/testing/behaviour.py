@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from fast_router.errors import ConfigurationError
+from fast_router.testing.rules import Rule
 
 __all__ = ["FAULTS", "Behaviour", "Fault"]
 
-Fault = Literal["ok", "error", "throttle", "reset", "hang", "cut", "garbage"]
+Fault = Literal["ok", "error", "throttle", "reset", "hang", "cut", "garbage", "stream_error"]
 FAULTS: tuple[str, ...] = get_args(Fault)
 
 _RATES: tuple[tuple[Fault, str], ...] = (
@@ -21,6 +23,7 @@ _RATES: tuple[tuple[Fault, str], ...] = (
     ("hang", "hang_rate"),
     ("cut", "cut_rate"),
     ("garbage", "garbage_rate"),
+    ("stream_error", "stream_error_rate"),
 )
 
 
@@ -51,8 +54,10 @@ class Behaviour:
         reset_rate: Share whose connection is reset before an answer.
         hang_rate: Share never answered; the connection stays open until the client leaves.
         cut_rate: Share closed in the middle of the answer.
-        cut_after: Tokens sent before the cut (streams only).
+        cut_after: Tokens sent before the cut, or before an error inside a stream (streams only).
         garbage_rate: Share answered 200 with a body that is no JSON (a stream: chunks that are none).
+        stream_error_rate: Share whose stream begins with 200 and tells of `error_status` inside; what is no
+            stream is answered with that status.
         slots: Requests served at a time; more wait in line. None means no limit.
         queue: Requests that may wait for a slot; one more is answered 503. None means no limit.
         hold: While true, accepted requests wait (in flight) until it is ordered false: a barrier for tests.
@@ -85,6 +90,7 @@ class Behaviour:
     cut_rate: float = 0.0
     cut_after: int = 2
     garbage_rate: float = 0.0
+    stream_error_rate: float = 0.0
     slots: int | None = None
     queue: int | None = None
     hold: bool = False
@@ -94,6 +100,7 @@ class Behaviour:
     kv_cache_usage: float | None = None
     background_running: int = 0
     background_waiting: int = 0
+    rules: tuple[Rule, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("latency", "jitter", "first_token", "per_token", "prefill_latency", "error_latency"):
@@ -121,6 +128,10 @@ class Behaviour:
         object.__setattr__(self, "script", tuple(self.script))
         for fault in self.script:
             _require(fault in FAULTS, "script", fault, f"one of {', '.join(FAULTS)}")
+        rules = tuple(Rule(**rule) if isinstance(rule, Mapping) else rule for rule in self.rules)
+        object.__setattr__(self, "rules", rules)
+        for rule in rules:
+            self.ordered(**rule.orders, rules=())
 
     def ordered(self, **changes: Any) -> Behaviour:
         """Return this behaviour with some orders changed.
@@ -134,6 +145,18 @@ class Behaviour:
                 f"unknown order {unknown[0]!r} for an upstream; known orders: {', '.join(sorted(known))}"
             )
         return dataclasses.replace(self, **changes)
+
+    def towards(self, headers: Mapping[str, str], body: Mapping[str, Any]) -> Behaviour:
+        """Return the orders for one request: those of the first rule that covers it on top of these.
+
+        Args:
+            headers: Its headers, names in lower case.
+            body: Its JSON body.
+        """
+        for rule in self.rules:
+            if rule.covers(headers, body):
+                return self.ordered(**rule.orders, rules=())
+        return self
 
     def fate(self, chance: float) -> Fault:
         """Return what happens to a request that drew `chance` (0 ≤ chance < 1)."""

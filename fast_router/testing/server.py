@@ -83,7 +83,7 @@ class UpstreamServer:
         self._number = 0
         self._script = list(self.behaviour.script)
         self._slots = Slots(self.behaviour.slots)
-        self._released = asyncio.Event()
+        self._ordered = asyncio.Event()
         self._runner: web.AppRunner | None = None
         self._stopping = False
 
@@ -131,7 +131,7 @@ class UpstreamServer:
         if self._runner is None:
             return
         runner, self._runner, self._stopping = self._runner, None, True
-        self._released.set()
+        self._apply()
         await runner.cleanup()
 
     async def restart(self) -> None:
@@ -159,10 +159,9 @@ class UpstreamServer:
     def _apply(self) -> None:
         self._slots.resize(self.behaviour.slots)
         self._prefill.apply(self.behaviour)
-        if self.behaviour.hold:
-            self._released.clear()
-        else:
-            self._released.set()
+        # Whoever waits for the old one looks at the new orders.
+        self._ordered.set()
+        self._ordered = asyncio.Event()
 
     # -- one request ------------------------------------------------------------------------------------
 
@@ -216,9 +215,9 @@ class UpstreamServer:
             return _error(seen, 404, f"The model `{model}` does not exist.", "model_not_found")
         # Two draws for every request, whatever its fate: changing one order leaves the other draws alone.
         chance, wobble = self._rng.random(), self._rng.random()
-        seen.fault = self._script.pop(0) if self._script else self.behaviour.fate(chance)
-        orders = self.behaviour
-        if seen.fault in {"error", "throttle", "reset"}:
+        orders = self.behaviour.towards(seen.headers, body)
+        seen.fault = self._script.pop(0) if self._script else orders.fate(chance)
+        if seen.fault in {"error", "throttle", "reset"} or (seen.fault == "stream_error" and not seen.stream):
             await _pause(orders.error_latency)
             return self._refuse(request, seen, orders)
         if orders.queue is not None and self._slots.full and self._slots.waiting >= orders.queue:
@@ -232,11 +231,15 @@ class UpstreamServer:
         try:
             if seen.fault == "hang":
                 await asyncio.get_running_loop().create_future()
-            await self._released.wait()
+            await self._release(seen, body)
             return await self._serve(request, answer, seen, body, model=model, wobble=wobble)
         finally:
             self.records.serving -= 1
             self._slots.leave()
+
+    async def _release(self, seen: Seen, body: dict[str, Any]) -> None:
+        while not self._stopping and self.behaviour.towards(seen.headers, body).hold:
+            await self._ordered.wait()
 
     def _refuse(self, request: web.Request, seen: Seen, orders: Behaviour) -> web.StreamResponse:
         if seen.fault == "reset":
@@ -259,7 +262,7 @@ class UpstreamServer:
         model: str,
         wobble: float,
     ) -> web.StreamResponse:
-        orders = self.behaviour
+        orders = self.behaviour.towards(seen.headers, body)
         tokens = _tokens(body, orders.tokens)
         await _pause(orders.latency + orders.jitter * wobble)
         with_cache = orders.prefill_rate is not None and answer in _STREAMS
@@ -273,7 +276,7 @@ class UpstreamServer:
             number = self._number = self._number + 1
             if stream is not None:
                 events = stream(body, number, model, tokens, prompt)
-                return await self._stream(request, seen, events, tokens, named=answer == "responses")
+                return await self._stream(request, seen, events, orders, tokens, named=answer == "responses")
             await _pause(orders.first_token + orders.per_token * max(0, tokens - 1))
             if seen.fault == "garbage":
                 seen.status = 200
@@ -291,9 +294,15 @@ class UpstreamServer:
         return web.Response(body=content, content_type=kind)
 
     async def _stream(
-        self, request: web.Request, seen: Seen, events: Iterator[answers.Json], tokens: int, *, named: bool
+        self,
+        request: web.Request,
+        seen: Seen,
+        events: Iterator[answers.Json],
+        orders: Behaviour,
+        tokens: int,
+        *,
+        named: bool,
     ) -> web.StreamResponse:
-        orders = self.behaviour
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
         )
@@ -307,6 +316,9 @@ class UpstreamServer:
                 due += orders.per_token
             if seen.fault == "cut" and sent >= orders.cut_after:
                 return _reset(request, response)
+            if seen.fault == "stream_error" and sent >= orders.cut_after:
+                await response.write(f"data: {_dump(_told(orders.error_status, orders.error_message))}\n\n".encode())
+                break
             if seen.fault == "garbage":
                 await response.write(f"data: {_GARBAGE}\n\n".encode())
             else:
@@ -441,6 +453,10 @@ def _whole(
 
 def _dump(value: object) -> str:
     return json.dumps(value, separators=(",", ":"))
+
+
+def _told(status: int, message: str) -> answers.Json:
+    return {"error": {"message": message, "type": "server_error", "param": None, "code": status}}
 
 
 def _error(seen: Seen, status: int, message: str, code: str, retry_after: float | str | None = None) -> web.Response:
