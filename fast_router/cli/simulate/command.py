@@ -26,7 +26,6 @@ __all__ = ["simulate"]
 _LITELLM = ("simple-shuffle", "least-busy", "latency-based-routing")
 _LATENCY_DEFAULT = ("least_busy", "power_of_two", "peak_ewma")
 _CACHE_DEFAULT = ("least_busy", "peak_ewma", "cache_aware")
-_SPREAD = 0.3
 
 
 @dataclass(frozen=True)
@@ -105,6 +104,7 @@ def simulate(config: Path | None, module: str | None, plotted: Path | None, **gi
 def _latencies(config: Path, given: dict[str, Any], output: _Output) -> None:
     fleet = fleets.read(config, given["model"])
     names = _names(given["strategies"], _LATENCY_DEFAULT)
+    fleet.servers({})  # what is wrong in the file is told before anything is asked or sent
     latencies, assumed = _latencies_of(fleet, given)
     servers = fleet.servers(latencies)
     world = World(
@@ -165,7 +165,9 @@ def _latencies_of(fleet: fleets.Fleet, given: dict[str, Any]) -> tuple[dict[str,
             "model_info: {simulate: {latency: 0.8}} in the file"
         )
         raise ConfigurationError(msg)
-    return dict.fromkeys(silent, (seconds, _SPREAD)), f"As given: {seconds:g} s (median) for {len(silent)} deployments"
+    return dict.fromkeys(
+        silent, (seconds, measure.SPREAD)
+    ), f"As given: {seconds:g} s (median) for {len(silent)} deployments"
 
 
 def _caches(config: Path | None, given: dict[str, Any], output: _Output) -> None:

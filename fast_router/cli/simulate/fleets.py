@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from fast_router.cache_world import ServerShape
+from fast_router.cli.simulate.measure import SPREAD
 from fast_router.errors import ConfigurationError
 from fast_router.simulation import Fault, ServerSpec
 
@@ -55,7 +56,7 @@ class Fleet:
         """
         servers = []
         for name, where, said in zip(self.ids, self.wheres, self.said, strict=True):
-            latency, spread = latencies.get(name, (0.0, 0.3))
+            latency, spread = latencies.get(name, (0.0, SPREAD))
             servers.append(
                 ServerSpec(
                     name,

@@ -11,10 +11,15 @@ from typing import Any
 
 from fast_router.errors import ConfigurationError
 
-__all__ = ["latencies"]
+__all__ = ["SPREAD", "latencies"]
 
 _PROMPT = "Reply with one short sentence."
 _TOKENS = 32
+SPREAD = 0.3
+"""Standard deviation of the logarithm of a latency where it is not known."""
+_WARM_UP = 2  # LiteLLM's first two calls load what the others find: seconds, on a busy machine
+_ENOUGH = 9  # requests that tell a spread
+_NORMAL = 1.4826  # standard deviation of a normal distribution, in median absolute deviations
 
 
 def latencies(
@@ -25,11 +30,13 @@ def latencies(
     Args:
         entries: The deployments, as LiteLLM's YAML has them.
         ids: Their names.
-        requests: So many each; the first is a warm-up that is not counted, if there are others.
+        requests: So many each; the first is a warm-up that is not counted, if there are others. The first deployment
+            gets two more before, for what LiteLLM loads at its first calls.
         progress: Called after each.
 
     Returns:
-        By name: the median in seconds, and the standard deviation of the logarithm.
+        By name: the median in seconds, and the standard deviation of the logarithm (0.3 where the requests are too
+        few to tell).
 
     Raises:
         ConfigurationError: A deployment does not answer, or is none for chat or embeddings; the message names it.
@@ -52,6 +59,8 @@ def latencies(
             taken = []
             try:
                 router = litellm.Router(model_list=[alone], num_retries=0)
+                for _ in range(0 if found else _WARM_UP):
+                    await one(router, entry)
                 for _ in range(requests):
                     taken.append(await one(router, entry))
                     progress()
@@ -62,9 +71,16 @@ def latencies(
                     "--latency for all that have none"
                 )
                 raise ConfigurationError(msg) from None
-            counted = taken[1:] or taken
-            logs = [math.log(max(seconds, 1e-6)) for seconds in counted]
-            found[name] = (statistics.median(counted), round(statistics.pstdev(logs), 3))
+            found[name] = _typical(taken[1:] or taken)
         return found
 
     return asyncio.run(every())
+
+
+def _typical(taken: list[float]) -> tuple[float, float]:
+    median = statistics.median(taken)
+    if len(taken) < _ENOUGH:
+        return median, SPREAD
+    # From the median deviation: one slow answer (a connection that is made, a model that is loaded) is no spread.
+    deviation = statistics.median(abs(math.log(max(seconds, 1e-6) / max(median, 1e-6))) for seconds in taken)
+    return median, round(_NORMAL * deviation, 3)
