@@ -53,7 +53,7 @@ def latencies(
         return time.perf_counter() - began
 
     async def every() -> dict[str, tuple[float, float]]:
-        found = {}
+        found: dict[str, tuple[float, float]] = {}
         for name, entry in zip(ids, entries, strict=True):
             alone = {"model_name": "measured", "litellm_params": entry.get("litellm_params") or {}}
             taken = []
