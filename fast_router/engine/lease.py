@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fast_router.engine.blame import Blame, Case
-    from fast_router.engine.core import Engine
     from fast_router.engine.deployment import Deployment
-    from fast_router.engine.observe import Learnt
+    from fast_router.engine.engine import Engine
+    from fast_router.engine.failover.blame import Blame, Case
+    from fast_router.engine.learning import Learnt
 
 __all__ = ["Lease"]
 

@@ -1,6 +1,6 @@
 """Who makes a request, and what it brings along in place of a deployment's own parameters.
 
-What is asked for here decides what a failure says about the deployment (`engine.blame`). A value that is None, or an
+What is asked for here decides what a failure says about the deployment (`engine.failover.blame`). A value that is None, or an
 empty header, is one that was not given.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Any, Final
 
-from fast_router.engine.blame import Terms
+from fast_router.engine.failover.blame import Terms
 
 __all__ = ["caller_of", "terms_of"]
 
