@@ -1,7 +1,7 @@
 """Who makes a request, and what it brings along in place of a deployment's own parameters.
 
-What is asked for here decides what a failure says about the deployment (`engine.failover.blame`). A value that is None, or an
-empty header, is one that was not given.
+What is asked for here decides what a failure says about the deployment (`engine.failover.blame`). A value that is None,
+or an empty header, is one that was not given.
 """
 
 from __future__ import annotations

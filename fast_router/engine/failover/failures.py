@@ -89,7 +89,7 @@ _BY_STATUS: Final = {
 _ANSWERED: Final = frozenset({"APIStatusError", "HTTPStatusError", "ClientResponseError"})
 # Only these stand for bytes that were sent, or would have been; LiteLLM dresses its own mistakes as a lost connection.
 _TRANSPORT: Final = frozenset({"TransportError", "ClientError", "APIConnectionError", "ConnectionError", "gaierror"})
-_NOT_LITELLMS: Final = "litellm."
+_LITELLM: Final = "litellm."
 # What no request can bring about: nobody listens there.
 _UNREACHABLE: Final = frozenset({"ConnectError", "ClientConnectorError", "ConnectionRefusedError", "gaierror"})
 _RESET: Final = frozenset({"ConnectionResetError", "BrokenPipeError", "ServerDisconnectedError"})
@@ -190,7 +190,7 @@ def _from_causes(error: BaseException) -> FailureKind | None:
         if kind is FailureKind.TIMEOUT:
             return kind
         # LiteLLM dresses a refused connection as a 500 twice; only these stand for an answer that came.
-        if not _ANSWERED.isdisjoint(_names(cause)):
+        if _is_answer(cause):
             return None
         status = _in_stream(cause)
         if status is not None:
@@ -208,7 +208,7 @@ def _below(error: BaseException) -> bool:
 
 def _in_stream(error: BaseException) -> int | None:
     """Read the status of an error that a server wrote into a stream; 500 if it gave none, None for other errors."""
-    if type(error).__name__ != "APIError" or type(error).__module__.startswith(_NOT_LITELLMS):
+    if type(error).__name__ != "APIError" or _own(error):
         return None
     body = getattr(error, "body", None)
     for value in (getattr(error, "code", None), body.get("code") if isinstance(body, dict) else None):
@@ -223,7 +223,16 @@ def answered(error: BaseException) -> bool:
     # LiteLLM sets it on what it makes of an answer, and on nothing else.
     if getattr(error, "litellm_response_headers", None) is not None:
         return True
-    return any(not _ANSWERED.isdisjoint(_names(e)) or _in_stream(e) is not None for e in _chain(error))
+    return any(_is_answer(e) or _in_stream(e) is not None for e in _chain(error))
+
+
+def _is_answer(error: BaseException) -> bool:
+    # LiteLLM's own errors derive from openai's, whatever they are made of.
+    return not _own(error) and not _ANSWERED.isdisjoint(_names(error))
+
+
+def _own(error: BaseException) -> bool:
+    return type(error).__module__.startswith(_LITELLM)
 
 
 def sent(error: BaseException) -> bool:
@@ -246,8 +255,7 @@ def sent(error: BaseException) -> bool:
     bare = True
     for cause in _chain(error):
         names = set(_names(cause))
-        own = type(cause).__module__.startswith(_NOT_LITELLMS)
-        if not own and (not names.isdisjoint(_TRANSPORT) or _named(cause) is FailureKind.TIMEOUT):
+        if not _own(cause) and (not names.isdisjoint(_TRANSPORT) or _named(cause) is FailureKind.TIMEOUT):
             return True
         # The answer came, and makes no sense.
         if "JSONDecodeError" in names or "MockException" in names:

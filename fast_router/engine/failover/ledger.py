@@ -50,7 +50,7 @@ class AttemptLedger:
 
     Attributes:
         attempts: The failed attempts, the latest one last.
-        terms: What the caller chose, as `engine.blame.Terms`.
+        terms: What the caller chose, as `engine.failover.blame.Terms`.
     """
 
     __slots__ = ("_by_id", "_case", "_doubtful", "attempts", "terms")

@@ -39,7 +39,7 @@ class Ledger(Protocol):
 
     @property
     def terms(self) -> int:
-        """What the caller chose in place of the deployment's own, as `engine.blame.Terms`."""
+        """What the caller chose in place of the deployment's own, as `engine.failover.blame.Terms`."""
 
     @property
     def case(self) -> Case:

@@ -7,7 +7,7 @@
 * Each failed attempt is judged once, at its end, and only if it speaks against its deployment. LiteLLM judges from a
   failure callback that fires once per logging object, and the proxy shares one among all attempts of a request (issue
   32574); a Router used by itself judges every attempt, so that one bad request rests a whole group. Here the callback
-  of an attempt waits until it is known whom to blame (`engine.failover.blame`), and then the same method of LiteLLM is called.
+  of an attempt waits until it is known whom to blame (`engine.failover.blame`), and then the same method is called.
 """
 
 from __future__ import annotations
