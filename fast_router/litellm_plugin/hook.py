@@ -31,6 +31,7 @@ FEATURES = (
     ("attempts", "fast_router.litellm_plugin.layers.lease"),
     ("selection", "fast_router.litellm_plugin.picks.lanes"),
     ("cooldowns", "fast_router.litellm_plugin.rests.mirror"),
+    ("operator_holds", "fast_router.litellm_plugin.rests.by_operator"),
     ("strategies", "fast_router.litellm_plugin.picks.strategies_by_name"),
     ("failover", "fast_router.litellm_plugin.layers.failures"),
     ("admission", "fast_router.litellm_plugin.layers.quality_limits"),
@@ -369,6 +370,18 @@ def invalidate(router: Any) -> None:
         binding = existing(_switch.band.core_of(router))
         if binding is not None:
             binding.invalidate()
+
+
+def bind_all() -> None:
+    """Have each `litellm.Router` of the process shown, those that have not picked yet included."""
+    from fast_router.litellm_plugin.start_line import routers  # noqa: PLC0415
+
+    band = _switch.band
+    if _switch.enabled and band is not None:
+        for router in routers():
+            core = band.core_of(router)
+            if core is not None:
+                band.binding(core)
 
 
 def advanced_router(router: Any) -> AdvancedRouter:
