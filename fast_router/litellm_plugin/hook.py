@@ -14,6 +14,8 @@ from importlib import import_module
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from fast_router.litellm_plugin.feature_table import FEATURES, RUST_FEATURES
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
@@ -22,33 +24,10 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.router import AdvancedRouter
 
-__all__ = ["advanced_router", "check_settings", "disable", "enable", "install_hook", "invalidate", "status"]
+__all__ = ["advanced_router", "check_settings", "disable", "enable", "install_hook", "invalidate"]
 
 _WATCHED = "litellm.router"
 _OFF = frozenset({"0", "false", "no", "off", "f", "n"})
-
-FEATURES = (
-    ("attempts", "fast_router.litellm_plugin.layers.lease"),
-    ("selection", "fast_router.litellm_plugin.picks.lanes"),
-    ("cooldowns", "fast_router.litellm_plugin.rests.mirror"),
-    ("strategies", "fast_router.litellm_plugin.picks.strategies_by_name"),
-    ("failover", "fast_router.litellm_plugin.layers.failures"),
-    ("admission", "fast_router.litellm_plugin.layers.quality_limits"),
-    ("bookkeeping", "fast_router.litellm_plugin.overhead"),
-    ("model_list", "fast_router.litellm_plugin.model_list.calls"),
-    ("process_status", "fast_router.observe.process_status"),
-    ("shared_state", "fast_router.litellm_plugin.fleet.shared_state"),
-    ("celery_routing", "fast_router.litellm_plugin.layers.routing_worker_gate"),
-)
-"""What `enable` installs, in this order: a name, and a module with `install(patches, band)`."""
-
-RUST_FEATURES = (
-    ("selection", "fast_router.litellm_plugin.bands.rust.steps"),
-    ("strategies", "fast_router.litellm_plugin.bands.rust.strategies_by_name"),
-    ("model_list", "fast_router.litellm_plugin.model_list.calls"),
-    ("process_status", "fast_router.observe.process_status"),
-)
-"""The same for a LiteLLM whose core is not written in Python: cooldowns and failover stay the core's."""
 
 
 class _Switch:
@@ -285,62 +264,6 @@ def _install(name: str, install: Callable[[PatchSet, Any], list[str]], patches: 
         tally.failed(error, f"installing {name}")
     else:
         _switch.features.extend(done)
-
-
-def status() -> dict[str, Any]:
-    """What is on, what is patched, who picked, ready for JSON; no key, header or prompt in it.
-
-    `picks` counts `fast` (answered from a compiled plan), `filtered` (LiteLLM's filters ran, we chose among
-    what they left) and `delegated` (LiteLLM chose), the last two by reason. `shared_state` lists the Routers that
-    share their state over Redis: who else is there, and whether Redis answers (or that `limits: strict` has none).
-    `resting` lists the deployments that rest or have yet to prove that they are back: model, id, state, reason,
-    seconds_left. `celery` is there while Celery routing is on: whether broker and Redis answer, `picks` by workers,
-    `local_picks` by reason.
-    """
-    from fast_router.litellm_plugin.tally import resting, tally  # noqa: PLC0415
-
-    with _switch.lock:
-        band = _switch.band
-        patched = _switch.patches.patched if _switch.patches is not None else []
-        late = sorted(_switch.patches.late) if _switch.patches is not None else []
-        skipped = dict(_switch.skipped)
-        if band is not None and _switch.enabled and not band.fast_lane:
-            unknown = f"the routing code of LiteLLM {band.version} is not one that was checked against"
-            skipped["fast lane"] = band.no_fast_lane or unknown
-        return {
-            "version": _version(),
-            "enabled": _switch.enabled,
-            "switched_off_by_environment": _off_by_environment(),
-            "waiting_for_litellm": _switch.wanted and not _switch.enabled and _WATCHED not in sys.modules,
-            "litellm": band.version if band is not None else None,
-            "band": band.name if band is not None else None,
-            "patched": patched,
-            "patched_over": list(_switch.stuck),
-            "features": [*_switch.features, *late],
-            "skipped": skipped,
-            **tally.report(),
-            "shared_state": _shared_state(),
-            "resting": resting(),
-            **_celery(),
-        }
-
-
-def _shared_state() -> list[dict[str, Any]]:
-    # Not imported for the sake of a report: who shares state has it loaded.
-    cluster = sys.modules.get("fast_router.cluster")
-    return cluster.statuses() if cluster is not None else []
-
-
-def _celery() -> dict[str, Any]:
-    process = sys.modules.get("fast_router.celery_routing.process")
-    found = process.status() if process is not None else None
-    return {} if found is None else {"celery": found}
-
-
-def _version() -> str:
-    import fast_router  # noqa: PLC0415
-
-    return fast_router.__version__
 
 
 def invalidate(router: Any) -> None:

@@ -60,10 +60,10 @@ _state = _State()
 
 def want() -> None:
     """Have this process answer `fast-router status`, from the moment on that LiteLLM is patched."""
-    from fast_router.litellm_plugin import hook  # noqa: PLC0415
+    from fast_router.litellm_plugin import report  # noqa: PLC0415
 
     _state.wanted = True
-    if _wanted() and hook.status()["enabled"]:
+    if _wanted() and report.status()["enabled"]:
         start()
 
 
@@ -154,10 +154,10 @@ def _document() -> bytes:
     document: dict[str, Any] = {"pid": os.getpid(), "program": Path(sys.argv[0] or "python").name}
     document["started"] = _state.started
     try:
-        from fast_router.litellm_plugin import hook  # noqa: PLC0415
+        from fast_router.litellm_plugin import report  # noqa: PLC0415
         from fast_router.router import live_routers  # noqa: PLC0415
 
-        document["status"] = hook.status()
+        document["status"] = report.status()
         document["routers"] = [router.stats() for router in live_routers() if router.groups]
     except Exception as error:  # noqa: BLE001 - the reader shall see that, and which
         document["error"] = type(error).__name__
