@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from fast_router.litellm_plugin.hook import _WATCHED, _off_by_environment, _switch
+from fast_router.litellm_plugin.switch import WATCHED, off_by_environment, switch
 from fast_router.version import __version__
 
 __all__ = ["status"]
@@ -19,34 +19,45 @@ def status() -> dict[str, Any]:
     share their state over Redis: who else is there, and whether Redis answers (or that `limits: strict` has none).
     `resting` lists the deployments that rest or have yet to prove that they are back: model, id, state, reason,
     seconds_left. `celery` is there while Celery routing is on: whether broker and Redis answer, `picks` by workers,
-    `local_picks` by reason.
+    `local_picks` by reason. `capabilities` says of each whether it is on, and why or why not.
     """
+    from fast_router.litellm_plugin.capabilities import capabilities  # noqa: PLC0415
     from fast_router.litellm_plugin.tally import resting, tally  # noqa: PLC0415
 
-    with _switch.lock:
-        band = _switch.band
-        patched = _switch.patches.patched if _switch.patches is not None else []
-        late = sorted(_switch.patches.late) if _switch.patches is not None else []
-        skipped = dict(_switch.skipped)
-        if band is not None and _switch.enabled and not band.fast_lane:
+    with switch.lock:
+        band = switch.band
+        patched = switch.patches.patched if switch.patches is not None else []
+        late = sorted(switch.patches.late) if switch.patches is not None else []
+        skipped = dict(switch.skipped)
+        if band is not None and switch.enabled and not band.fast_lane:
             unknown = f"the routing code of LiteLLM {band.version} is not one that was checked against"
             skipped["fast lane"] = band.no_fast_lane or unknown
+        features = [*switch.features, *late]
         return {
             "version": __version__,
-            "enabled": _switch.enabled,
-            "switched_off_by_environment": _off_by_environment(),
-            "waiting_for_litellm": _switch.wanted and not _switch.enabled and _WATCHED not in sys.modules,
+            "enabled": switch.enabled,
+            "switched_off_by_environment": off_by_environment(),
+            "waiting_for_litellm": switch.wanted and not switch.enabled and WATCHED not in sys.modules,
             "litellm": band.version if band is not None else None,
             "band": band.name if band is not None else None,
             "patched": patched,
-            "patched_over": list(_switch.stuck),
-            "features": [*_switch.features, *late],
+            "patched_over": list(switch.stuck),
+            "features": features,
             "skipped": skipped,
+            "capabilities": capabilities(band, features, skipped, _why_off()),
             **tally.report(),
             "shared_state": _shared_state(),
             "resting": resting(),
             **_celery(),
         }
+
+
+def _why_off() -> str:
+    if off_by_environment():
+        return "FAST_ROUTER_ENABLED switches fast_router off"
+    if not switch.enabled and WATCHED not in sys.modules:
+        return "LiteLLM is not imported yet"
+    return "" if switch.enabled else "fast_router is off"
 
 
 def _shared_state() -> list[dict[str, Any]]:

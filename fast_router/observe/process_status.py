@@ -29,12 +29,13 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router import settings
 from fast_router.errors import ConfigurationError
+from fast_router.settings import log_level
 
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.methods import Band
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["directory", "install", "processes", "start", "stop", "want"]
+__all__ = ["directory", "install", "processes", "start", "stop", "want", "wanted"]
 
 _log = logging.getLogger("fast_router")
 _TIMEOUT = 5.0
@@ -63,7 +64,7 @@ def want() -> None:
     from fast_router.litellm_plugin import report  # noqa: PLC0415
 
     _state.wanted = True
-    if _wanted() and report.status()["enabled"]:
+    if wanted() and report.status()["enabled"]:
         start()
 
 
@@ -73,15 +74,19 @@ def install(patches: PatchSet, band: Band) -> list[str]:  # noqa: ARG001 - a fea
     Returns:
         The names of the features that are on.
     """
-    if not _wanted() or not start():
+    if not wanted() or not start():
         return []
     patches.on_restore(stop)
     return ["process_status"]
 
 
-def _wanted() -> bool:
+def wanted() -> bool:
+    """Whether this process is one that wants to be seen: a proxy, under the launcher, or by the option."""
     option = settings.current().status
     return _state.wanted if option is None else option
+
+
+log_level.is_server[0] = wanted
 
 
 def start() -> bool:
