@@ -30,12 +30,12 @@ def tick() -> None:
 
 
 def _status(_question: Mapping[str, Any]) -> dict[str, Any]:
-    from fast_router.litellm_plugin import hook  # noqa: PLC0415
+    from fast_router.litellm_plugin import hook, report  # noqa: PLC0415
     from fast_router.router import live_routers  # noqa: PLC0415
 
     hook.bind_all()
     routers = [router.stats() for router in live_routers() if router.deployments]
-    return {"status": hook.status(), "routers": routers}
+    return {"status": report.status(), "routers": routers}
 
 
 def _holds(_question: Mapping[str, Any]) -> dict[str, Any]:

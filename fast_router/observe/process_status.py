@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from fast_router import operator_holds, settings
 from fast_router.errors import ConfigurationError
 from fast_router.observe.runtime_dir import directory, socket_name, sockets
+from fast_router.settings import log_level
 
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.methods import Band
@@ -58,10 +59,10 @@ _state = _State()
 
 def want() -> None:
     """Have this process answer `fast-router status`, from the moment on that LiteLLM is patched."""
-    from fast_router.litellm_plugin import hook  # noqa: PLC0415
+    from fast_router.litellm_plugin import report  # noqa: PLC0415
 
     _state.wanted = True
-    if wanted() and hook.status()["enabled"]:
+    if wanted() and report.status()["enabled"]:
         start()
 
 
@@ -81,6 +82,9 @@ def wanted() -> bool:
     """Whether this process is one that wants to be seen: a proxy, under the launcher, or by the option."""
     option = settings.current().status
     return _state.wanted if option is None else option
+
+
+log_level.is_server[0] = wanted
 
 
 def start() -> bool:

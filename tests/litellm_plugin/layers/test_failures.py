@@ -17,8 +17,8 @@ from litellm.types.router import RouterRateLimitError
 
 import fast_router
 from fast_router import settings
-from fast_router.litellm_plugin.hook import _switch
 from fast_router.litellm_plugin.rests.policy import memory_of, policy_of
+from fast_router.litellm_plugin.switch import _switch
 from fast_router.testing import Fleet
 
 MESSAGES = [{"role": "user", "content": "hello"}]
