@@ -44,11 +44,13 @@ FEATURES = (
 
 RUST_FEATURES = (
     ("selection", "fast_router.litellm_plugin.rust_core"),
+    ("cooldowns", "fast_router.litellm_plugin.rust_rests"),
     ("strategies", "fast_router.litellm_plugin.rust_strategies"),
+    ("failover", "fast_router.litellm_plugin.rust_failover"),
     ("model_list", "fast_router.litellm_plugin.model_list"),
     ("process_status", "fast_router.observe.process_status"),
 )
-"""The same for a LiteLLM whose core is not written in Python: cooldowns and failover stay the core's."""
+"""The same for a LiteLLM whose core is not written in Python: it walks, we steer it."""
 
 
 class _Switch:
