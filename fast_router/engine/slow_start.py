@@ -9,8 +9,8 @@ from fast_router.engine.strategies.base import Ask
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fast_router.engine.core import Engine
     from fast_router.engine.deployment import Deployment
+    from fast_router.engine.engine import Engine
     from fast_router.engine.group import ModelGroup
 
 __all__ = ["begin", "instead_of"]
@@ -36,7 +36,8 @@ def instead_of(
 ) -> Deployment:
     """Who takes the turn of `deployment`, which is starting slowly: itself, or a second pick of its group.
 
-    With `candidates` that second pick is made among them. A turn is passed on once; a group in which all are starting serves nobody less by that.
+    With `candidates` that second pick is made among them. A turn is passed on once; a group in which all are starting
+    serves nobody less by that.
     """
     if now >= deployment.slow_until:
         deployment.slow_until = 0.0
