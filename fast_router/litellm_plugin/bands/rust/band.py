@@ -216,6 +216,11 @@ class RustBinding(Binding):
             own = given.router, given.options
         return own or (STRATEGIES.get(str(core._resolved.routing_strategy), "simple_shuffle"), {})
 
+    def list_all(self, core: Any) -> None:
+        """As `compile_all`."""
+        self._name_strategy(core)
+        self.refresh(core)
+
     def compile_all(self, core: Any) -> None:
         """Read the deployments as they are now, so that `router` shows them all."""
         self.refresh(core)
