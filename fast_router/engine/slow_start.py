@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol
 
-from fast_router.engine.strategies.base import Ask
+from fast_router.engine.ask import Ask, Rng
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fast_router.engine.deployment import Deployment
-    from fast_router.engine.engine import Engine
     from fast_router.engine.group import ModelGroup
 
 __all__ = ["begin", "instead_of"]
@@ -18,7 +19,19 @@ __all__ = ["begin", "instead_of"]
 _FLOOR = 0.1
 
 
-def begin(engine: Engine, deployment: Deployment, seconds: float) -> None:
+class Ramps(Protocol):
+    """The part of the engine that slow start needs."""
+
+    clock: Callable[[], float]
+    rng: Rng
+
+    @property
+    def lock(self) -> AbstractContextManager[Any]:
+        """Guards every change."""
+        ...
+
+
+def begin(engine: Ramps, deployment: Deployment, seconds: float) -> None:
     """Let the share of `deployment` ramp up over `seconds` from now."""
     with engine.lock:
         deployment.slow_from = engine.clock()
@@ -27,7 +40,7 @@ def begin(engine: Engine, deployment: Deployment, seconds: float) -> None:
 
 
 def instead_of(
-    engine: Engine,
+    engine: Ramps,
     deployment: Deployment,
     group: ModelGroup,
     now: float,

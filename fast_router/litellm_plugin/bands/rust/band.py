@@ -19,7 +19,7 @@ from fast_router.litellm_plugin.bands.methods import Band, UnknownBandError
 from fast_router.litellm_plugin.bands.rust import rests
 from fast_router.litellm_plugin.picks import strategies_by_name
 from fast_router.litellm_plugin.picks.binding import Binding, bind
-from fast_router.litellm_plugin.picks.plan_compiler import STRATEGIES
+from fast_router.litellm_plugin.strategy_names import STRATEGIES
 from fast_router.litellm_plugin.tally import LOGGER
 
 if TYPE_CHECKING:

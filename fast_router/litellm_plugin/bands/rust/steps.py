@@ -20,7 +20,8 @@ from fast_router.litellm_plugin.layers.failures import RequestLedger
 from fast_router.litellm_plugin.layers.lease import Attempt, answered, failed
 from fast_router.litellm_plugin.layers.stream_end import driving, install_usage
 from fast_router.litellm_plugin.picks import strategies_by_name
-from fast_router.litellm_plugin.picks.filtered import Filtered, ask_of, filtered_pick, install_selectors
+from fast_router.litellm_plugin.picks.filtered import Filtered, filtered_pick, install_selectors
+from fast_router.litellm_plugin.picks.request_facts import ask_of
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
