@@ -316,7 +316,9 @@ async def test_one_log_line_for_each_change_and_none_with_a_key(servers, caplog)
     for _ in range(30):
         await ask(r)
     lines = [record.getMessage() for record in caplog.records if record.name == "fast_router"]
-    assert lines == ["deployment 'log0' of 'm' rests for 60.0 s: LiteLLM's cooldown after status 429"]
+    (line,) = lines
+    assert line.startswith("m on ")
+    assert "(id log0) rests for 60.0 s: LiteLLM's cooldown after status 429; meanwhile" in line
 
 
 async def test_the_status_tells_who_rests_why_and_until_when(servers):
