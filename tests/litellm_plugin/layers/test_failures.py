@@ -333,6 +333,8 @@ async def test_the_status_tells_who_rests_why_and_until_when(servers):
         await ask(r)
     (told,) = [found for found in fast_router.status()["resting"] if found["id"] in names]
     assert 500 < told.pop("seconds_left") <= 600
+    assert told.pop("since") <= time.time()
+    assert told.pop("server") in gone
     assert told == {
         "model": "m",
         "id": "rests",
