@@ -190,7 +190,11 @@ class Engine:
         with self.lock:
             self._settle(now)
             deployment = group.pick_from(candidates, now, ask)
-            return None if deployment is None else self._lease(deployment, now)
+            if deployment is None:
+                return None
+            if deployment.slow_until:
+                deployment = instead_of(self, deployment, group, now, ask, candidates)
+            return self._lease(deployment, now)
 
     def acquire_deployment(self, deployment: Deployment) -> Lease:
         """A lease on a deployment that somebody else picked."""

@@ -309,14 +309,10 @@ def bind(core: Any, band: Band) -> Binding:
     state = vars(core)
     found: Binding | None = state.get(KEY)
     if found is None:
-        from fast_router.litellm_plugin.rests.mirror import attach  # noqa: PLC0415 - it imports this module
-
         with _birth:
             found = state.get(KEY)
             if found is None:
-                found = Binding(band, core)
-                attach(found, core)
-                state[KEY] = found
+                found = state[KEY] = band.new_binding(core)
                 for hook in on_bind:
                     hook(found, core)
     return found
