@@ -1,4 +1,4 @@
-"""An operator's hold keeps calls away on every lane: our picks, our choice among LiteLLM's candidates, LiteLLM's own."""
+"""An operator's hold keeps calls away on every lane: our picks, our choice behind LiteLLM's filters, and its own."""
 
 from __future__ import annotations
 
