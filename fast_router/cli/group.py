@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "drain": ("fast_router.cli.hands:drain", "The same, and wait until the calls that run have ended."),
     "wake": ("fast_router.cli.hands:wake", "Let a deployment or a server take calls again."),
     "weight": ("fast_router.cli.hands:weight", "Give a deployment another share of its group."),
+    "metrics": ("fast_router.cli.metrics:metrics", "Answer Prometheus for all processes on one address."),
     "settings": ("fast_router.cli.settings:settings_command", "List every option, its value and where that is from."),
     "demo": ("fast_router.cli.demo:demo", "Send real requests through LiteLLM, without fast_router and with it."),
     "albert": ("fast_router.cli.albert:albert", "Check and convert Albert API / OpenGateLLM configuration."),
@@ -96,6 +97,9 @@ class _Lazy(click.Group):
 
 _EXTRAS = {
     "rich": "cli",
+    "prometheus_client": "metrics",
+    "starlette": "dashboard",
+    "uvicorn": "dashboard",
     "redis": "redis",
     "celery": "celery",
     "kombu": "celery",

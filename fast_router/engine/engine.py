@@ -18,7 +18,7 @@ from typing import Any
 from fast_router.engine.ask import Ask, Rng
 from fast_router.engine.deployment import CLOSED, FULL, OPERATOR, PROBING, QOS, RESTING, SPENT, Deployment
 from fast_router.engine.group import ModelGroup
-from fast_router.engine.learning import observe
+from fast_router.engine.learning import count_kind, observe
 from fast_router.engine.lease import Lease
 from fast_router.engine.slow_start import instead_of
 
@@ -300,6 +300,7 @@ class Engine:
             else:
                 deployment.failures += 1
                 deployment.last_failure = type(error).__name__
+                count_kind(deployment, error)
             if learn:
                 observe(deployment, now, now - lease.started, error, completion_tokens, lease._first_token)
                 self._learnt(deployment)

@@ -13,6 +13,8 @@ import time
 from collections import Counter
 from typing import Any
 
+from fast_router.engine.histogram import Histogram
+
 __all__ = ["LOGGER", "Tally", "resting", "tally"]
 
 LOGGER = logging.getLogger("fast_router")
@@ -27,7 +29,18 @@ class Tally:
         fast: Picks answered from a compiled plan.
     """
 
-    __slots__ = ("_lock", "_logged", "delegated", "errors", "fast", "filtered", "last_error", "of_strategies")
+    __slots__ = (
+        "_lock",
+        "_logged",
+        "delegated",
+        "errors",
+        "events",
+        "fast",
+        "filtered",
+        "last_error",
+        "of_strategies",
+        "waits",
+    )
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -43,6 +56,10 @@ class Tally:
         # Errors of strategies that users wrote, by strategy.
         self.of_strategies: Counter[str] = Counter()
         self.last_error: str | None = None
+        # What befell requests: (event, model) → count. Rare things only, none of a pick.
+        self.events: Counter[tuple[str, str]] = Counter()
+        # How long requests waited for a deployment, by model.
+        self.waits: dict[str, Histogram] = {}
         self._logged = -_LOG_EVERY
 
     def count(self, counter: Counter[str], reason: str) -> None:
@@ -51,6 +68,18 @@ class Tally:
             if reason not in counter and len(counter) >= _REASONS:
                 reason = "other"
             counter[reason] += 1
+
+    def event(self, name: str, model: object) -> None:
+        """Count what befell a request: `retry`, `hedge`, `hedge_won`, `refused`, `wait_in_vain`."""
+        with self._lock:
+            self.events[name, str(model)] += 1
+
+    def waited(self, model: str, seconds: float, *, served: bool) -> None:
+        """Count a wait."""
+        with self._lock:
+            self.waits.setdefault(model, Histogram()).add(seconds)
+            if not served:
+                self.events["wait_in_vain", model] += 1
 
     def failed(self, error: BaseException, where: str) -> None:
         """Count an error of ours, or of a strategy of the user's; LiteLLM's own code has answered, or will."""
@@ -96,6 +125,10 @@ class Tally:
                 "filtered_reasons": filtered,
                 "delegated_reasons": delegated,
             },
+            "events": [
+                {"event": event, "model": model, "count": count}
+                for (event, model), count in self.events.most_common(500)
+            ],
             "errors": {"count": self.errors, "last": self.last_error, "of_your_strategies": dict(self.of_strategies)},
         }
 

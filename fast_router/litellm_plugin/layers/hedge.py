@@ -145,6 +145,7 @@ class _Race:
         except Exception as error:  # noqa: BLE001 - the first attempt is still running
             tally.failed(error, "a hedge")
             return None
+        tally.event("hedge", self._kwargs.get("model"))
         return task, kwargs, fork
 
     def _others(self, deployment: Deployment) -> bool:
@@ -174,6 +175,7 @@ class _Race:
             return first.result()
         if winner is second:
             self._hedge.won += 1
+            tally.event("hedge_won", self._kwargs.get("model"))
             for name in _METADATA:
                 if isinstance(self._kwargs.get(name), dict):
                     self._kwargs[name].update(kwargs.get(name) or {})
