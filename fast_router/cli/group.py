@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("fast_router.cli.run:run", "Run a command with fast_router in it, for example your proxy."),
     "status": ("fast_router.cli.status:status", "Show how each process on this machine picks."),
     "top": ("fast_router.cli.top:top", "The same live in this terminal."),
+    "dashboard": ("fast_router.cli.dashboard:dashboard", "The same as a live page in a browser."),
     "rest": ("fast_router.cli.hands:rest", "Keep calls away from a deployment or a server."),
     "drain": ("fast_router.cli.hands:drain", "The same, and wait until the calls that run have ended."),
     "wake": ("fast_router.cli.hands:wake", "Let a deployment or a server take calls again."),

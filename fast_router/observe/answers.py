@@ -80,6 +80,8 @@ def _metrics(_question: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _history(question: Mapping[str, Any]) -> dict[str, Any]:
+    if question.get("sum"):
+        return {"history": history.total()}
     model, ids = question.get("model"), question.get("ids") or ()
     return {"history": history.read(model if isinstance(model, str) else None, [i for i in ids if isinstance(i, str)])}
 

@@ -161,6 +161,24 @@ class History:
         _add(first, _counts(deployment.first_durations), _EMPTY if seen is None else seen.first_base)
         return counts, first
 
+    def total(self) -> dict[str, Any]:
+        """The series of all models in one, oldest first; percentiles are means weighted by calls."""
+        start, places = self._place, range(SAMPLES)
+        rings = list(self._groups.values())
+        columns: list[list[float | None]] = [[None] * SAMPLES for _ in GROUP_SERIES]
+        for place in places:
+            at = (start + place) % SAMPLES
+            rows = [[column[at] for column in ring.columns] for ring in rings]
+            rows = [row for row in rows if row[0] == row[0]]
+            for number in range(len(GROUP_SERIES)) if rows else ():
+                if number < len(SERIES):
+                    columns[number][place] = _short(sum(row[number] for row in rows))
+                    continue
+                pairs = [(row[number], row[0]) for row in rows if row[number] == row[number] and row[0]]
+                weight = sum(calls for _, calls in pairs)
+                columns[number][place] = _short(sum(v * calls for v, calls in pairs) / weight) if weight else None
+        return {"every": EVERY, "series": GROUP_SERIES, "groups": {"": columns} if rings else {}, "deployments": {}}
+
     def read(self, model: str | None = None, ids: Iterable[str] = ()) -> dict[str, Any]:
         """The series of all models or of one, and of some deployments, oldest first."""
         start = self._place

@@ -66,6 +66,7 @@ def summarise(documents: Sequence[Mapping[str, Any]], *, everybody: bool = False
                     rows.setdefault((model, row["id"]), []).append(row)
     for (model, _), parts in rows.items():
         groups[model].setdefault("deployments", []).append(_add(parts))
+        groups[model].setdefault("parts", []).extend(parts)
     return {
         "processes": [_process(each) for each in documents],
         "groups": [_group(group) for _, group in sorted(groups.items())],
@@ -165,6 +166,7 @@ def _group(group: dict[str, Any]) -> dict[str, Any]:
         "size": len(deployments),
         "up": sum(1 for row in deployments if row["state"] in {"up", "warming"}),
         **{key: sum(row[key] for row in deployments) for key in _SUMS},
+        **_percentiles(group["parts"]),
         "deployments": deployments,
     }
 
