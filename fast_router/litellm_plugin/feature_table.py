@@ -9,6 +9,7 @@ FEATURES = (
     ("attempts", "fast_router.litellm_plugin.layers.lease"),
     ("selection", "fast_router.litellm_plugin.picks.lanes"),
     ("cooldowns", "fast_router.litellm_plugin.rests.mirror"),
+    ("operator_holds", "fast_router.litellm_plugin.rests.by_operator"),
     ("strategies", "fast_router.litellm_plugin.picks.strategies_by_name"),
     ("failover", "fast_router.litellm_plugin.layers.failures"),
     ("admission", "fast_router.litellm_plugin.layers.quality_limits"),
@@ -23,8 +24,10 @@ FEATURES = (
 
 RUST_FEATURES = (
     ("selection", "fast_router.litellm_plugin.bands.rust.steps"),
+    ("cooldowns", "fast_router.litellm_plugin.bands.rust.rests"),
     ("strategies", "fast_router.litellm_plugin.bands.rust.strategies_by_name"),
+    ("failover", "fast_router.litellm_plugin.bands.rust.failover"),
     ("model_list", "fast_router.litellm_plugin.model_list.calls"),
     ("process_status", "fast_router.observe.process_status"),
 )
-"""The same for a LiteLLM whose core is not written in Python: cooldowns and failover stay the core's."""
+"""The same for a LiteLLM whose core is not written in Python: it walks, we steer it."""

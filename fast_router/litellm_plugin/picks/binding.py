@@ -79,6 +79,7 @@ class Binding:
         self.router = AdvancedRouter()
         self.engine = self.router.engine
         self.router.complete = _completing(weakref.ref(self))
+        self.router.reader = _reading(weakref.ref(self))
         self.plans: dict[str, Plan] = {}
         self.version = 0
         self.redis_due = float("inf")
@@ -303,6 +304,15 @@ def _completing(reference: weakref.ref[Binding]) -> Callable[[], None]:
     return complete
 
 
+def _reading(reference: weakref.ref[Binding]) -> Callable[[], None]:
+    def read() -> None:
+        binding = reference()
+        if binding is not None:
+            binding.invalidate()
+
+    return read
+
+
 def existing(core: Any) -> Binding | None:
     """The binding of a core, if it has one."""
     found: Binding | None = vars(core).get(KEY)
@@ -314,14 +324,10 @@ def bind(core: Any, band: Band) -> Binding:
     state = vars(core)
     found: Binding | None = state.get(KEY)
     if found is None:
-        from fast_router.litellm_plugin.rests.mirror import attach  # noqa: PLC0415 - it imports this module
-
         with _birth:
             found = state.get(KEY)
             if found is None:
-                found = Binding(band, core)
-                attach(found, core)
-                state[KEY] = found
+                found = state[KEY] = band.new_binding(core)
                 for hook in on_bind:
                     hook(found, core)
     return found

@@ -14,7 +14,7 @@ import fast_router
 from fast_router import settings
 from fast_router.litellm_plugin.layers import wait
 from fast_router.litellm_plugin.rests.policy import policy_of
-from fast_router.litellm_plugin.switch import _switch
+from fast_router.litellm_plugin.switch import switch as _switch
 from fast_router.testing import Fleet
 
 MESSAGES = [{"role": "user", "content": "hello"}]

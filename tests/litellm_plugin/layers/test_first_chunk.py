@@ -21,7 +21,7 @@ from fast_router.engine.failover.breaker import BreakerState
 from fast_router.litellm_plugin.layers import first_chunk
 from fast_router.litellm_plugin.rests.health_probes import HealthMonitor
 from fast_router.litellm_plugin.rests.policy import policy_of
-from fast_router.litellm_plugin.switch import _switch
+from fast_router.litellm_plugin.switch import switch as _switch
 from fast_router.server_metrics import load_from_metrics
 from fast_router.testing import Fleet, Upstream
 

@@ -17,7 +17,7 @@ from fast_router.engine.failover.failures import classify
 from fast_router.litellm_plugin.layers.failures import RequestLedger
 from fast_router.litellm_plugin.layers.outage import Outage, outlast
 from fast_router.litellm_plugin.rests.policy import policy_of
-from fast_router.litellm_plugin.switch import _switch
+from fast_router.litellm_plugin.switch import switch as _switch
 from fast_router.testing import Fleet
 
 MESSAGES = [{"role": "user", "content": "hello"}]
