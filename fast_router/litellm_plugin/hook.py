@@ -45,6 +45,7 @@ FEATURES = (
 RUST_FEATURES = (
     ("selection", "fast_router.litellm_plugin.rust_core"),
     ("strategies", "fast_router.litellm_plugin.rust_strategies"),
+    ("lane", "fast_router.litellm_plugin.lane"),
     ("model_list", "fast_router.litellm_plugin.model_list"),
     ("process_status", "fast_router.observe.process_status"),
 )

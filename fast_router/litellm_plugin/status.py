@@ -25,9 +25,12 @@ class Tally:
 
     Attributes:
         fast: Picks answered from a compiled plan.
+        lane: Requests served without the walk of LiteLLM's Rust core.
     """
 
-    __slots__ = ("_lock", "_logged", "delegated", "errors", "fast", "filtered", "last_error")
+    __slots__ = (
+        "_lock", "_logged", "delegated", "errors", "fast", "filtered", "handed_over", "lane", "last_error", "left",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -39,6 +42,11 @@ class Tally:
         # By reason: LiteLLM's filters ran and we chose among what they left; LiteLLM chose.
         self.filtered: Counter[str] = Counter()
         self.delegated: Counter[str] = Counter()
+        # Whole requests on LiteLLM 1.110: served without its walk; of these, what its walk took over after all, and
+        # what went to it at once, by reason.
+        self.lane = 0
+        self.handed_over: Counter[str] = Counter()
+        self.left: Counter[str] = Counter()
         self.errors = 0
         self.last_error: str | None = None
         self._logged = -_LOG_EVERY
@@ -72,6 +80,7 @@ class Tally:
         """The counters, ready for JSON."""
         with self._lock:
             filtered, delegated = dict(self.filtered), dict(self.delegated)
+            handed_over, left = dict(self.handed_over), dict(self.left)
         return {
             "picks": {
                 "fast": self.fast,
@@ -79,6 +88,13 @@ class Tally:
                 "delegated": sum(delegated.values()),
                 "filtered_reasons": filtered,
                 "delegated_reasons": delegated,
+            },
+            "lane": {
+                "requests": self.lane,
+                "handed_over": sum(handed_over.values()),
+                "left": sum(left.values()),
+                "handed_over_reasons": handed_over,
+                "left_reasons": left,
             },
             "errors": {"count": self.errors, "last": self.last_error},
         }
