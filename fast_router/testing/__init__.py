@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from fast_router.testing.behaviour import Behaviour
 from fast_router.testing.records import Records, Seen
+from fast_router.testing.rules import Rule
 from fast_router.testing.shapes import SHAPES
 from fast_router.testing.upstream import Fleet, Spec, Upstream, UpstreamFace
 
-__all__ = ["SHAPES", "Behaviour", "Fleet", "Records", "Seen", "Spec", "Upstream", "UpstreamFace"]
+__all__ = ["SHAPES", "Behaviour", "Fleet", "Records", "Rule", "Seen", "Spec", "Upstream", "UpstreamFace"]

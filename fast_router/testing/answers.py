@@ -14,9 +14,12 @@ import struct
 import wave
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 __all__ = [
+    "Prompt",
+    "answer_text",
     "chat",
     "chat_chunks",
     "completion",
@@ -42,13 +45,27 @@ _CREATED = 1_700_000_000
 _DIMENSIONS = 8
 
 
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a server with a prefix cache says of a prompt.
+
+    Attributes:
+        tokens: Its length.
+        cached: How much of it was cached, None where the server does not say.
+    """
+
+    tokens: int
+    cached: int | None = None
+
+
 def word(index: int) -> str:
     """Return the token with this index, with the blank that separates it from the one before."""
     return _WORDS[index % len(_WORDS)] if index == 0 else " " + _WORDS[index % len(_WORDS)]
 
 
 @functools.lru_cache(maxsize=256)
-def _text(tokens: int) -> str:
+def answer_text(tokens: int) -> str:
+    """Return the text of an answer of so many tokens."""
     return "".join(word(index) for index in range(tokens))
 
 
@@ -67,9 +84,16 @@ def prompt_tokens(body: Body) -> int:
     return max(1, sum(_length(body.get(key)) for key in ("messages", "prompt", "input", "query", "texts")) // 4)
 
 
-def _usage(body: Body, tokens: int) -> Json:
-    prompt = prompt_tokens(body)
-    return {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}
+def _usage(body: Body, tokens: int, prompt: Prompt | None) -> Json:
+    prompt = prompt or Prompt(prompt_tokens(body))
+    usage: Json = {
+        "prompt_tokens": prompt.tokens,
+        "completion_tokens": tokens,
+        "total_tokens": prompt.tokens + tokens,
+    }
+    if prompt.cached is not None:
+        usage["prompt_tokens_details"] = {"cached_tokens": prompt.cached}
+    return usage
 
 
 def _wants_usage(body: Body) -> bool:
@@ -77,7 +101,7 @@ def _wants_usage(body: Body) -> bool:
     return isinstance(options, Mapping) and bool(options.get("include_usage"))
 
 
-def chat(body: Body, number: int, model: str, tokens: int) -> Json:
+def chat(body: Body, number: int, model: str, tokens: int, prompt: Prompt | None = None) -> Json:
     """A whole chat completion."""
     return {
         "id": f"chatcmpl-{number}",
@@ -87,16 +111,16 @@ def chat(body: Body, number: int, model: str, tokens: int) -> Json:
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": _text(tokens)},
+                "message": {"role": "assistant", "content": answer_text(tokens)},
                 "logprobs": None,
                 "finish_reason": "stop",
             }
         ],
-        "usage": _usage(body, tokens),
+        "usage": _usage(body, tokens, prompt),
     }
 
 
-def chat_chunks(body: Body, number: int, model: str, tokens: int) -> Iterator[Json]:
+def chat_chunks(body: Body, number: int, model: str, tokens: int, prompt: Prompt | None = None) -> Iterator[Json]:
     """The chunks of a streamed chat completion: each token (the first with the role), the end, the usage."""
 
     def chunk(delta: Json, finish: str | None = None) -> Json:
@@ -112,22 +136,22 @@ def chat_chunks(body: Body, number: int, model: str, tokens: int) -> Iterator[Js
         yield chunk({"role": "assistant", "content": word(0)} if index == 0 else {"content": word(index)})
     yield chunk({}, "stop")
     if _wants_usage(body):
-        yield {**chunk({}), "choices": [], "usage": _usage(body, tokens)}
+        yield {**chunk({}), "choices": [], "usage": _usage(body, tokens, prompt)}
 
 
-def completion(body: Body, number: int, model: str, tokens: int) -> Json:
+def completion(body: Body, number: int, model: str, tokens: int, prompt: Prompt | None = None) -> Json:
     """A whole text completion."""
     return {
         "id": f"cmpl-{number}",
         "object": "text_completion",
         "created": _CREATED,
         "model": model,
-        "choices": [{"index": 0, "text": _text(tokens), "logprobs": None, "finish_reason": "stop"}],
-        "usage": _usage(body, tokens),
+        "choices": [{"index": 0, "text": answer_text(tokens), "logprobs": None, "finish_reason": "stop"}],
+        "usage": _usage(body, tokens, prompt),
     }
 
 
-def completion_chunks(body: Body, number: int, model: str, tokens: int) -> Iterator[Json]:
+def completion_chunks(body: Body, number: int, model: str, tokens: int, prompt: Prompt | None = None) -> Iterator[Json]:
     """The chunks of a streamed text completion."""
 
     def chunk(text: str, finish: str | None = None) -> Json:
@@ -143,19 +167,21 @@ def completion_chunks(body: Body, number: int, model: str, tokens: int) -> Itera
         yield chunk(word(index))
     yield chunk("", "stop")
     if _wants_usage(body):
-        yield {**chunk(""), "choices": [], "usage": _usage(body, tokens)}
+        yield {**chunk(""), "choices": [], "usage": _usage(body, tokens, prompt)}
 
 
-def responses(body: Body, number: int, model: str, tokens: int, status: str = "completed") -> Json:
+def responses(
+    body: Body, number: int, model: str, tokens: int, prompt: Prompt | None = None, *, status: str = "completed"
+) -> Json:
     """An answer of the Responses API."""
-    prompt = prompt_tokens(body)
+    prompt = prompt or Prompt(prompt_tokens(body))
     done = status == "completed"
     message = {
         "id": f"msg_{number}",
         "type": "message",
         "role": "assistant",
         "status": "completed",
-        "content": [{"type": "output_text", "text": _text(tokens), "annotations": []}],
+        "content": [{"type": "output_text", "text": answer_text(tokens), "annotations": []}],
     }
     return {
         "id": f"resp_{number}",
@@ -174,24 +200,24 @@ def responses(body: Body, number: int, model: str, tokens: int, status: str = "c
         "temperature": 1.0,
         "top_p": 1.0,
         "usage": {
-            "input_tokens": prompt,
-            "input_tokens_details": {"cached_tokens": 0},
+            "input_tokens": prompt.tokens,
+            "input_tokens_details": {"cached_tokens": prompt.cached or 0},
             "output_tokens": tokens,
             "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": prompt + tokens,
+            "total_tokens": prompt.tokens + tokens,
         }
         if done
         else None,
     }
 
 
-def responses_events(body: Body, number: int, model: str, tokens: int) -> Iterator[Json]:
+def responses_events(body: Body, number: int, model: str, tokens: int, prompt: Prompt | None = None) -> Iterator[Json]:
     """The events of a streamed Responses answer, one a token between its beginning and its end."""
     place = {"item_id": f"msg_{number}", "output_index": 0, "content_index": 0}
     sequence = 0
     for index in range(tokens):
         if index == 0:
-            begun = responses(body, number, model, tokens, "in_progress")
+            begun = responses(body, number, model, tokens, prompt, status="in_progress")
             yield {"type": "response.created", "sequence_number": sequence, "response": begun}
             sequence += 1
         yield {
@@ -201,8 +227,8 @@ def responses_events(body: Body, number: int, model: str, tokens: int) -> Iterat
             "delta": word(index),
         }
         sequence += 1
-    yield {"type": "response.output_text.done", "sequence_number": sequence, **place, "text": _text(tokens)}
-    whole = responses(body, number, model, tokens)
+    yield {"type": "response.output_text.done", "sequence_number": sequence, **place, "text": answer_text(tokens)}
+    whole = responses(body, number, model, tokens, prompt)
     yield {"type": "response.completed", "sequence_number": sequence + 1, "response": whole}
 
 
@@ -284,7 +310,7 @@ def rerank_albert(body: Body, number: int, model: str) -> Json:
 
 def transcription(tokens: int) -> Json:
     """The transcription of any recording."""
-    return {"text": _text(tokens), "language": "en", "duration": 1.0}
+    return {"text": answer_text(tokens), "language": "en", "duration": 1.0}
 
 
 @functools.lru_cache(maxsize=1)
@@ -320,7 +346,7 @@ def ocr(model: str, tokens: int) -> Json:
     """One page of text, as Mistral's /v1/ocr."""
     page = {
         "index": 0,
-        "markdown": _text(tokens),
+        "markdown": answer_text(tokens),
         "images": [],
         "dimensions": {"dpi": 200, "height": 100, "width": 100},
     }

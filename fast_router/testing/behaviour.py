@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from fast_router.errors import ConfigurationError
+from fast_router.testing.rules import Rule
 
 __all__ = ["FAULTS", "Behaviour", "Fault"]
 
-Fault = Literal["ok", "error", "throttle", "reset", "hang", "cut", "garbage"]
+Fault = Literal["ok", "error", "throttle", "reset", "hang", "cut", "garbage", "stream_error"]
 FAULTS: tuple[str, ...] = get_args(Fault)
 
 _RATES: tuple[tuple[Fault, str], ...] = (
@@ -21,6 +23,7 @@ _RATES: tuple[tuple[Fault, str], ...] = (
     ("hang", "hang_rate"),
     ("cut", "cut_rate"),
     ("garbage", "garbage_rate"),
+    ("stream_error", "stream_error_rate"),
 )
 
 
@@ -36,6 +39,12 @@ class Behaviour:
         first_token: Time between the beginning of a stream and its first token (a whole answer takes it too).
         per_token: Time for each further token.
         tokens: Tokens in an answer; a smaller `max_tokens` in the request wins.
+        prefill_rate: Prompt tokens per second that are computed, one prompt after the other, where they are not in
+            the prefix cache; None for a server without one, whose prompts take no time.
+        prefill_latency: Fixed time of each prefill, in line with the others.
+        cache_blocks: Blocks that the prefix cache holds.
+        block_size: Tokens per block.
+        report_cached: Whether usage says how many prompt tokens were cached (vLLM: --enable-prompt-tokens-details).
         error_rate: Share answered with `error_status`.
         error_status: HTTP status of an ordered error, 400–599.
         error_message: Its message; LiteLLM knows a context window or a content policy by it.
@@ -45,8 +54,10 @@ class Behaviour:
         reset_rate: Share whose connection is reset before an answer.
         hang_rate: Share never answered; the connection stays open until the client leaves.
         cut_rate: Share closed in the middle of the answer.
-        cut_after: Tokens sent before the cut (streams only).
+        cut_after: Tokens sent before the cut, or before an error inside a stream (streams only).
         garbage_rate: Share answered 200 with a body that is no JSON (a stream: chunks that are none).
+        stream_error_rate: Share whose stream begins with 200 and tells of `error_status` inside; what is no
+            stream is answered with that status.
         slots: Requests served at a time; more wait in line. None means no limit.
         queue: Requests that may wait for a slot; one more is answered 503. None means no limit.
         hold: While true, accepted requests wait (in flight) until it is ordered false: a barrier for tests.
@@ -63,6 +74,11 @@ class Behaviour:
     first_token: float = 0.0
     per_token: float = 0.0
     tokens: int = 8
+    prefill_rate: float | None = None
+    prefill_latency: float = 0.0
+    cache_blocks: int = 4096
+    block_size: int = 16
+    report_cached: bool = True
     error_rate: float = 0.0
     error_status: int = 500
     error_message: str = "Ordered to fail."
@@ -74,6 +90,7 @@ class Behaviour:
     cut_rate: float = 0.0
     cut_after: int = 2
     garbage_rate: float = 0.0
+    stream_error_rate: float = 0.0
     slots: int | None = None
     queue: int | None = None
     hold: bool = False
@@ -83,17 +100,22 @@ class Behaviour:
     kv_cache_usage: float | None = None
     background_running: int = 0
     background_waiting: int = 0
+    rules: tuple[Rule, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("latency", "jitter", "first_token", "per_token", "error_latency"):
+        for name in ("latency", "jitter", "first_token", "per_token", "prefill_latency", "error_latency"):
             value = getattr(self, name)
             _require(_is_number(value) and value >= 0, name, value, "seconds, at least 0")
         rates = {name: getattr(self, name) for _, name in _RATES}
         for name, value in rates.items():
             _require(_is_number(value) and 0 <= value <= 1, name, value, "a share between 0 and 1")
         _require(sum(rates.values()) <= 1 + 1e-9, "the sum of all rates", sum(rates.values()), "at most 1")
-        for name in ("tokens", "cut_after", "background_running", "background_waiting"):
+        for name in ("tokens", "cache_blocks", "cut_after", "background_running", "background_waiting"):
             _require(_is_count(value := getattr(self, name)), name, value, "a whole number, at least 0")
+        rate, size = self.prefill_rate, self.block_size
+        fine = rate is None or (_is_number(rate) and rate > 0)
+        _require(fine, "prefill_rate", rate, "tokens per second, more than 0, or null")
+        _require(_is_count(size) and size > 0, "block_size", size, "a whole number, at least 1")
         status, slots, queue, usage = self.error_status, self.slots, self.queue, self.kv_cache_usage
         fine = _is_count(status) and 400 <= status <= 599
         _require(fine, "error_status", status, "an HTTP status between 400 and 599")
@@ -106,6 +128,10 @@ class Behaviour:
         object.__setattr__(self, "script", tuple(self.script))
         for fault in self.script:
             _require(fault in FAULTS, "script", fault, f"one of {', '.join(FAULTS)}")
+        rules = tuple(Rule(**rule) if isinstance(rule, Mapping) else rule for rule in self.rules)
+        object.__setattr__(self, "rules", rules)
+        for rule in rules:
+            self.ordered(**rule.orders, rules=())
 
     def ordered(self, **changes: Any) -> Behaviour:
         """Return this behaviour with some orders changed.
@@ -119,6 +145,18 @@ class Behaviour:
                 f"unknown order {unknown[0]!r} for an upstream; known orders: {', '.join(sorted(known))}"
             )
         return dataclasses.replace(self, **changes)
+
+    def towards(self, headers: Mapping[str, str], body: Mapping[str, Any]) -> Behaviour:
+        """Return the orders for one request: those of the first rule that covers it on top of these.
+
+        Args:
+            headers: Its headers, names in lower case.
+            body: Its JSON body.
+        """
+        for rule in self.rules:
+            if rule.covers(headers, body):
+                return self.ordered(**rule.orders, rules=())
+        return self
 
     def fate(self, chance: float) -> Fault:
         """Return what happens to a request that drew `chance` (0 ≤ chance < 1)."""

@@ -47,10 +47,12 @@ class Records:
         in_flight: Requests between arrival and the end of their answer, now.
         max_in_flight: The most there were at once.
         serving: Those of `in_flight` that hold a slot.
-        waiting: Those of `in_flight` that wait in line for a slot.
+        waiting: Those of `in_flight` that wait in line for a slot, or for their prefill.
         served: Requests answered completely with a status below 400.
         aborted: Requests whose client left before the end of the answer.
         tokens: Tokens sent.
+        prompt_tokens: Tokens of the prompts that a server with a prefix cache has looked up.
+        cached_tokens: Those of them that were in the cache.
         paths: Requests by path.
         statuses: Answers by HTTP status (as text, so that JSON and Python show the same keys).
         faults: Requests by the fault they met.
@@ -66,6 +68,8 @@ class Records:
         self.served = 0
         self.aborted = 0
         self.tokens = 0
+        self.prompt_tokens = 0
+        self.cached_tokens = 0
         self.paths: collections.Counter[str] = collections.Counter()
         self.statuses: collections.Counter[str] = collections.Counter()
         self.faults: collections.Counter[str] = collections.Counter()
@@ -74,6 +78,7 @@ class Records:
     def clear(self) -> None:
         """Forget what is over; requests in flight stay counted as such."""
         self.requests = self.served = self.aborted = self.tokens = 0
+        self.prompt_tokens = self.cached_tokens = 0
         self.max_in_flight = self.in_flight
         for counter in (self.paths, self.statuses, self.faults):
             counter.clear()
@@ -97,5 +102,16 @@ class Records:
         return records
 
 
-_NUMBERS = ("requests", "in_flight", "max_in_flight", "serving", "waiting", "served", "aborted", "tokens")
+_NUMBERS = (
+    "requests",
+    "in_flight",
+    "max_in_flight",
+    "serving",
+    "waiting",
+    "served",
+    "aborted",
+    "tokens",
+    "prompt_tokens",
+    "cached_tokens",
+)
 _COUNTERS = ("paths", "statuses", "faults")

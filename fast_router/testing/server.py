@@ -12,7 +12,7 @@ import json
 import random
 import socket
 import struct
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -20,6 +20,8 @@ from aiohttp import web
 from fast_router.errors import ConfigurationError
 from fast_router.testing import answers
 from fast_router.testing.behaviour import Behaviour
+from fast_router.testing.metrics_page import page
+from fast_router.testing.prefill import Prefill
 from fast_router.testing.records import Records, Seen
 from fast_router.testing.shapes import Answer, shape
 from fast_router.testing.slots import Slots
@@ -31,7 +33,7 @@ __all__ = ["CONTROL", "UpstreamServer"]
 
 CONTROL = "/_control"
 _GARBAGE = "<html><body>502 Bad Gateway</body></html>"
-_STREAMS: Mapping[Answer, Callable[[answers.Body, int, str, int], Iterator[answers.Json]]] = {
+_STREAMS: Mapping[Answer, Callable[[answers.Body, int, str, int, answers.Prompt | None], Iterator[answers.Json]]] = {
     "chat": answers.chat_chunks,
     "completion": answers.completion_chunks,
     "responses": answers.responses_events,
@@ -48,6 +50,8 @@ class UpstreamServer:
         seed: Seed of the random source that decides faults and jitter.
         api_key: If given, requests need `Authorization: Bearer <api_key>`; anything else is answered 401.
         name: Name for logs and control; by default the shape's.
+        tokenizer: How it counts prompts where it has a prefix cache (`prefill_rate`): None for four characters per
+            token, `tiktoken:<encoding>`, or the path of a `tokenizer.json`.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class UpstreamServer:
         seed: int = 0,
         api_key: str | None = None,
         name: str | None = None,
+        tokenizer: str | None = None,
     ) -> None:
         self.shape = shape(kind)
         self.name = name or kind
@@ -68,13 +73,17 @@ class UpstreamServer:
         self.behaviour = behaviour or Behaviour()
         self.records = Records()
         self.port = 0
+        self.starts = 0
+        self._tokenizer = tokenizer
+        self._prefill = Prefill(self.behaviour, tokenizer)
+        self._restarting: asyncio.Task[None] | None = None
         self._seed = seed
         self._rng = random.Random(seed)
         self._api_key = api_key
         self._number = 0
         self._script = list(self.behaviour.script)
         self._slots = Slots(self.behaviour.slots)
-        self._released = asyncio.Event()
+        self._ordered = asyncio.Event()
         self._runner: web.AppRunner | None = None
         self._stopping = False
 
@@ -98,6 +107,9 @@ class UpstreamServer:
         app.router.add_get(CONTROL, self._control)
         app.router.add_patch(CONTROL, self._control)
         app.router.add_post(CONTROL + "/reset", self._control_reset)
+        app.router.add_post(CONTROL + "/restart", self._control_restart)
+        if self.shape.metrics == "vllm":
+            app.router.add_post("/reset_prefix_cache", self._reset_prefix_cache)
         # handler_cancellation: a client that leaves cancels the handler, which is how an abort is seen.
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.01)
         await runner.setup()
@@ -109,6 +121,8 @@ class UpstreamServer:
             raise
         self._runner = runner
         self._stopping = False
+        self.starts += 1
+        self._prefill = Prefill(self.behaviour, self._tokenizer)
         self.port = runner.addresses[0][1]
         self._apply()
 
@@ -117,8 +131,13 @@ class UpstreamServer:
         if self._runner is None:
             return
         runner, self._runner, self._stopping = self._runner, None, True
-        self._released.set()
+        self._apply()
         await runner.cleanup()
+
+    async def restart(self) -> None:
+        """Stop and start again: every connection is cut, the prefix cache is empty."""
+        await self.stop()
+        await self.start()
 
     def order(self, **changes: Any) -> None:
         """Change orders; requests that are waiting or held feel it too.
@@ -139,10 +158,10 @@ class UpstreamServer:
 
     def _apply(self) -> None:
         self._slots.resize(self.behaviour.slots)
-        if self.behaviour.hold:
-            self._released.clear()
-        else:
-            self._released.set()
+        self._prefill.apply(self.behaviour)
+        # Whoever waits for the old one looks at the new orders.
+        self._ordered.set()
+        self._ordered = asyncio.Event()
 
     # -- one request ------------------------------------------------------------------------------------
 
@@ -196,9 +215,9 @@ class UpstreamServer:
             return _error(seen, 404, f"The model `{model}` does not exist.", "model_not_found")
         # Two draws for every request, whatever its fate: changing one order leaves the other draws alone.
         chance, wobble = self._rng.random(), self._rng.random()
-        seen.fault = self._script.pop(0) if self._script else self.behaviour.fate(chance)
-        orders = self.behaviour
-        if seen.fault in {"error", "throttle", "reset"}:
+        orders = self.behaviour.towards(seen.headers, body)
+        seen.fault = self._script.pop(0) if self._script else orders.fate(chance)
+        if seen.fault in {"error", "throttle", "reset"} or (seen.fault == "stream_error" and not seen.stream):
             await _pause(orders.error_latency)
             return self._refuse(request, seen, orders)
         if orders.queue is not None and self._slots.full and self._slots.waiting >= orders.queue:
@@ -212,11 +231,15 @@ class UpstreamServer:
         try:
             if seen.fault == "hang":
                 await asyncio.get_running_loop().create_future()
-            await self._released.wait()
+            await self._release(seen, body)
             return await self._serve(request, answer, seen, body, model=model, wobble=wobble)
         finally:
             self.records.serving -= 1
             self._slots.leave()
+
+    async def _release(self, seen: Seen, body: dict[str, Any]) -> None:
+        while not self._stopping and self.behaviour.towards(seen.headers, body).hold:
+            await self._ordered.wait()
 
     def _refuse(self, request: web.Request, seen: Seen, orders: Behaviour) -> web.StreamResponse:
         if seen.fault == "reset":
@@ -239,20 +262,31 @@ class UpstreamServer:
         model: str,
         wobble: float,
     ) -> web.StreamResponse:
-        orders = self.behaviour
+        orders = self.behaviour.towards(seen.headers, body)
         tokens = _tokens(body, orders.tokens)
-        number = self._number = self._number + 1
-        begins = orders.latency + orders.jitter * wobble
-        stream = _STREAMS.get(answer) if seen.stream else None
-        if stream is not None:
-            await _pause(begins)
-            events = stream(body, number, model, tokens)
-            return await self._stream(request, seen, events, tokens, named=answer == "responses")
-        await _pause(begins + orders.first_token + orders.per_token * max(0, tokens - 1))
-        if seen.fault == "garbage":
-            seen.status = 200
-            return web.Response(text=_GARBAGE, content_type="application/json")
-        content, kind = _whole(answer, body, number, model, tokens)
+        await _pause(orders.latency + orders.jitter * wobble)
+        with_cache = orders.prefill_rate is not None and answer in _STREAMS
+        computed = (
+            self._prefill.computed(body, answers.answer_text(tokens), orders, self.records)
+            if with_cache
+            else nullcontext()
+        )
+        async with computed as prompt:
+            stream = _STREAMS.get(answer) if seen.stream else None
+            number = self._number = self._number + 1
+            if stream is not None:
+                events = stream(body, number, model, tokens, prompt)
+                return await self._stream(request, seen, events, orders, tokens, named=answer == "responses")
+            await _pause(orders.first_token + orders.per_token * max(0, tokens - 1))
+            if seen.fault == "garbage":
+                seen.status = 200
+                return web.Response(text=_GARBAGE, content_type="application/json")
+            content, kind = _whole(answer, body, number, model, tokens, prompt)
+            return await self._send(request, answer, seen, content, kind, tokens)
+
+    async def _send(
+        self, request: web.Request, answer: Answer, seen: Seen, content: bytes, kind: str, tokens: int
+    ) -> web.StreamResponse:
         seen.status = 200
         if seen.fault == "cut":
             return await _half(request, content, kind)
@@ -260,9 +294,15 @@ class UpstreamServer:
         return web.Response(body=content, content_type=kind)
 
     async def _stream(
-        self, request: web.Request, seen: Seen, events: Iterator[answers.Json], tokens: int, *, named: bool
+        self,
+        request: web.Request,
+        seen: Seen,
+        events: Iterator[answers.Json],
+        orders: Behaviour,
+        tokens: int,
+        *,
+        named: bool,
     ) -> web.StreamResponse:
-        orders = self.behaviour
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
         )
@@ -276,6 +316,9 @@ class UpstreamServer:
                 due += orders.per_token
             if seen.fault == "cut" and sent >= orders.cut_after:
                 return _reset(request, response)
+            if seen.fault == "stream_error" and sent >= orders.cut_after:
+                await response.write(f"data: {_dump(_told(orders.error_status, orders.error_message))}\n\n".encode())
+                break
             if seen.fault == "garbage":
                 await response.write(f"data: {_GARBAGE}\n\n".encode())
             else:
@@ -321,24 +364,10 @@ class UpstreamServer:
         )
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        orders, records = self.behaviour, self.records
-        running = records.serving + orders.background_running
-        waiting = records.waiting + orders.background_waiting
-        usage = orders.kv_cache_usage
-        if usage is None:
-            usage = min(1.0, running / (orders.slots or 256))
-        if self.shape.metrics == "tei":
-            gauges: dict[str, float] = {"te_queue_size": waiting}
-            label = ""
-        else:
-            gauges = {
-                "vllm:num_requests_running": running,
-                "vllm:num_requests_waiting": waiting,
-                "vllm:kv_cache_usage_perc": usage,
-            }
-            label = f'{{engine="0",model_name="{self.models[0]}"}}'
-        lines = [f"# TYPE {name} gauge\n{name}{label} {float(value)}\n" for name, value in gauges.items()]
-        return web.Response(text="".join(lines), content_type="text/plain")
+        cache = self._prefill.cache if self.behaviour.prefill_rate is not None else None
+        kind = self.shape.metrics or "vllm"
+        text = page(kind, self.models[0], self.behaviour, self.records, cache)
+        return web.Response(text=text, content_type="text/plain")
 
     async def _control(self, request: web.Request) -> web.Response:
         if request.method == "PATCH":
@@ -349,6 +378,7 @@ class UpstreamServer:
         state = {
             "name": self.name,
             "shape": self.shape.name,
+            "starts": self.starts,
             "behaviour": self.behaviour.as_dict(),
             "records": self.records.as_dict(),
         }
@@ -357,6 +387,15 @@ class UpstreamServer:
     async def _control_reset(self, _: web.Request) -> web.Response:
         self.reset()
         return web.json_response({})
+
+    async def _control_restart(self, _: web.Request) -> web.Response:
+        # Answered first: the restart cuts this connection, too.
+        self._restarting = asyncio.get_running_loop().create_task(self.restart())
+        return web.json_response({}, status=202)
+
+    async def _reset_prefix_cache(self, _: web.Request) -> web.Response:
+        self._prefill.clear()
+        return web.Response()
 
 
 async def _read(request: web.Request) -> dict[str, Any] | None:
@@ -383,16 +422,18 @@ def _tokens(body: Mapping[str, Any], ordered: int) -> int:
     return ordered
 
 
-def _whole(answer: Answer, body: dict[str, Any], number: int, model: str, tokens: int) -> tuple[bytes, str]:
+def _whole(
+    answer: Answer, body: dict[str, Any], number: int, model: str, tokens: int, prompt: answers.Prompt | None
+) -> tuple[bytes, str]:
     if answer == "speech":
         return answers.speech(), "audio/wav"
     value: Any
     if answer == "chat":
-        value = answers.chat(body, number, model, tokens)
+        value = answers.chat(body, number, model, tokens, prompt)
     elif answer == "completion":
-        value = answers.completion(body, number, model, tokens)
+        value = answers.completion(body, number, model, tokens, prompt)
     elif answer == "responses":
-        value = answers.responses(body, number, model, tokens)
+        value = answers.responses(body, number, model, tokens, prompt)
     elif answer == "embeddings":
         value = answers.embeddings(body, model)
     elif answer == "rerank_tei":
@@ -412,6 +453,10 @@ def _whole(answer: Answer, body: dict[str, Any], number: int, model: str, tokens
 
 def _dump(value: object) -> str:
     return json.dumps(value, separators=(",", ":"))
+
+
+def _told(status: int, message: str) -> answers.Json:
+    return {"error": {"message": message, "type": "server_error", "param": None, "code": status}}
 
 
 def _error(seen: Seen, status: int, message: str, code: str, retry_after: float | str | None = None) -> web.Response:

@@ -16,7 +16,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
@@ -46,6 +46,7 @@ class Spec:
         behaviour: Its orders at the start.
         seed: Seed of its random source; by default its position in the fleet.
         api_key: Key that requests need, None for none.
+        tokenizer: How prompts are counted by a server with a prefix cache, see `UpstreamServer`.
     """
 
     kind: str = "openai"
@@ -54,6 +55,7 @@ class Spec:
     behaviour: Behaviour = field(default_factory=Behaviour)
     seed: int | None = None
     api_key: str | None = field(default=None, repr=False)
+    tokenizer: str | None = None
 
 
 class UpstreamFace(ABC):
@@ -92,6 +94,10 @@ class UpstreamFace(ABC):
     @abstractmethod
     def reset(self) -> None:
         """Forget the records and start the random source again from its seed."""
+
+    @abstractmethod
+    def restart(self) -> None:
+        """Cut every connection, forget the prefix cache, listen again at the same address."""
 
     def wait_for(self, condition: Callable[[Records], bool], *, timeout: float = 10.0) -> Records:
         """Wait until the records fulfil a condition; a barrier for tests, instead of a sleep.
@@ -168,6 +174,7 @@ class Upstream(UpstreamFace):
         seed: Seed of the random source that decides faults and jitter.
         api_key: If given, requests need it.
         name: Its name, by default the shape's.
+        tokenizer: How prompts are counted by a server with a prefix cache, see `UpstreamServer`.
         thread: The loop to run on; by default one of its own.
         behaviour: The orders at the start.
         orders: Single orders, on top of `behaviour`.
@@ -186,6 +193,7 @@ class Upstream(UpstreamFace):
         seed: int = 0,
         api_key: str | None = None,
         name: str | None = None,
+        tokenizer: str | None = None,
         thread: _LoopThread | None = None,
         behaviour: Behaviour | None = None,
         **orders: Any,
@@ -199,6 +207,7 @@ class Upstream(UpstreamFace):
             seed=seed,
             api_key=api_key,
             name=name,
+            tokenizer=tokenizer,
         )
         self.name = self._server.name
 
@@ -263,6 +272,13 @@ class Upstream(UpstreamFace):
         """Forget the records and start the random source again from its seed."""
         self._on_loop(self._server.reset)
 
+    def restart(self) -> None:
+        """Cut every connection, forget the prefix cache, listen again at the same address."""
+        if self._thread is None:
+            self.start()
+        else:
+            self._thread.wait(self._server.restart)
+
     def _on_loop(self, work: Callable[[], None]) -> None:
         if self._thread is None:
             work()
@@ -298,6 +314,18 @@ class _Remote(UpstreamFace):
 
     def reset(self) -> None:
         self._client.post(self._url + CONTROL + "/reset").raise_for_status()
+
+    def restart(self) -> None:
+        before = self._state()["starts"]
+        self._client.post(self._url + CONTROL + "/restart").raise_for_status()
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                if self._state()["starts"] > before:
+                    return
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"upstream {self.name!r} did not come back within {_PATIENCE:g} s")
+            time.sleep(0.005)
 
     def _state(self) -> dict[str, Any]:
         state: dict[str, Any] = self._client.get(self._url + CONTROL).raise_for_status().json()
@@ -366,6 +394,7 @@ class Fleet(Mapping[str, UpstreamFace]):
                 seed=spec.seed or 0,
                 api_key=spec.api_key,
                 name=spec.name,
+                tokenizer=spec.tokenizer,
                 thread=thread,
                 behaviour=spec.behaviour,
             )
@@ -394,14 +423,7 @@ class Fleet(Mapping[str, UpstreamFace]):
 
 
 def _named(spec: Spec, place: int) -> Spec:
-    return Spec(
-        spec.kind,
-        spec.name or f"{spec.kind}-{place}",
-        spec.models,
-        spec.behaviour,
-        place if spec.seed is None else spec.seed,
-        spec.api_key,
-    )
+    return replace(spec, name=spec.name or f"{spec.kind}-{place}", seed=place if spec.seed is None else spec.seed)
 
 
 def _plain(spec: Spec) -> dict[str, Any]:
@@ -411,6 +433,7 @@ def _plain(spec: Spec) -> dict[str, Any]:
         "models": list(spec.models),
         "seed": spec.seed,
         "api_key": spec.api_key,
+        "tokenizer": spec.tokenizer,
         "behaviour": spec.behaviour.as_dict(),
     }
 

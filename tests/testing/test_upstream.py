@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from fast_router.errors import ConfigurationError
-from fast_router.testing import SHAPES, Behaviour, Fleet, Spec, Upstream
+from fast_router.testing import SHAPES, Behaviour, Fleet, Rule, Spec, Upstream
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hello there"}]}
 
@@ -221,6 +221,54 @@ def test_garbage_is_no_json(client):
         assert "<html>" in post(client, upstream, stream=True).text
 
 
+def test_a_rule_orders_for_the_requests_it_covers_alone(client):
+    rules = [
+        Rule({"error_rate": 1.0, "error_status": 503}, contains="poison"),
+        Rule({"error_rate": 1.0, "error_status": 401}, key="mine"),
+        Rule({"throttle_rate": 1.0, "retry_after": 600}, user="eve", header="x-end-user"),
+    ]
+    key = {"authorization": "Bearer mine"}
+    with Upstream(rules=rules) as upstream:
+        assert post(client, upstream).status_code == 200
+        assert post(client, upstream, messages=[{"role": "user", "content": "a poison prompt"}]).status_code == 503
+        url = upstream.url + "/v1/chat/completions"
+        assert client.post(url, json=CHAT, headers=key).status_code == 401
+        assert post(client, upstream, user="eve").status_code == 200
+        throttled = client.post(url, json={**CHAT, "user": "eve"}, headers={"x-end-user": "1"})
+        assert (throttled.status_code, throttled.headers["retry-after"]) == (429, "600")
+        upstream.order(rules=[Rule({"error_rate": 1.0}, other_key="mine")])
+        assert [post(client, upstream).status_code, client.post(url, json=CHAT, headers=key).status_code] == [500, 200]
+
+
+def test_a_rule_holds_some_and_lets_others_pass(client):
+    with (
+        Upstream(rules=[Rule({"hold": True}, user="slow")]) as upstream,
+        concurrent.futures.ThreadPoolExecutor() as pool,
+    ):
+        held = pool.submit(post, client, upstream, user="slow")
+        upstream.wait_for(lambda seen: seen.in_flight == 1)
+        assert post(client, upstream, user="quick").status_code == 200
+        assert not held.done()
+        upstream.order(rules=[])
+        assert held.result(10).status_code == 200
+
+
+@pytest.mark.parametrize("rule", [Rule({"latency": 0.0}), {"orders": {"latency": 0.0}}], ids=["made", "plain"])
+def test_a_rule_looks_the_same_as_plain_data(rule):
+    assert Behaviour(**json.loads(json.dumps(Behaviour(rules=(rule,)).as_dict()))).rules == (Rule({"latency": 0.0}),)
+
+
+def test_an_error_inside_a_stream_comes_after_what_was_sent(client):
+    with Upstream(stream_error_rate=1.0, error_status=400, error_message="no", cut_after=1) as upstream:
+        streamed = post(client, upstream, stream=True)
+        whole = post(client, upstream)
+    assert streamed.status_code == 200
+    token, error = events(streamed.text)
+    assert token["choices"][0]["delta"]["content"] == "route"
+    assert (error["error"]["code"], error["error"]["message"]) == (400, "no")
+    assert whole.status_code == 400
+
+
 def test_a_hang_lasts_until_the_client_leaves(client):
     with Upstream(script=("hang",)) as upstream:
         with pytest.raises(httpx.ReadTimeout):
@@ -342,6 +390,8 @@ def test_a_stopped_upstream_refuses_and_comes_back_at_its_address(client):
         ({"tokens": True}, "tokens"),
         ({"script": ("explode",)}, "explode"),
         ({"speed": 1}, "speed"),
+        ({"rules": [{"orders": {"slots": 1}}]}, "slots"),
+        ({"rules": [{"orders": {"error_rate": 2}}]}, "error_rate"),
     ],
 )
 def test_an_order_that_makes_no_sense_changes_nothing(client, orders, named):
