@@ -22,7 +22,7 @@ from fast_router.engine.failover.retry_after import retry_after_from_error
 from fast_router.engine.failover.silence import SilenceOptions
 from fast_router.litellm_plugin.picks.binding import bind
 from fast_router.litellm_plugin.rests.health_probes import HealthMonitor
-from fast_router.litellm_plugin.tally import LOGGER, tally
+from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -192,16 +192,7 @@ class LiteLLMFailover:
             self._write(deployment, change)
         except Exception as error:  # noqa: BLE001 - LiteLLM's store is a copy: ours stands without it
             tally.failed(error, "writing a cooldown")
-        if change.new is change.old:
-            return
-        resting = bool(deployment.held & RESTING)
-        if change.new is BreakerState.OPEN:
-            seconds = max(0.0, change.until - self._router.engine.clock())
-            what = f"rests for {seconds:.1f} s" if resting else "goes on serving (too many others rest)"
-            LOGGER.warning("deployment %r of %r %s: %s", deployment.id, deployment.name, what, change.reason)
-        else:
-            state = change.new.value.replace("_", "-")
-            LOGGER.info("deployment %r of %r is %s: %s", deployment.id, deployment.name, state, change.reason)
+        self._router.changes.breaker(deployment, change, self.members(deployment))
 
     def _write(self, deployment: Deployment, change: Change) -> None:
         core = self._core()
