@@ -239,10 +239,6 @@ def test_no_request_reaches_a_deployment_that_cools_down():
     for _ in range(20):
         assert chat(made) is None
     assert deployments["d0"].picks == before
-    core._cooldowns.cooldown_store.evict_local("d0")
-    for _ in range(40):
-        assert chat(made) is None
-    assert deployments["d0"].picks > before
 
 
 def test_key_sets_are_remembered_within_bounds():

@@ -21,6 +21,7 @@ from litellm import Router
 from litellm.integrations.custom_logger import CustomLogger
 
 import fast_router
+from fast_router.litellm_plugin.switch import switch
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 IDS = ("a", "b", "c")
@@ -272,7 +273,7 @@ def entries(**params: Any) -> list[dict[str, Any]]:
 
 def follow(made: Router, script: Script) -> None:
     """Have the lane's engine follow the script."""
-    binding = fast_router.litellm_plugin.hook._switch.band.binding(vars(made)["_core"])
+    binding = switch.band.binding(vars(made)["_core"])
     engine = binding.engine
 
     def acquire(group: Any, ask: Any = None) -> Any:

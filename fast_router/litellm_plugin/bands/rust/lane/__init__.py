@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.bands.rust.lane import cooling, replay
+from fast_router.litellm_plugin.bands.rust.lane import replay
 from fast_router.litellm_plugin.bands.rust.lane.endpoint import OPS, Endpoint
 from fast_router.litellm_plugin.bands.rust.lane.lane import Lane
 from fast_router.litellm_plugin.bands.rust.lane.parts import Parts
@@ -51,7 +51,6 @@ def install(patches: PatchSet, band: RustBand) -> list[str]:
     """Serve ordinary requests of every Router in the lane."""
     parts = Parts()
     lane = Lane(band, parts)
-    cooling.install(patches)
     replay.install(patches, parts)
     for op in OPS:
         endpoint = Endpoint(op, parts.endpoints)

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fast_router.errors import FastRouterError
-from fast_router.litellm_plugin.bands.rust.lane.cooling import Mirror
 from fast_router.litellm_plugin.bands.rust.lane.ordinary import why_entry, why_router
 from fast_router.litellm_plugin.bands.rust.lane.rehearsal import Unknown, rehearse
 from fast_router.litellm_plugin.bands.rust.lane.template import Template, compile_template
 from fast_router.litellm_plugin.picks import strategies_by_name
-from fast_router.litellm_plugin.picks.plan_compiler import STRATEGIES, options_of
 from fast_router.litellm_plugin.picks.replaced_selectors import replaces
+from fast_router.litellm_plugin.rests import mirror
+from fast_router.litellm_plugin.strategy_names import STRATEGIES, options_of
 from fast_router.litellm_plugin.tally import LOGGER
 
 if TYPE_CHECKING:
@@ -45,15 +45,13 @@ class CoreLane:
     Attributes:
         binding: Its picks.
         groups: What was compiled, by endpoint and model name.
-        mirror: Its cooldowns.
     """
 
-    __slots__ = ("binding", "groups", "mirror")
+    __slots__ = ("binding", "groups")
 
     def __init__(self, binding: RustBinding) -> None:
         self.binding = binding
         self.groups: dict[tuple[str, str], Open] = {}
-        self.mirror = Mirror()
 
 
 class Open:
@@ -130,11 +128,11 @@ class Open:
         return found
 
 
-def compile_group(parts: Parts, band: RustBand, lane: CoreLane, core: Any, endpoint: Endpoint, model: str) -> Open:
+def compile_group(parts: Parts, band: RustBand, core: Any, endpoint: Endpoint, model: str) -> Open:
     """Compile the guard of a model name, whatever it is; never raises for what a Router may hold."""
     found = Open(core)
     try:
-        _open(parts, band, lane, core, endpoint, model, found)
+        _open(parts, band, core, endpoint, model, found)
     except Unknown as reason:
         found.why = str(reason)
     except FastRouterError as error:
@@ -143,7 +141,7 @@ def compile_group(parts: Parts, band: RustBand, lane: CoreLane, core: Any, endpo
     return found
 
 
-def _open(parts: Parts, band: RustBand, lane: CoreLane, core: Any, endpoint: Endpoint, model: str, found: Open) -> None:
+def _open(parts: Parts, band: RustBand, core: Any, endpoint: Endpoint, model: str, found: Open) -> None:
     why = why_router(core)
     if why is not None:
         raise Unknown(why)
@@ -179,7 +177,7 @@ def _open(parts: Parts, band: RustBand, lane: CoreLane, core: Any, endpoint: End
     found.asks = strategy == "latency_based" or strategy.endswith("_affinity")
     if found.group is None:
         raise Unknown("no group")
-    lane.mirror.due = -1.0
+    mirror.watch_redis(binding, core)
 
 
 _STANDS_FOR = {"nothing": "nothing", "Alias": "another (an alias)", "RoutingGroup": "a routing group", "Id": "an id"}

@@ -20,7 +20,8 @@ from fast_router.litellm_plugin.bands.rust.lane.replay import Replay, lost, repl
 from fast_router.litellm_plugin.bands.rust.lane.trust import difference
 from fast_router.litellm_plugin.layers.lease import Attempt, answered
 from fast_router.litellm_plugin.picks.callback_filters import CallbackVerdict
-from fast_router.litellm_plugin.picks.filtered import ask_of
+from fast_router.litellm_plugin.picks.request_facts import ask_of
+from fast_router.litellm_plugin.rests import mirror
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class Lane:
         return self._pick(lane, core, endpoint, found, request)
 
     def _compile(self, lane: CoreLane, core: Any, endpoint: Endpoint, model: str) -> Open:
-        found = compile_group(self.parts, self.band, lane, core, endpoint, model)
+        found = compile_group(self.parts, self.band, core, endpoint, model)
         if core._handle.has_model_name(model) or found.why is None:
             lane.groups[endpoint.op, model] = found
         return found
@@ -168,7 +169,8 @@ class Lane:
         group = found.group
         if group is None:
             return "no group"
-        lane.mirror.refresh(binding, core, engine.clock())
+        if binding.redis_due < _NEVER and engine.clock() >= binding.redis_due:
+            mirror.refresh(binding, core)
         ask: Ask | None = None
         if found.asks:
             prompt = (request.get("messages"), request.get("input") or request.get("prompt"))
@@ -391,6 +393,7 @@ class Lane:
             lost(replay)
 
 
+_NEVER = float("inf")
 _NO_METADATA: dict[str, Any] = {}
 _PLAIN_CONTENT = (str, type(None))
 

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from fast_router.litellm_plugin.bands.rust import steps
+from fast_router.litellm_plugin.layers import failures
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -81,16 +82,19 @@ def _pending() -> Replay | None:
 
 def _prefer(replay: Replay, kept: Any) -> str | None:
     """The deployment that was called, if it is still a candidate; the walk's request then holds its lease."""
-    request = steps._request.get()
+    walking = steps.walk.get()
+    if walking is not None:
+        replay.attempt.ledger = walking.ledger
     if replay.id in kept:
-        if request is not None:
-            request.attempt, request.preferred = replay.attempt, True
+        if walking is not None:
+            walking.drop()
+            walking.attempt, walking.preferred = replay.attempt, True
         return replay.id
     # Another request's failure has taken it out meanwhile: LiteLLM goes on without it.
     replay.done = True
-    if request is not None:
-        request.note(replay.attempt, replay.error)
     replay.attempt.end(replay.error)
+    if walking is not None and isinstance(replay.error, Exception):
+        failures.enter(walking.ledger, replay.attempt, replay.error)
     return None
 
 
