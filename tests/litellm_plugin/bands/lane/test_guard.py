@@ -102,7 +102,7 @@ def test_a_feature_of_the_router_closes_it(options, reason):
         ({"enable_tag_filtering": False}, "tags"),
         ({"mode": "batch"}, "batch deployments"),
         ({"owner": "somebody"}, None),
-        ({"rpm": 5}, "limits"),
+        ({"rpm": 5}, None),
     ],
 )
 def test_a_feature_of_a_deployment_closes_it(info, reason):
@@ -131,6 +131,37 @@ def test_what_a_request_carries_leaves_it_to_litellm(request_, reason):
     made = router()
     assert chat(made, **request_) == reason
     assert chat(made) is None
+
+
+def test_limits_per_minute_of_usage_based_routing_are_its_own_to_keep():
+    assert chat(router({"rpm": 5}, {}, routing_strategy="usage-based-routing-v2")) == (
+        "limits that usage-based-routing keeps"
+    )
+
+
+def test_a_deployment_takes_no_more_than_its_slots_at_a_time():
+    made = router({}, params={"max_parallel_requests": 2})
+    release, calls = asyncio.Event(), []
+
+    async def held(**_: Any) -> Any:
+        calls.append(1)
+        await release.wait()
+        return litellm.ModelResponse(choices=[{"message": {"content": "hi"}, "finish_reason": "stop"}])
+
+    async def run() -> None:
+        litellm.acompletion = held
+        tasks = [asyncio.create_task(made.acompletion(model="m", messages=MESSAGES)) for _ in range(2)]
+        while len(calls) < 2:
+            await asyncio.sleep(0)
+        with pytest.raises(litellm.RateLimitError):
+            await made.acompletion(model="m", messages=MESSAGES)
+        release.set()
+        await asyncio.gather(*tasks)
+        await made.acompletion(model="m", messages=MESSAGES)
+
+    asyncio.run(run())
+    assert len(calls) == 3
+    assert fast_router.advanced_router(made).deployments["d0"].in_flight == 0
 
 
 def test_an_image_is_litellms_to_place():

@@ -26,6 +26,7 @@ from fast_router.litellm_plugin.switch import switch
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 IDS = ("a", "b", "c")
+MOCKED: dict[str, Any] = {"mock_response": "one two three", "api_key": "k"}
 
 
 # -- what a deployment does --------------------------------------------------------------------------------
@@ -92,6 +93,7 @@ class Calls:
         self.does = does
         self.made: list[tuple[str, dict[str, Any]]] = []
         self.raised: list[BaseException] = []
+        self.real: Any = None
 
     def _next(self, kwargs: dict[str, Any]) -> Any:
         id_ = kwargs["model_info"]["id"]
@@ -105,10 +107,58 @@ class Calls:
 
     async def asynchronous(self, **kwargs: Any) -> Any:
         await asyncio.sleep(0)
+        if kwargs.get("stream") is True:
+            return await self._stream(kwargs)
         return self._next(kwargs)
 
     def synchronous(self, **kwargs: Any) -> Any:
+        if kwargs.get("stream") is True:
+            return self._stream_sync(kwargs)
         return self._next(kwargs)
+
+    def _breaks(self, kwargs: dict[str, Any]) -> tuple[int, str] | None:
+        """After how many chunks the stream breaks, and how."""
+        id_ = kwargs["model_info"]["id"]
+        what = self.does.get(id_)
+        if not isinstance(what, tuple):
+            self._next(kwargs)
+            return None
+        self.made.append((id_, seen(kwargs)))
+        return what
+
+    async def _stream(self, kwargs: dict[str, Any]) -> Any:
+        breaks = self._breaks(kwargs)
+        real: Any = self.real
+        response = await real(
+            model="openai/x", messages=MESSAGES, mock_response="one two three", stream=True, api_key="k"
+        )
+        inner = response.completion_stream
+
+        async def broken() -> Any:
+            count = 0
+            async for chunk in inner:
+                if breaks is not None and count == breaks[0]:
+                    raise ERRORS[breaks[1]]()
+                count += 1
+                yield chunk
+
+        response.completion_stream = broken()
+        return response
+
+    def _stream_sync(self, kwargs: dict[str, Any]) -> Any:
+        breaks = self._breaks(kwargs)
+        real: Any = self.real
+        response = real(model="openai/x", messages=MESSAGES, stream=True, **MOCKED)
+        inner = response.completion_stream
+
+        def broken() -> Any:
+            for count, chunk in enumerate(inner):
+                if breaks is not None and count == breaks[0]:
+                    raise ERRORS[breaks[1]]()
+                yield chunk
+
+        response.completion_stream = broken()
+        return response
 
 
 # -- what is seen ------------------------------------------------------------------------------------------
@@ -197,6 +247,9 @@ def state_of(core: Any) -> tuple[Any, Any, Any]:
         key: {name: item for name, item in seen(dict(value)).items() if name != "timestamp"}
         for key, value in snapshot.items()
     }
+    for value in cooling.values():
+        # With us a later cooldown of the same length does not replace the first, nor its words.
+        value["exception_received"] = value["exception_received"].partition("\n\nLiteLLM:")[0]
     kept = {
         key: value for key, value in core._cache.in_memory_cache.cache_dict.items() if isinstance(value, (int, float))
     }
@@ -306,7 +359,7 @@ def run(
     function = op
     calls, script = Calls(does), Script(IDS[:2])
     before = {name: list(getattr(litellm, name)) for name in CALLBACKS}
-    real = getattr(litellm, function)
+    real = calls.real = getattr(litellm, function)
     events = Events()
     fast_router.disable()
     if lane:
@@ -326,8 +379,21 @@ def run(
                 else:
                     response = getattr(made, op)(model="m", **kwargs)
                 shown.outcomes.append(outcome_of(response))
+                if kwargs.get("stream") is True:
+                    text: list[Any] = []
+                    shown.outcomes.append(text)
+                    if asynchronous:
+                        async for chunk in response:
+                            text.append(chunk.choices[0].delta.content)  # noqa: PERF401 - what came before it broke counts
+                    else:
+                        for chunk in response:
+                            text.append(chunk.choices[0].delta.content)  # noqa: PERF401 - as above
             except Exception as error:
                 shown.outcomes.append(failure_of(error))
+            if asynchronous:
+                # Streams tell how they ended in the background.
+                for _ in range(20):
+                    await asyncio.sleep(0)
             shown.metadata.append(seen(given))
             await asyncio.sleep(0)
 

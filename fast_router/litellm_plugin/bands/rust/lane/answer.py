@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.rust.lane.guard import Open
     from fast_router.litellm_plugin.bands.rust.lane.parts import Parts
+    from fast_router.litellm_plugin.bands.rust.lane.template import Template
 
-__all__ = ["blocked", "count", "count_sync", "headed", "headed_sync"]
+__all__ = ["blocked", "headed", "headed_sync", "opened", "opened_sync", "picked", "succeeded", "succeeded_sync"]
 
 _SECONDS = 60
 
@@ -42,23 +43,51 @@ def _raised(parts: Parts, memory: Any, key: str) -> bool:
     return True
 
 
-async def count(parts: Parts, core: Any, id_: str, request: Any, *, picks: bool) -> None:
-    """Count a success, and the pick that led to it where LiteLLM counts picks."""
-    cache = core._cache
-    memory = cache.in_memory_cache
-    if picks and not _raised(parts, memory, id_):
+def picked(parts: Parts, core: Any, id_: str, request: Any) -> None:
+    """Count a pick, as LiteLLM does for chat."""
+    if not _raised(parts, core._cache.in_memory_cache, id_):
         core.track_deployment_pick(id_, request)
+
+
+async def succeeded(parts: Parts, core: Any, template: Template, id_: str, response: Any) -> None:
+    """Count a success and, where LiteLLM counts them, its tokens and requests of the minute."""
+    if template.tracks:
+        tokens = parts.core.total_tokens(response)
+        await core._drive_cache_steps(core._handle.report_success(id_, tokens, 1, template.model, True))
+        return
+    cache = core._cache
     key = id_ + ":successes"
-    if not _raised(parts, memory, key):
+    if not _raised(parts, cache.in_memory_cache, key):
         await cache.async_increment_cache(key, 1, local_only=True, ttl=_SECONDS)
 
 
-def count_sync(parts: Parts, core: Any, id_: str) -> None:
-    """The same for a synchronous call, whose picks LiteLLM does not count."""
+def succeeded_sync(parts: Parts, core: Any, template: Template, id_: str, response: Any) -> None:
+    """The same for a synchronous call."""
+    if template.tracks:
+        tokens = parts.core.total_tokens(response)
+        core._drive_sync_steps(core._handle.report_success(id_, tokens, 1, template.model, True))
+        return
     cache = core._cache
     key = id_ + ":successes"
     if not _raised(parts, cache.in_memory_cache, key):
         cache.increment_cache(key, 1, local_only=True, ttl=_SECONDS)
+
+
+def _keys(parts: Parts, core: Any, template: Template, id_: str) -> list[str]:
+    minute = parts.minute()
+    return [core._handle.usage_key(id_, template.model, metric, minute) for metric in ("tpm", "rpm")]
+
+
+async def opened(parts: Parts, core: Any, template: Template, id_: str, tokens: int) -> None:
+    """Count a stream that will tell its success when it ends: where LiteLLM counts requests, that it was one."""
+    if template.tracks:
+        await core._increment_usage(_keys(parts, core, template, id_), [tokens, 1])
+
+
+def opened_sync(parts: Parts, core: Any, template: Template, id_: str, tokens: int) -> None:
+    """The same for a synchronous call."""
+    if template.tracks:
+        core._stores.increment_usage_sync(_keys(parts, core, template, id_), [tokens, 1])
 
 
 def _head(parts: Parts, found: Open, response: Any, id_: str) -> tuple[Any, dict[str, Any] | None]:

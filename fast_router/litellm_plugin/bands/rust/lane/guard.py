@@ -67,12 +67,13 @@ class Open:
         teams: Whether a deployment of this Router belongs to a team.
         guarded: Whether a member is in an access group.
         images: Whether a request with an image has the same candidates; None until one comes by.
+        paced: Whether a member has a limit of requests per minute.
         remaining: Whether LiteLLM tells remaining limits in headers; None until the first answer.
     """
 
     __slots__ = (
-        "asks", "cache", "cooldowns", "counts", "group", "guarded", "handle", "hosted", "images", "name", "remaining",
-        "resolved", "rewritten", "step", "teams", "templates", "version", "why",
+        "asks", "cache", "cooldowns", "counts", "group", "guarded", "handle", "hosted", "images", "name", "paced",
+        "remaining", "resolved", "rewritten", "step", "teams", "templates", "version", "why",
     )  # fmt: skip
 
     def __init__(self, core: Any) -> None:
@@ -94,6 +95,7 @@ class Open:
         self.teams = False
         self.guarded = False
         self.images: bool | None = None
+        self.paced = False
         self.remaining: bool | None = None
         self.templates: dict[tuple[str, bool], Template] = {}
 
@@ -124,8 +126,20 @@ class Open:
             step = {**self.step, "deployment_id": id_, "deployment": deployment, "candidate_ids": [id_]}
             found = compile_template(parts, core, endpoint, step, stream=stream)
             found.tracks = core.deployment_tracks_usage(id_, found.model)
+            found.slots = not endpoint.sync and _most_parallel(parts, core, found) > 0
             self.templates[id_, stream] = found
         return found
+
+
+def _most_parallel(parts: Parts, core: Any, template: Template) -> int:
+    params = template.params
+    most = parts.most_parallel(
+        rpm=params.get("rpm"),
+        max_parallel_requests=params.get("max_parallel_requests"),
+        tpm=params.get("tpm"),
+        default_max_parallel_requests=core._endpoints.default_max_parallel_requests,
+    )
+    return int(most or 0)
 
 
 def compile_group(parts: Parts, band: RustBand, core: Any, endpoint: Endpoint, model: str) -> Open:
@@ -161,8 +175,6 @@ def _open(parts: Parts, band: RustBand, core: Any, endpoint: Endpoint, model: st
             raise Unknown(why)
         if core._hosted.live_params(id_) or core._hosted.live_info(id_):
             raise Unknown("a deployment with values that are not JSON")
-        if _limited(core, entry):
-            raise Unknown("limits")
     if parts.prompt_managed(core._port, model):
         raise Unknown("prompt management")
     found.teams = any((d.entry.get("model_info") or {}).get("team_id") for d in binding.engine.deployments.values())
@@ -173,23 +185,19 @@ def _open(parts: Parts, band: RustBand, core: Any, endpoint: Endpoint, model: st
     found.name = str(found.step["model"])
     strategy, options = _strategy(binding, core, entries, model)
     found.group = binding.group(model, strategy, options, entries)
-    found.counts = False
-    found.asks = strategy == "latency_based" or strategy.endswith("_affinity")
-    if found.group is None:
-        raise Unknown("no group")
+    limits = any(tier.respects_limits for tier in found.group.tiers.values())
+    found.counts = limits and any(member.tpm is not None for member in found.group.members)
+    found.asks = found.counts or strategy == "latency_based" or strategy.endswith("_affinity")
+    found.paced = any(_asked_for(entry, "rpm") for entry in entries)
     mirror.watch_redis(binding, core)
 
 
+def _asked_for(entry: Mapping[str, Any], key: str) -> bool:
+    places = (entry, entry.get("litellm_params") or {}, entry.get("model_info") or {})
+    return any(place.get(key) is not None for place in places)
+
+
 _STANDS_FOR = {"nothing": "nothing", "Alias": "another (an alias)", "RoutingGroup": "a routing group", "Id": "an id"}
-
-
-def _limited(core: Any, entry: Mapping[str, Any]) -> bool:
-    if core._endpoints.default_max_parallel_requests:
-        return True
-    for place in (entry.get("litellm_params") or {}, entry.get("model_info") or {}, entry):
-        if any(place.get(key) is not None for key in ("rpm", "tpm", "max_parallel_requests")):
-            return True
-    return False
 
 
 def _strategy(

@@ -13,7 +13,16 @@ from datetime import datetime
 from time import time
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.bands.rust.lane.answer import blocked, count, count_sync, headed, headed_sync
+from fast_router.litellm_plugin.bands.rust.lane.answer import (
+    blocked,
+    headed,
+    headed_sync,
+    opened,
+    opened_sync,
+    picked,
+    succeeded,
+    succeeded_sync,
+)
 from fast_router.litellm_plugin.bands.rust.lane.guard import KEY, CoreLane, Open, compile_group
 from fast_router.litellm_plugin.bands.rust.lane.rehearsal import SelfTest
 from fast_router.litellm_plugin.bands.rust.lane.replay import Replay, lost, replaying
@@ -41,10 +50,24 @@ class Entered:
 
     Attributes:
         call: The arguments of LiteLLM's function.
+        reading: True once it is its stream that may fail, not the call.
+        slot: One of LiteLLM's slots for calls at a time, None where it has no limit.
         attempt: Holds the lease.
     """
 
-    __slots__ = ("attempt", "call", "found", "id", "logged", "name", "request", "started", "template")
+    __slots__ = (
+        "attempt",
+        "call",
+        "found",
+        "id",
+        "logged",
+        "name",
+        "reading",
+        "request",
+        "slot",
+        "started",
+        "template",
+    )
 
     def __init__(self, found: Open, template: Template, attempt: Attempt, id_: str, request: dict[str, Any]) -> None:
         self.found = found
@@ -55,6 +78,8 @@ class Entered:
         self.call: dict[str, Any] = {}
         self.name = template.model
         self.logged: Mapping[str, bool] = _NOT_LOGGED
+        self.reading = False
+        self.slot: Any = None
         self.started: Any = None
 
 
@@ -76,6 +101,7 @@ class Lane:
         self.test = SelfTest(parts)
         self._checked: list[Any] = []
         self._checks: str | None = None
+        self._paces = False
 
     # -- in, or not ----------------------------------------------------------------------------
 
@@ -135,9 +161,12 @@ class Lane:
         if not endpoint.sync and self.verdict.why is not None:
             return self.verdict.why
         if callbacks != self._checked:
-            self._checked, self._checks = list(callbacks), _pre_call_checks(callbacks)
+            self._checks, self._paces = _pre_call_checks(callbacks)
+            self._checked = list(callbacks)
         if self._checks is not None:
             return self._checks
+        if self._paces and found.paced:
+            return "limits that usage-based-routing keeps"
         if parts.deadline() is not None:
             return "a total timeout"
         if parts.native_child():
@@ -197,9 +226,6 @@ class Lane:
         template = found.templates.get((id_, stream))
         if template is None:
             template = found.template(parts, core, endpoint, id_, stream=stream)
-        if template.tracks:
-            found.why = "limits"
-            return found.why
         memory = core._cache.in_memory_cache
         if memory is None or template.client_key in memory.cache_dict:
             return "a client made for the deployment"
@@ -218,6 +244,11 @@ class Lane:
             if endpoint.plan.kind == "embedding":
                 refused = parts.endpoints.embedding_batch_refusal
                 refused(endpoint.plan, found.handle.deployment(id_), request.get("input"), request, request["model"])
+        if template.slots:
+            try:
+                entered.slot = parts.enter_slot(core._port, endpoint.plan, found.handle.deployment(id_), request)
+            except Exception:  # noqa: BLE001 - LiteLLM's own refusal: its walk says what becomes of it
+                return "a deployment without a free slot"
         entered.call = template.build(parts, endpoint, request)
         return entered
 
@@ -227,38 +258,45 @@ class Lane:
         """Make the call of an asynchronous request, and record what LiteLLM would have."""
         parts = self.parts
         plan = endpoint.plan
-        counters = core._endpoints.counters
         services = parts.litellm.service_callback
         begun = time() if services else 0.0
-        entered.started = datetime.now()
-        _add(counters.total_calls, plan.total_key, entered, 1)
-        parts.reserved.set(None)
+        self._begin(core, endpoint, entered)
         routed = parts.routed_attempt()
         token = parts.attempt.set(routed)
         error: BaseException | None = None
         response: Any = None
+        stream: Any = None
         try:
             response = await core._host.invoke(endpoint.invoked)(**entered.call)
             if entered.call.get("stream") is True:
-                response = await parts.streaming.open_attempt_stream(
-                    self._stream_attempt(core, endpoint, entered), response
-                )
+                entered.reading = True
+                stream = self._stream_attempt(core, endpoint, entered)
+                response = await parts.streaming.open_attempt_stream(stream, response)
         except Exception as raised:  # noqa: BLE001 - LiteLLM's walk says what becomes of it
             error = raised
         except BaseException as raised:
-            await self._gone(core, entered, routed, raised)
+            await self._gone(core, endpoint, entered, routed, raised)
             raise
         finally:
             parts.attempt.reset(token)
+            if entered.slot is not None:
+                # An open stream has taken it along.
+                entered.slot.close()
         if error is not None or (plan.kind == "chat" and blocked(parts, response)):
             release = parts.release_started(core._selectors.reservations, core._cache, routed.attempt_id)
             if release is not None:
                 await parts.released((release,))
             return await self._hand_over(original, core, endpoint, entered, error, response)
-        _add(counters.success_calls, plan.success_key, entered, 1)
+        _add(core._endpoints.counters.success_calls, plan.success_key, entered, 1)
         try:
-            await count(parts, core, entered.id, entered.call, picks=plan.kind == "chat")
-            if plan.kind != "generic" and parts.verbose.isEnabledFor(20):
+            if plan.kind == "chat":
+                picked(parts, core, entered.id, entered.call)
+            if stream is not None and stream.reports_outcome:
+                stream.counted_tokens = parts.core.total_tokens(response)
+                await opened(parts, core, entered.template, entered.id, stream.counted_tokens)
+            else:
+                await succeeded(parts, core, entered.template, entered.id, response)
+            if parts.verbose.isEnabledFor(_INFO):
                 parts.core._log_attempt(plan, entered.name)
             response = await headed(parts, core, entered.found, response, entered.id)
             if services and plan.kind == "chat":
@@ -272,17 +310,16 @@ class Lane:
         """The same for a synchronous request."""
         parts = self.parts
         plan = endpoint.plan
-        counters = core._endpoints.counters
-        entered.started = datetime.now()
-        _add(counters.total_calls, plan.total_key, entered, 1)
-        parts.reserved.set(None)
+        self._begin(core, endpoint, entered)
         error: BaseException | None = None
         response: Any = None
+        stream: Any = None
         try:
             response = core._host.invoke(endpoint.invoked)(**entered.call)
             if entered.call.get("stream") is True:
-                attempt = self._stream_attempt(core, endpoint, entered)
-                response = parts.streaming.open_attempt_stream_sync(attempt, response)
+                entered.reading = True
+                stream = self._stream_attempt(core, endpoint, entered)
+                response = parts.streaming.open_attempt_stream_sync(stream, response)
         except Exception as raised:  # noqa: BLE001 - LiteLLM's walk says what becomes of it
             error = raised
         except BaseException as raised:
@@ -290,15 +327,24 @@ class Lane:
             raise
         if error is not None or (plan.kind == "chat" and blocked(parts, response)):
             return self._hand_over_sync(original, core, endpoint, entered, error, response)
-        _add(counters.success_calls, plan.success_key, entered, 1)
+        _add(core._endpoints.counters.success_calls, plan.success_key, entered, 1)
         try:
-            count_sync(parts, core, entered.id)
-            if parts.verbose.isEnabledFor(20):
+            if stream is not None and stream.reports_outcome:
+                stream.counted_tokens = parts.core.total_tokens(response)
+                opened_sync(parts, core, entered.template, entered.id, stream.counted_tokens)
+            else:
+                succeeded_sync(parts, core, entered.template, entered.id, response)
+            if parts.verbose.isEnabledFor(_INFO):
                 parts.core._log_attempt(plan, entered.name)
             response = headed_sync(parts, core, entered.found, response, entered.id)
         except Exception as ours:  # noqa: BLE001 - the answer is there: it must reach the caller
             tally.failed(ours, "the record of an answer")
         return self._ended(entered, response)
+
+    def _begin(self, core: Any, endpoint: Endpoint, entered: Entered) -> None:
+        entered.started = datetime.now()  # naive, as LiteLLM notes it
+        _add(core._endpoints.counters.total_calls, endpoint.plan.total_key, entered, 1)
+        self.parts.reserved.set(None)
 
     @staticmethod
     def _ended(entered: Entered, response: Any) -> Any:
@@ -308,14 +354,13 @@ class Lane:
             lease.first_token()
         return answered(entered.attempt, response)
 
-    async def _gone(self, core: Any, entered: Entered, routed: Any, error: BaseException) -> None:
+    async def _gone(self, core: Any, endpoint: Endpoint, entered: Entered, routed: Any, error: BaseException) -> None:
         """The caller has gone away: what the call still holds is given back."""
         entered.attempt.end(error)
         parts = self.parts
-        plan_counts = entered.found.step.get("fallback_depth") == 0
         try:
-            if plan_counts:
-                core.track_deployment_pick(entered.id, entered.call)
+            if endpoint.plan.kind == "chat":
+                picked(parts, core, entered.id, entered.call)
             release = parts.release_started(core._selectors.reservations, core._cache, routed.attempt_id)
         except Exception as ours:  # noqa: BLE001 - the cancellation goes on
             tally.failed(ours, "a cancelled call")
@@ -341,6 +386,7 @@ class Lane:
             deployment_id=entered.id,
             attempted_retries=0,
             routed=None,
+            slot=entered.slot,
         )
 
     # -- the other way -------------------------------------------------------------------------
@@ -393,6 +439,7 @@ class Lane:
             lost(replay)
 
 
+_INFO = 20  # of the logging module
 _NEVER = float("inf")
 _NO_METADATA: dict[str, Any] = {}
 _PLAIN_CONTENT = (str, type(None))
@@ -404,19 +451,20 @@ def _add(counter: Any, which: str | None, entered: Entered, by: int) -> None:
         counter[entered.name if which == "deployment" else entered.request["model"] if which == "group" else ""] += by
 
 
-def _pre_call_checks(callbacks: list[Any]) -> str | None:
-    """What a callback wants to know about a picked deployment, None if none does."""
+def _pre_call_checks(callbacks: list[Any]) -> tuple[str | None, bool]:
+    """What a callback wants to know about a picked deployment, and whether one refuses by requests per minute."""
     from litellm.integrations.custom_logger import CustomLogger  # noqa: PLC0415 - LiteLLM is imported
 
+    paces = False
     for callback in callbacks:
         if not isinstance(callback, CustomLogger):
             continue
         cls = type(callback)
         if cls.__name__ == "LowestTPMLoggingHandler_v2" and cls.__module__.startswith("litellm."):
-            # Refuses by rpm alone, and who has such a limit is not in the lane.
+            paces = True
             continue
         for name in ("async_pre_call_check", "pre_call_check"):
             base = getattr(CustomLogger, name, None)
             if getattr(cls, name, base) is not base or name in vars(callback):
-                return "a callback that checks deployments"
-    return None
+                return "a callback that checks deployments", paces
+    return None, paces

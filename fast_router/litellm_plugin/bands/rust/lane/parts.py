@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from importlib import import_module
 from typing import Any
 
@@ -71,6 +72,8 @@ class Parts:
         self.deadline = deadline._CURRENT.get
         self.reserved = reservations._io_token_rate_limit_request
         self.headers = headers
+        self.enter_slot = import_module("litellm.router_rust.invoke.slots").enter_deployment_slot
+        self.most_parallel = import_module("litellm.utils").calculate_max_parallel_requests
         self.memory = import_module("litellm.caching.in_memory_cache").InMemoryCache
         self.request_from_call = import_module("litellm.router_attempt").request_from_call
         self.verbose = import_module("litellm._logging").verbose_router_logger
@@ -85,6 +88,11 @@ class Parts:
         self.declared = frozenset(types.ModelInfo.model_fields)
         self.timeouts = TIMEOUTS
         self.set_timeouts = self.shaping._set_timeouts
+
+    @staticmethod
+    def minute() -> str:
+        """The minute, as LiteLLM's counters are named by it."""
+        return datetime.now(timezone.utc).strftime("%H-%M")
 
     def uncounted(self, core: Any) -> Any:
         """`core`, with counters that nobody reads."""

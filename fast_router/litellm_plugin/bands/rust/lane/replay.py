@@ -34,12 +34,13 @@ class Replay:
         response: What it answered.
         attempt: The attempt with its lease: LiteLLM's walk ends it.
         logged: Whether the request's logging object had logged a failure before the call, by event.
+        reading: Whether it was its stream's first chunk that failed, not the call.
         started: When the call began, as LiteLLM notes it.
         armed: True while LiteLLM's own attempt runs on the deployment.
         done: Whether it has happened again.
     """
 
-    __slots__ = ("armed", "attempt", "done", "error", "id", "logged", "op", "response", "started")
+    __slots__ = ("armed", "attempt", "done", "error", "id", "logged", "op", "reading", "response", "started")
 
     def __init__(
         self,
@@ -58,6 +59,7 @@ class Replay:
         self.response = response
         self.logged = logged
         self.started = started
+        self.reading = False
         self.armed = False
         self.done = False
 
@@ -165,6 +167,26 @@ def _called(original: Any) -> Any:
     return _call
 
 
+def _opening(original: Any) -> Any:
+    async def open_attempt_stream(attempt: Any, response: Any) -> Any:
+        replay = replaying.get()
+        if replay is not None and replay.armed and replay.reading:
+            return replay.again()
+        return await original(attempt, response)
+
+    return open_attempt_stream
+
+
+def _opening_sync(original: Any) -> Any:
+    def open_attempt_stream_sync(attempt: Any, response: Any) -> Any:
+        replay = replaying.get()
+        if replay is not None and replay.armed and replay.reading:
+            return replay.again()
+        return original(attempt, response)
+
+    return open_attempt_stream_sync
+
+
 def _invoke(original: Any) -> Any:
     def invoke(self: Any, op: str) -> Any:
         replay = replaying.get()
@@ -172,7 +194,7 @@ def _invoke(original: Any) -> Any:
             return original(self, op)
 
         def again(**_: Any) -> Any:
-            return replay.again()
+            return None if replay.reading else replay.again()
 
         return again
 
@@ -208,3 +230,5 @@ def install(patches: PatchSet, parts: Parts) -> None:
     patches.replace(driver, "_call", _called)
     patches.replace(parts.host, "invoke", _invoke)
     patches.replace(parts.core, "failure_already_logged", _logged)
+    patches.replace(parts.core, "open_attempt_stream", _opening)
+    patches.replace(parts.core, "open_attempt_stream_sync", _opening_sync)

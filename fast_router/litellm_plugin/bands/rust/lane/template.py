@@ -38,11 +38,13 @@ class Template:
         shaping: LiteLLM's defaults for timeouts.
         client_key: Under which LiteLLM's cache would keep a client made for the deployment.
         seen: Sets of request keys, in their order, for which LiteLLM's own shaping gave the same.
+        slots: Whether LiteLLM limits the deployment's calls at a time.
         tracks: Whether LiteLLM counts the deployment's tokens and requests of the minute.
     """
 
     __slots__ = (
-        "_nested", "base", "client_key", "info", "model", "params", "seen", "shaping", "stamps", "tracks",
+        "_nested", "base", "client_key", "info", "model", "params", "seen", "shaping",
+        "slots", "stamps", "tracks",
     )  # fmt: skip
 
     def __init__(
@@ -62,6 +64,7 @@ class Template:
         self.shaping = shaping
         self.client_key = client_key
         self.seen: set[tuple[str, ...]] = set()
+        self.slots = False
         self.tracks = False
         # LiteLLM reads the deployment anew for every call: what can be changed in place must not be shared.
         self._nested = tuple(key for key, value in base.items() if isinstance(value, (dict, list)))
