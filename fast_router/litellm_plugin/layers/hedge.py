@@ -149,7 +149,7 @@ class Race:
             lease = self._hedged.lease
             if lease is None or not self._others(lease.deployment) or not self._hedge.take():
                 return None
-            fork = type(self._ledger)(self._failover, callers_timeout=self._ledger.callers_timeout)
+            fork = self._ledger.fork()
             fork.failed(lease.id, FailureKind.TIMEOUT, self._failover.policy.engine.clock())
             token = attempts.ledger.set(fork)
             try:
