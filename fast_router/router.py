@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from fast_router.caller_lists import NO_MODEL, PicksFromLists
 from fast_router.changes import Changes
 from fast_router.engine import Ask, Deployment, Engine, Lease, ModelGroup, canonical, outside
+from fast_router.engine.ask import Rng
 from fast_router.engine.deployment import RESTING
-from fast_router.engine.strategies.base import Rng
 from fast_router.errors import NoDeploymentError, UnknownModelError
 from fast_router.model_entry import Spec, read_entry, read_list
 from fast_router.stats import snapshot

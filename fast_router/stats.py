@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fast_router.engine.deployment import CLOSED, FULL, PROBING, QOS, RESTING, SPENT
 from fast_router.naming import names_of
 
 if TYPE_CHECKING:
-    from fast_router.engine import Deployment
+    from fast_router.changes import Changes
+    from fast_router.engine import Deployment, Engine, ModelGroup
+    from fast_router.engine.failover.policy import FailoverPolicy
     from fast_router.naming import Name
-    from fast_router.router import AdvancedRouter
 
 __all__ = ["groups_of", "held_by", "snapshot"]
 
@@ -30,7 +31,27 @@ def held_by(deployment: Deployment) -> list[str]:
     return [word for bit, word in _REASONS if deployment.held & bit]
 
 
-def groups_of(router: AdvancedRouter) -> dict[str, tuple[str, tuple[Deployment, ...]]]:
+class Shown(Protocol):
+    """A router, as far as its numbers go."""
+
+    groups: dict[str, ModelGroup]
+    engine: Engine
+    failover: FailoverPolicy | None
+    changes: Changes
+    complete: Callable[[], None] | None
+
+    @property
+    def strategy(self) -> str:
+        """Its own strategy."""
+        ...
+
+    @property
+    def deployments(self) -> Mapping[str, Deployment]:
+        """Every deployment by id."""
+        ...
+
+
+def groups_of(router: Shown) -> dict[str, tuple[str, tuple[Deployment, ...]]]:
     """Every model group: name → strategy and members. Deployments that no compiled group has go by their own name.
 
     Hold the engine's lock, or live with a moment in between.
@@ -47,7 +68,7 @@ def groups_of(router: AdvancedRouter) -> dict[str, tuple[str, tuple[Deployment, 
     return found
 
 
-def snapshot(router: AdvancedRouter) -> dict[str, Any]:
+def snapshot(router: Shown) -> dict[str, Any]:
     """What `AdvancedRouter.stats()` answers."""
     if router.complete is not None:
         router.complete()
@@ -69,7 +90,7 @@ def snapshot(router: AdvancedRouter) -> dict[str, Any]:
 
 
 def _rows(
-    router: AdvancedRouter, members: Collection[Deployment], names: Mapping[str, Name], now: float
+    router: Shown, members: Collection[Deployment], names: Mapping[str, Name], now: float
 ) -> list[dict[str, Any]]:
     failover, since = router.failover, router.changes.since
     rows = []

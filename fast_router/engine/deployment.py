@@ -7,13 +7,9 @@ about it (open leases, latency, usage) survives a recompiled group.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Protocol
 
-if TYPE_CHECKING:
-    from fast_router.engine.lease import Lease
-    from fast_router.engine.strategies.base import Strategy
-
-__all__ = ["CLOSED", "FULL", "PROBING", "QOS", "RESTING", "SPENT", "Deployment"]
+__all__ = ["CLOSED", "FULL", "PROBING", "QOS", "RESTING", "SPENT", "Deployment", "EligibleSet"]
 
 # Why a deployment is not eligible: bits of `Deployment.held`. Eligible means no bit is set.
 RESTING = 1  # in cooldown until `resting_until`
@@ -22,6 +18,27 @@ SPENT = 4  # requests or tokens of this minute used up
 QOS = 8  # its measured quality is beyond the limit set for it
 PROBING = 16  # half-open: its single probe is out
 CLOSED = 32  # shut by its operator
+
+
+class EligibleSet(Protocol):
+    """A strategy as its members see it: it keeps which of them are eligible."""
+
+    name: ClassVar[str]
+    follows_latency: ClassVar[bool]
+    respects_limits: ClassVar[bool]
+    members: tuple[Deployment, ...]
+
+    def add(self, deployment: Deployment) -> None:
+        """`deployment` became eligible."""
+
+    def remove(self, deployment: Deployment) -> None:
+        """`deployment` is eligible no longer."""
+
+    def moved(self, deployment: Deployment) -> None:
+        """The load of `deployment` changed."""
+
+    def observed(self, deployment: Deployment) -> None:
+        """Latency or usage of `deployment` changed."""
 
 
 class Deployment:
@@ -164,13 +181,13 @@ class Deployment:
         self.outside_latency: tuple[float, float, float, float] | None = None
         self.limited = False
         # Told about each lease on it, under the engine's lock; set only by a breaker that has opened once.
-        self.on_lease: Callable[[Lease], None] | None = None
+        self.on_lease: Callable[[Any], None] | None = None
         # True while a lease on it has nothing to do but count, itself or for a single strategy (see `refresh`).
         self.plain = False
         self.counted = False
         # The strategies whose eligible set this deployment belongs to, and those of them that follow its load.
-        self.strategies: tuple[Strategy, ...] = ()
-        self.counters: tuple[Strategy, ...] = ()
+        self.strategies: tuple[EligibleSet, ...] = ()
+        self.counters: tuple[EligibleSet, ...] = ()
         self.update(
             name,
             entry if entry is not None else {},

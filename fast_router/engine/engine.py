@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import heappop, heappush
 from typing import Any
 
+from fast_router.engine.ask import Ask, Rng
 from fast_router.engine.deployment import CLOSED, FULL, PROBING, QOS, RESTING, SPENT, Deployment
 from fast_router.engine.group import ModelGroup
 from fast_router.engine.learning import observe
 from fast_router.engine.lease import Lease
 from fast_router.engine.slow_start import instead_of
-from fast_router.engine.strategies.base import Ask, Rng
 
 __all__ = ["Engine"]
 
@@ -185,7 +185,11 @@ class Engine:
         with self.lock:
             self._settle(now)
             deployment = group.pick_from(candidates, now, ask)
-            return None if deployment is None else self._lease(deployment, now)
+            if deployment is None:
+                return None
+            if deployment.slow_until:
+                deployment = instead_of(self, deployment, group, now, ask, candidates)
+            return self._lease(deployment, now)
 
     def acquire_deployment(self, deployment: Deployment) -> Lease:
         """A lease on a deployment that somebody else picked."""

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router import settings
 from fast_router.errors import ConfigurationError
+from fast_router.settings import log_level
 
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.methods import Band
@@ -60,10 +61,10 @@ _state = _State()
 
 def want() -> None:
     """Have this process answer `fast-router status`, from the moment on that LiteLLM is patched."""
-    from fast_router.litellm_plugin import hook  # noqa: PLC0415
+    from fast_router.litellm_plugin import report  # noqa: PLC0415
 
     _state.wanted = True
-    if wanted() and hook.status()["enabled"]:
+    if wanted() and report.status()["enabled"]:
         start()
 
 
@@ -83,6 +84,9 @@ def wanted() -> bool:
     """Whether this process is one that wants to be seen: a proxy, under the launcher, or by the option."""
     option = settings.current().status
     return _state.wanted if option is None else option
+
+
+log_level.is_server[0] = wanted
 
 
 def start() -> bool:
@@ -155,10 +159,10 @@ def _document() -> bytes:
     document: dict[str, Any] = {"pid": os.getpid(), "program": Path(sys.argv[0] or "python").name}
     document["started"] = _state.started
     try:
-        from fast_router.litellm_plugin import hook  # noqa: PLC0415
+        from fast_router.litellm_plugin import report  # noqa: PLC0415
         from fast_router.router import live_routers  # noqa: PLC0415
 
-        document["status"] = hook.status()
+        document["status"] = report.status()
         document["routers"] = [router.stats() for router in live_routers() if router.groups]
     except Exception as error:  # noqa: BLE001 - the reader shall see that, and which
         document["error"] = type(error).__name__

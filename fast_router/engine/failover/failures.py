@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from typing import Final
 
-__all__ = ["FailureKind", "classify", "status_of"]
+__all__ = ["FailureKind", "classify", "remember", "status_of"]
 
 
 class FailureKind(enum.Enum):
@@ -85,6 +85,7 @@ _BY_STATUS: Final = {
 _ANSWERED: Final = frozenset({"APIStatusError", "HTTPStatusError", "ClientResponseError"})
 # How deep a chain of causes is followed: exceptions may form long chains in retry loops.
 _DEPTH: Final = 6
+_KIND: Final = "_fast_router_kind"
 
 
 def status_of(error: BaseException | None) -> int | None:
@@ -132,6 +133,9 @@ def classify(error: BaseException) -> FailureKind:
     """
     if not isinstance(error, Exception):
         return FailureKind.CANCELLED
+    known = vars(error).get(_KIND)
+    if known is not None:
+        return known  # type: ignore[no-any-return]
     if type(error).__name__ == "CancelledError":
         return FailureKind.CANCELLED
     kind = _named(error)
@@ -145,6 +149,12 @@ def classify(error: BaseException) -> FailureKind:
         if below is not None:
             return below
     return kind or FailureKind.SERVER
+
+
+def remember(error: BaseException) -> None:
+    """Keep what a failure means with it: somebody is about to rewrite its chain of causes."""
+    if isinstance(error, Exception):
+        vars(error)[_KIND] = classify(error)
 
 
 def _from_causes(error: BaseException) -> FailureKind | None:

@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router.engine import Deployment, ModelGroup
 from fast_router.litellm_plugin.picks import strategies_by_name
-from fast_router.litellm_plugin.picks.plan_compiler import STRATEGIES, Plan, compile_plan, price_of
+from fast_router.litellm_plugin.picks.plan import Plan
+from fast_router.litellm_plugin.picks.plan_compiler import compile_plan
+from fast_router.litellm_plugin.picks.prices import price_of
+from fast_router.litellm_plugin.strategy_names import STRATEGIES
 from fast_router.litellm_plugin.tally import LOGGER, tally
 from fast_router.model_entry import read_entry, unknown_keys
 from fast_router.naming import Name, server_of, short_id
@@ -296,14 +299,10 @@ def bind(core: Any, band: Band) -> Binding:
     state = vars(core)
     found: Binding | None = state.get(KEY)
     if found is None:
-        from fast_router.litellm_plugin.rests.mirror import attach  # noqa: PLC0415 - it imports this module
-
         with _birth:
             found = state.get(KEY)
             if found is None:
-                found = Binding(band, core)
-                attach(found, core)
-                state[KEY] = found
+                found = state[KEY] = band.new_binding(core)
                 for hook in on_bind:
                     hook(found, core)
     return found

@@ -17,7 +17,8 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.rests.policy import explicit_allowed_fails, memory_of, note_allowed_fails
+from fast_router.litellm_plugin.rests.policy import explicit_allowed_fails, note_allowed_fails
+from fast_router.litellm_plugin.rests.store import memory_of
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
