@@ -22,30 +22,28 @@ _KEPT = 1 << 18
 
 
 class Ties:
-    """Beginnings of texts, tied to blocks of tokens. Not for several threads.
+    """Beginnings of texts, tied to blocks of tokens. Written by one thread; `blocks` may be read by others.
 
     Args:
         tokenizer: The servers' own.
         kept: Beginnings that are remembered, least recently tied forgotten first.
+
+    Attributes:
+        blocks: By number of a beginning: the key of the last block within.
     """
 
     def __init__(self, tokenizer: LocalTokenizer, kept: int = _KEPT) -> None:
         self._tokenizer = tokenizer
         self._kept = kept
-        self._blocks: OrderedDict[int, int] = OrderedDict()  # number of a beginning: key of the block
-        self._beginnings: dict[int, set[int]] = {}  # the other way round
+        self.blocks: OrderedDict[int, int] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._blocks)
-
-    def of(self, key: int) -> Iterable[int]:
-        """Give the beginnings that end within the block `key`."""
-        return self._beginnings.get(key, ())
+        return len(self.blocks)
 
     def tie(
         self, hashes: Sequence[int], ends: Sequence[int], text: str, request: Mapping[str, Any] | None, size: int
-    ) -> list[tuple[int, int]]:
-        """Tokenise a prompt and tie its beginnings.
+    ) -> None:
+        """Tokenise a prompt and tie its beginnings, unless all of them are tied.
 
         Args:
             hashes: A number per beginning of `text`.
@@ -53,39 +51,26 @@ class Ties:
             text: The prompt as the router reads it.
             request: `messages` and `tools` of a chat, None where the text is sent as it is.
             size: Tokens per block.
-
-        Returns:
-            (number, key) of each beginning that holds at least one block.
         """
-        if not hashes or all(one in self._blocks for one in hashes):
-            return [(one, self._blocks[one]) for one in hashes if one in self._blocks]
+        if not hashes or hashes[-1] in self.blocks:
+            for number in hashes:
+                if number in self.blocks:
+                    self.blocks.move_to_end(number)
+            return
         within = tokens_within(self._tokenizer, ends[: len(hashes)], text, request)
         if within is None:
-            return []
+            return
         ids, counts = within
         chain = keys(ids, size)
-        tied = []
         for number, count in zip(hashes, counts, strict=False):
-            blocks = count // size
-            if blocks:
-                tied.append((number, chain[blocks - 1]))
-                self._enter(number, chain[blocks - 1])
-        return tied
+            if count >= size:
+                self._enter(number, chain[count // size - 1])
 
     def _enter(self, number: int, key: int) -> None:
-        before = self._blocks.pop(number, None)
-        if before is not None and before != key:
-            self._loosen(number, before)
-        self._blocks[number] = key
-        self._beginnings.setdefault(key, set()).add(number)
-        if len(self._blocks) > self._kept:
-            self._loosen(*self._blocks.popitem(last=False))
-
-    def _loosen(self, number: int, key: int) -> None:
-        beginnings = self._beginnings[key]
-        beginnings.discard(number)
-        if not beginnings:
-            del self._beginnings[key]
+        self.blocks[number] = key
+        self.blocks.move_to_end(number)
+        if len(self.blocks) > self._kept:
+            self.blocks.popitem(last=False)
 
 
 def tokens_within(
