@@ -9,6 +9,7 @@ FEATURES = (
     ("attempts", "fast_router.litellm_plugin.layers.lease"),
     ("selection", "fast_router.litellm_plugin.picks.lanes"),
     ("cooldowns", "fast_router.litellm_plugin.rests.mirror"),
+    ("operator_holds", "fast_router.litellm_plugin.rests.by_operator"),
     ("strategies", "fast_router.litellm_plugin.picks.strategies_by_name"),
     ("failover", "fast_router.litellm_plugin.layers.failures"),
     ("admission", "fast_router.litellm_plugin.layers.quality_limits"),

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from fast_router import operator_holds
 from fast_router.engine.failover.failures import remember
 from fast_router.errors import FastRouterError
 from fast_router.litellm_plugin.layers import failures, lease
@@ -22,6 +23,7 @@ from fast_router.litellm_plugin.layers.stream_end import driving, install_usage
 from fast_router.litellm_plugin.picks import strategies_by_name
 from fast_router.litellm_plugin.picks.filtered import Filtered, filtered_pick, install_selectors
 from fast_router.litellm_plugin.picks.request_facts import ask_of
+from fast_router.litellm_plugin.rests.by_operator import without_held
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -270,7 +272,7 @@ def _answer_select_sync(original: Any, band: RustBand) -> Any:
     def _answer_select_sync(self: Any, step: Any, *args: Any, **kwargs: Any) -> Any:
         stage = step.get("stage")
         if stage == "callback_filters":
-            kept = original(self, step, *args, **kwargs)
+            kept = _unheld(band, self, original(self, step, *args, **kwargs))
             preferred = _preferred(band, self, step, args[0] if args else kwargs.get("request"), kept)
             return kept if preferred is None else (kept, preferred)
         if stage != "strategy":
@@ -287,11 +289,25 @@ def _answer_select_sync(original: Any, band: RustBand) -> Any:
 def _answer_callback_filters(original: Any, band: RustBand) -> Any:
     async def _answer_callback_filters(self: Any, step: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
         answer, error = await original(self, step, request, *args, **kwargs)
-        if error is None and isinstance(answer, tuple) and answer[1] is None:
-            answer = (answer[0], _preferred(band, self, step, request, answer[0]))
+        if error is None and isinstance(answer, tuple):
+            kept = _unheld(band, self, answer[0])
+            preferred = answer[1] if answer[1] in kept else None
+            answer = (kept, preferred if preferred is not None else _preferred(band, self, step, request, kept))
         return answer, error
 
     return _answer_callback_filters
+
+
+def _unheld(band: RustBand, core: Any, kept: Any) -> Any:
+    """Leave out what an operator holds: the core filters by its own cooldowns only."""
+    try:
+        if isinstance(kept, list) and operator_holds.any_order():
+            binding = band.binding(core)
+            binding.engine.settle()
+            return without_held(binding, kept)
+    except Exception as error:  # noqa: BLE001 - LiteLLM's own candidates stand
+        tally.failed(error, "an operator's hold")
+    return kept
 
 
 def _preferred(band: RustBand, core: Any, step: Mapping[str, Any], request: Any, kept: Any) -> str | None:
