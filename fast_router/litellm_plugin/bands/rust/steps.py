@@ -97,7 +97,7 @@ def new_ledger(core: Any, request: Mapping[str, Any]) -> RequestLedger:
     """Give the ledger of a request that begins now."""
     if make_ledger:
         return make_ledger[-1](core, request)
-    return RequestLedger(None, callers_timeout=request.get("timeout") is not None)
+    return RequestLedger(None, request)
 
 
 class _Walking:
@@ -409,7 +409,8 @@ def _end_attempt(driver: Any, attempt: Attempt, outcome: Any) -> None:
     try:
         if outcome.get("ok") is True:
             response = driver._last_response
-            if attempt.lease is not None and driver._request.get("stream") and not lease.is_cache_hit(response):
+            streams = driver._request.get("stream") and not attempt.foreign
+            if attempt.lease is not None and streams and not lease.is_cache_hit(response):
                 # The first chunk of a stream was read within the attempt.
                 attempt.lease.first_token()
                 failover = attempt.ledger.failover if isinstance(attempt.ledger, RequestLedger) else None
@@ -421,8 +422,6 @@ def _end_attempt(driver: Any, attempt: Attempt, outcome: Any) -> None:
         ledger = attempt.ledger
         if isinstance(ledger, RequestLedger) and isinstance(error, Exception):
             ledger.raised = error
-            if ledger.callers_timeout and failures.is_timeout(error):
-                error.__dict__["_fast_router_callers_timeout"] = True
             if outcome.get("outside_deployment") or outcome.get("caller_scoped"):
                 # LiteLLM knows that it says nothing about the deployment: refused before the provider heard of it,
                 # or made with the caller's own key.
