@@ -21,26 +21,21 @@ LOGGER = logging.getLogger("fast_router")
 _LOG_EVERY = 60.0
 _REASONS = 64  # reasons are words of ours; a bound all the same, since a status must stay readable
 
+_EVENTS = 1000
+
 
 class Tally:
     """Counters of one process.
 
     Attributes:
         fast: Picks answered from a compiled plan.
+        lane: Requests served without the walk of LiteLLM's Rust core.
     """
 
     __slots__ = (
-        "_lock",
-        "_logged",
-        "delegated",
-        "errors",
-        "events",
-        "fast",
-        "filtered",
-        "last_error",
-        "of_strategies",
-        "waits",
-    )
+        "_lock", "_logged", "delegated", "errors", "events", "fast", "filtered", "handed_over", "lane", "last_error", "left",
+        "of_strategies", "waits",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -52,6 +47,11 @@ class Tally:
         # By reason: LiteLLM's filters ran and we chose among what they left; LiteLLM chose.
         self.filtered: Counter[str] = Counter()
         self.delegated: Counter[str] = Counter()
+        # Whole requests on LiteLLM 1.110: served without its walk; of these, what its walk took over after all, and
+        # what went to it at once, by reason.
+        self.lane = 0
+        self.handed_over: Counter[str] = Counter()
+        self.left: Counter[str] = Counter()
         self.errors = 0
         # Errors of strategies that users wrote, by strategy.
         self.of_strategies: Counter[str] = Counter()
@@ -71,8 +71,11 @@ class Tally:
 
     def event(self, name: str, model: object) -> None:
         """Count what befell a request: `retry`, `hedge`, `hedge_won`, `refused`, `wait_in_vain`."""
+        key = (name, str(model)[:200])
         with self._lock:
-            self.events[name, str(model)] += 1
+            if key not in self.events and len(self.events) >= _EVENTS:
+                key = (name, "other")  # names come from requests
+            self.events[key] += 1
 
     def waited(self, model: str, seconds: float, *, served: bool) -> None:
         """Count a wait."""
@@ -117,6 +120,7 @@ class Tally:
         """The counters, ready for JSON."""
         with self._lock:
             filtered, delegated = dict(self.filtered), dict(self.delegated)
+            handed_over, left = dict(self.handed_over), dict(self.left)
         return {
             "picks": {
                 "fast": self.fast,
@@ -129,6 +133,13 @@ class Tally:
                 {"event": event, "model": model, "count": count}
                 for (event, model), count in self.events.most_common(500)
             ],
+            "lane": {
+                "requests": self.lane,
+                "handed_over": sum(handed_over.values()),
+                "left": sum(left.values()),
+                "handed_over_reasons": handed_over,
+                "left_reasons": left,
+            },
             "errors": {"count": self.errors, "last": self.last_error, "of_your_strategies": dict(self.of_strategies)},
         }
 
