@@ -33,8 +33,8 @@ class Tally:
     """
 
     __slots__ = (
-        "_lock", "_logged", "delegated", "errors", "events", "fast", "filtered", "handed_over", "lane", "last_error", "left",
-        "of_strategies", "waits",
+        "_lock", "_logged", "delegated", "errors", "events", "fast", "filtered", "handed_over", "lane",
+        "last_error", "left", "of_strategies", "waits",
     )  # fmt: skip
 
     def __init__(self) -> None:
