@@ -13,11 +13,15 @@ import time
 from collections import Counter
 from typing import Any
 
+from fast_router.engine.histogram import Histogram
+
 __all__ = ["LOGGER", "Tally", "resting", "tally"]
 
 LOGGER = logging.getLogger("fast_router")
 _LOG_EVERY = 60.0
 _REASONS = 64  # reasons are words of ours; a bound all the same, since a status must stay readable
+
+_EVENTS = 1000
 
 
 class Tally:
@@ -25,9 +29,13 @@ class Tally:
 
     Attributes:
         fast: Picks answered from a compiled plan.
+        lane: Requests served without the walk of LiteLLM's Rust core.
     """
 
-    __slots__ = ("_lock", "_logged", "delegated", "errors", "fast", "filtered", "last_error", "of_strategies")
+    __slots__ = (
+        "_lock", "_logged", "delegated", "errors", "events", "fast", "filtered", "handed_over", "lane",
+        "last_error", "left", "of_strategies", "waits",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -39,10 +47,19 @@ class Tally:
         # By reason: LiteLLM's filters ran and we chose among what they left; LiteLLM chose.
         self.filtered: Counter[str] = Counter()
         self.delegated: Counter[str] = Counter()
+        # Whole requests on LiteLLM 1.110: served without its walk; of these, what its walk took over after all, and
+        # what went to it at once, by reason.
+        self.lane = 0
+        self.handed_over: Counter[str] = Counter()
+        self.left: Counter[str] = Counter()
         self.errors = 0
         # Errors of strategies that users wrote, by strategy.
         self.of_strategies: Counter[str] = Counter()
         self.last_error: str | None = None
+        # What befell requests: (event, model) → count. Rare things only, none of a pick.
+        self.events: Counter[tuple[str, str]] = Counter()
+        # How long requests waited for a deployment, by model.
+        self.waits: dict[str, Histogram] = {}
         self._logged = -_LOG_EVERY
 
     def count(self, counter: Counter[str], reason: str) -> None:
@@ -51,6 +68,21 @@ class Tally:
             if reason not in counter and len(counter) >= _REASONS:
                 reason = "other"
             counter[reason] += 1
+
+    def event(self, name: str, model: object) -> None:
+        """Count what befell a request: `retry`, `hedge`, `hedge_won`, `refused`, `wait_in_vain`."""
+        key = (name, str(model)[:200])
+        with self._lock:
+            if key not in self.events and len(self.events) >= _EVENTS:
+                key = (name, "other")  # names come from requests
+            self.events[key] += 1
+
+    def waited(self, model: str, seconds: float, *, served: bool) -> None:
+        """Count a wait."""
+        with self._lock:
+            self.waits.setdefault(model, Histogram()).add(seconds)
+            if not served:
+                self.events["wait_in_vain", model] += 1
 
     def failed(self, error: BaseException, where: str) -> None:
         """Count an error of ours, or of a strategy of the user's; LiteLLM's own code has answered, or will."""
@@ -88,6 +120,7 @@ class Tally:
         """The counters, ready for JSON."""
         with self._lock:
             filtered, delegated = dict(self.filtered), dict(self.delegated)
+            handed_over, left = dict(self.handed_over), dict(self.left)
         return {
             "picks": {
                 "fast": self.fast,
@@ -95,6 +128,17 @@ class Tally:
                 "delegated": sum(delegated.values()),
                 "filtered_reasons": filtered,
                 "delegated_reasons": delegated,
+            },
+            "events": [
+                {"event": event, "model": model, "count": count}
+                for (event, model), count in self.events.most_common(500)
+            ],
+            "lane": {
+                "requests": self.lane,
+                "handed_over": sum(handed_over.values()),
+                "left": sum(left.values()),
+                "handed_over_reasons": handed_over,
+                "left_reasons": left,
             },
             "errors": {"count": self.errors, "last": self.last_error, "of_your_strategies": dict(self.of_strategies)},
         }

@@ -14,6 +14,7 @@ FEATURES = (
     "cooldowns",
     "strategies",
     "failover",
+    "lane",
     "admission",
     "bookkeeping",
     "model_list",
