@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router import settings
 from fast_router.engine.failover.retry_after import retry_after_from_error
-from fast_router.litellm_plugin.bands.rust import first_chunk, hedge, rests, steps, waiting
+from fast_router.litellm_plugin.bands.rust import blame, first_chunk, hedge, rests, steps, waiting
 from fast_router.litellm_plugin.layers import failures
 from fast_router.litellm_plugin.layers.failures import RequestLedger
 from fast_router.litellm_plugin.tally import tally
@@ -32,7 +32,10 @@ __all__ = ["install"]
 
 def _answer_cache(original: Any, band: RustBand) -> Any:
     async def _answer_cache(self: Any, step: Any) -> Any:
+        if blame.withheld(step):
+            return None
         answer = await original(self, step)
+        blame.written(step)
         ids = rests.ids_of(step)
         return answer if ids is None else _cooling(band, self, ids, answer)
 
@@ -41,7 +44,10 @@ def _answer_cache(original: Any, band: RustBand) -> Any:
 
 def _answer_cache_sync(original: Any, band: RustBand) -> Any:
     def _answer_cache_sync(self: Any, step: Any) -> Any:
+        if blame.withheld(step):
+            return None
         answer = original(self, step)
+        blame.written(step)
         ids = rests.ids_of(step)
         return answer if ids is None else _cooling(band, self, ids, answer)
 
@@ -113,7 +119,7 @@ def _outcome(outcome: Any) -> Any:
     if walking is None or outcome.get("ok") is True:
         return outcome
     try:
-        changed = dict(outcome)
+        changed = blame.told(walking.core, walking.ledger, dict(outcome))
         if not failures.within_budget():
             changed["num_retries"] = 0
         if changed.get("retry_after") is None and walking.ledger.raised is not None:
