@@ -1,0 +1,61 @@
+"""The table of attacks through `litellm.Router` in this process, on every LiteLLM."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from tests.attack import table
+from tests.attack.doors import RouterDoor, entries
+from tests.attack.upstreams import OWN, fleet
+
+
+@pytest.fixture(scope="module")
+def upstreams():
+    logging.disable(logging.CRITICAL)
+    with fleet() as made:
+        yield made
+    logging.disable(logging.NOTSET)
+
+
+@pytest.fixture
+def door_of(upstreams):
+    made = []
+
+    def door(row, **options):
+        model_list = [
+            entry for group in row.names() for entry in entries(upstreams, group, dict(row.params), dict(row.info))
+        ]
+        made.append(RouterDoor(model_list, **options))
+        made[-1].own_endpoint = upstreams[OWN].api_base
+        return made[-1]
+
+    yield door
+    for each in made:
+        each.close()
+
+
+def rows(kind):
+    return [pytest.param(row, id=row.slug) for row in table.ROWS if kind in row.doors]
+
+
+@pytest.mark.parametrize("row", rows("router"))
+async def test_others_are_served_as_without_the_caller(door_of, row):
+    door = door_of(row)
+    await table.run(row, door)
+    assert not door.resting()
+
+
+@pytest.mark.parametrize("row", [row for row in rows("router") if not row.values[0].named])
+async def test_others_are_served_when_nobody_is_told_from_anybody(door_of, row):
+    door = door_of(row, named=False)
+    await table.run(row, door)
+    assert not door.resting()
+
+
+@pytest.mark.parametrize("row", rows("sync"))
+async def test_others_are_served_by_synchronous_calls(door_of, row):
+    door = door_of(row, sync=True)
+    await table.run(row, door)
+    assert not door.resting()
