@@ -122,20 +122,20 @@ _BOTH = frozenset({"router", "proxy"})
 
 ROWS = [
     # One request with the caller's own credentials or endpoint.
-    Row("own key, 401", once("hi", api_key="sk-my-own"), "401"),
+    Row("own key, 401", once("hi", api_key="sk-my-own"), "Authentication"),
     Row("own key, 429 for a day", once("own-429", api_key="sk-my-own"), "Rate"),
     Row("own key, 500", once("own-500", api_key="sk-my-own"), "Internal"),
-    Row("own api_base, 401", _at_my_place("own-401", "api_base"), "Auth"),
+    Row("own api_base, 401", _at_my_place("own-401", "api_base"), "Authentication"),
     Row("own api_base, 429 for a day", _at_my_place("own-429", "api_base"), "Rate"),
     Row("own api_base, 500", _at_my_place("own-500", "api_base"), "Internal"),
     Row("own api_base, refused", _at_my_place("", "api_base"), "Connection error"),
     Row("own base_url, 429 for a day", _at_my_place("own-429", "base_url"), "Rate"),
     Row("own base_url, refused", _at_my_place("", "base_url"), "Connection error"),
-    Row("own Authorization header", once(extra_headers={"Authorization": "Bearer sk-my-own"}), "401"),
+    Row("own Authorization header", once(extra_headers={"Authorization": "Bearer sk-my-own"}), "Authentication"),
     Row("own Authorization header, 429 for a day",
         once("own-429", extra_headers={"Authorization": "Bearer sk-my-own"}), "Rate"),
-    Row("own headers", once(headers={"Authorization": "Bearer sk-my-own"}), "401"),
-    Row("own organization", once(organization="org-of-mine"), "401"),
+    Row("own headers", once(headers={"Authorization": "Bearer sk-my-own"}), "Authentication"),
+    Row("own organization", once(organization="org-of-mine"), "Authentication"),
     # One request that tries again and again.
     Row("temperature NaN, 14 retries", once(temperature=_NAN, num_retries=14), "Out of range"),
     Row("header of a number, 14 retries", once(extra_headers={"x": 1}, num_retries=14), "Internal"),
