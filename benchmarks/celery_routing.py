@@ -30,9 +30,9 @@ from kombu import Connection, Exchange, Queue
 from typing_extensions import Self
 
 from benchmarks.report import Report
-from fast_router.cluster.celery_routing import CeleryRouting
-from fast_router.cluster.celery_settings import Candidate, CelerySettings
-from fast_router.cluster.celery_wire import Keys, amqp_headers, body, queue_name, request_of
+from fast_router.celery_routing.envelope import Keys, amqp_headers, body, queue_name, request_of
+from fast_router.celery_routing.routing import CeleryRouting
+from fast_router.celery_routing.settings import Candidate, CelerySettings
 from fast_router.testing.servers import RabbitServer, RedisServer
 
 CANDIDATES = [Candidate("one"), Candidate("two"), Candidate("three")]
@@ -59,7 +59,7 @@ def peer_app(settings: CelerySettings) -> Celery:
 
 
 def run_peer(settings: CelerySettings, concurrency: int, pool: str) -> None:
-    from fast_router.cluster.celery_worker import Decider  # noqa: PLC0415
+    from fast_router.celery_routing.worker.app import Decider  # noqa: PLC0415
 
     app = peer_app(settings)
     decide = Decider(settings)
@@ -81,8 +81,8 @@ def run_peer(settings: CelerySettings, concurrency: int, pool: str) -> None:
 
 
 def run_ours(settings: CelerySettings, concurrency: int, pool: str, models: list[str]) -> None:
-    from fast_router.cluster.celery_models import ModelWatch  # noqa: PLC0415
-    from fast_router.cluster.celery_worker import run_worker  # noqa: PLC0415
+    from fast_router.celery_routing.worker.app import run_worker  # noqa: PLC0415
+    from fast_router.celery_routing.worker.models import ModelWatch  # noqa: PLC0415
 
     sys.exit(run_worker(settings, ModelWatch(models), concurrency=concurrency, pool=pool))
 

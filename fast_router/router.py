@@ -12,15 +12,15 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from fast_router.direct import NO_MODEL, PicksFromLists
+from fast_router.caller_lists import NO_MODEL, PicksFromLists
 from fast_router.engine import Ask, Deployment, Engine, Lease, ModelGroup, canonical, outside
 from fast_router.engine.deployment import CLOSED, RESTING
 from fast_router.engine.strategies.base import Rng
-from fast_router.entries import Spec, read_entry, read_list
 from fast_router.errors import NoDeploymentError, UnknownModelError
+from fast_router.model_entry import Spec, read_entry, read_list
 
 if TYPE_CHECKING:
-    from fast_router.engine.failover import FailoverPolicy
+    from fast_router.engine.failover.policy import FailoverPolicy
 
 __all__ = ["AdvancedRouter", "LeaseContext", "live_routers"]
 
@@ -51,7 +51,7 @@ class AdvancedRouter(PicksFromLists):
 
     Args:
         strategy: A strategy's name; LiteLLM's spellings and hyphens are fine.
-        model_list: Deployments to keep; see `fast_router.entries` for both kinds of entry.
+        model_list: Deployments to keep; see `fast_router.model_entry` for both kinds of entry.
         clock: Monotonic seconds.
         wall: Seconds since the epoch, for rpm and tpm minutes.
         rng: The source of chance; a seeded `random.Random` makes the picks repeatable.
@@ -171,7 +171,7 @@ class AdvancedRouter(PicksFromLists):
 
     @staticmethod
     def _blocked(group: ModelGroup, words: Collection[str]) -> set[str]:
-        from fast_router.entries import labels  # noqa: PLC0415
+        from fast_router.model_entry import labels  # noqa: PLC0415
 
         ruled = set(words)
         return {d.id for d in group.members if d.id in ruled or not ruled.isdisjoint(labels(d.entry))}
@@ -290,14 +290,14 @@ class AdvancedRouter(PicksFromLists):
         """Let deployments that fail rest, come back with a single probe, and start slowly; once is enough.
 
         Args:
-            options: Arguments of `fast_router.engine.failover.FailoverPolicy`, such as
+            options: Arguments of `fast_router.engine.failover.policy.FailoverPolicy`, such as
                 `options=BreakerOptions(cooldown=10)`.
 
         Returns:
             The policy, also to be found as `failover`.
         """
         if self.failover is None:
-            from fast_router.engine.failover import FailoverPolicy  # noqa: PLC0415 - only who asks for it pays
+            from fast_router.engine.failover.policy import FailoverPolicy  # noqa: PLC0415 - only who asks for it pays
 
             def members(deployment: Deployment) -> Sequence[Deployment]:
                 group = self.groups.get(deployment.name)

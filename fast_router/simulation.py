@@ -17,10 +17,10 @@ from heapq import heappop, heappush
 from typing import Any, Literal, Protocol
 
 from fast_router.engine import Ask, Lease
-from fast_router.engine.breaker import BreakerOptions
-from fast_router.engine.failures import classify
-from fast_router.engine.ledger import AttemptLedger
-from fast_router.engine.silence import SilenceOptions
+from fast_router.engine.failover.breaker import BreakerOptions
+from fast_router.engine.failover.failures import classify
+from fast_router.engine.failover.ledger import AttemptLedger
+from fast_router.engine.failover.silence import SilenceOptions
 from fast_router.router import AdvancedRouter
 
 __all__ = ["Contender", "Fault", "LiteLLMRules", "Ours", "Outcome", "ServerSpec", "World", "contender", "simulate"]

@@ -20,12 +20,12 @@ for version in "$@"; do
     fi
     folder=.venvs/$version
     package='litellm[proxy]' compile='import litellm.proxy.proxy_server' marks='not proxy'
-    tests=${COMPAT_TESTS:-tests/litellm_plugin tests/cluster/test_plugin.py tests/cluster/test_celery_plugin.py}
+    tests=${COMPAT_TESTS:-tests/litellm_plugin}
     if [[ $version == 1.110.* ]]; then
         # A core in Rust has its own adapter, and the proxy is a package of its own that is not needed here.
         package=litellm compile='import litellm.router' marks='not proxy and not python_core' tests=
-        for part in rust_core leases model_list switch public_hook handler; do
-            tests+=" tests/litellm_plugin/test_$part.py"
+        for part in bands/test_rust layers/test_lease model_list/test_calls test_switch bands/test_unknown test_handler; do
+            tests+=" tests/litellm_plugin/$part.py"
         done
     fi
     stamp=$folder/.stamp

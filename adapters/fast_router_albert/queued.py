@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from fast_router import settings
 
 if TYPE_CHECKING:
-    from fast_router.cluster.celery_grant import Grant
-    from fast_router.cluster.celery_routing import CeleryRouting
-    from fast_router.cluster.celery_settings import Candidate
+    from fast_router.celery_routing.grant import Grant
+    from fast_router.celery_routing.routing import CeleryRouting
+    from fast_router.celery_routing.settings import Candidate
     from fast_router.engine import Deployment, Lease
     from fast_router.router import AdvancedRouter
 
@@ -127,7 +127,7 @@ class Queue:
 
 
 def _described(asked: list[Deployment]) -> list[Candidate]:
-    from fast_router.cluster.celery_process import candidates_of  # noqa: PLC0415
+    from fast_router.celery_routing.process import candidates_of  # noqa: PLC0415
 
     return candidates_of(asked)
 
@@ -150,9 +150,9 @@ def queue_for(config: AlbertConfig, engine: AdvancedRouter, former: Queue | None
     if options.routing != "celery" and (not chosen or "routing" in settings.sources()):
         return None
     try:
-        from fast_router.cluster.celery_config import settings_of  # noqa: PLC0415 - an extra
-        from fast_router.cluster.celery_process import process_routing  # noqa: PLC0415
-        from fast_router.cluster.celery_routing import CeleryRouting  # noqa: PLC0415
+        from fast_router.celery_routing.config import settings_of  # noqa: PLC0415 - an extra
+        from fast_router.celery_routing.process import process_routing  # noqa: PLC0415
+        from fast_router.celery_routing.routing import CeleryRouting  # noqa: PLC0415
     except ModuleNotFoundError as error:
         logger.warning(
             "%s enables Celery, and %s is missing (pip install 'fast-router[celery]'): every process picks for itself",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from fast_router.litellm_plugin import launcher
+from fast_router.launch import environment
 
 __all__ = ["run"]
 
@@ -38,4 +38,4 @@ def run(command: tuple[str, ...], options: str | None, albert: str | None) -> No
         from fast_router_albert.proxy import with_config  # noqa: PLC0415 - only for this option
 
         command = with_config(command, albert, options=options)
-    launcher.run(command, options=options)
+    environment.run(command, options=options)

@@ -14,12 +14,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from fast_router.cluster import alone
-from fast_router.cluster.options import ClusterOptions
+from fast_router.cluster.shared_state import without_redis
+from fast_router.cluster.shared_state.options import ClusterOptions
 from fast_router.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from fast_router.cluster.state import ClusterState
+    from fast_router.cluster.shared_state.state import ClusterState
     from fast_router.engine import Deployment, Lease
     from fast_router.router import AdvancedRouter
     from fast_router.settings import Settings
@@ -57,8 +57,8 @@ def attach(
         ConfigurationError: An option cannot be used, there is no Redis to use, or the redis package is missing.
             A Redis that does not answer is no error: it is tried again in the background.
     """
-    from fast_router.cluster.connection import find_target  # noqa: PLC0415 - redis is an extra
-    from fast_router.cluster.state import ClusterState  # noqa: PLC0415
+    from fast_router.cluster.shared_state.redis_link import find_target  # noqa: PLC0415 - redis is an extra
+    from fast_router.cluster.shared_state.state import ClusterState  # noqa: PLC0415
 
     options = ClusterOptions.read(settings)
     if url is not None:
@@ -151,4 +151,4 @@ async def acquire(
 
 def statuses() -> list[dict[str, Any]]:
     """The status of every state that is attached in this process, and who lacks one, for `fast_router.status()`."""
-    return [*(state.status() for state in list(_attached.values()) if not state.closed), *alone.statuses()]
+    return [*(state.status() for state in list(_attached.values()) if not state.closed), *without_redis.statuses()]

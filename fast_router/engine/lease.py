@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fast_router.engine.core import Engine
     from fast_router.engine.deployment import Deployment
+    from fast_router.engine.engine import Engine
 
 __all__ = ["Lease"]
 

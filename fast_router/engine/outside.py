@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from fast_router.engine.observe import average
+from fast_router.engine.learning import average
 
 if TYPE_CHECKING:
-    from fast_router.engine.core import Engine
+    from fast_router.engine.engine import Engine
 
 __all__ = ["add_usage", "set_latencies", "set_loads"]
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from fast_router.engine.strategies.base import Ask
 
 if TYPE_CHECKING:
-    from fast_router.engine.core import Engine
     from fast_router.engine.deployment import Deployment
+    from fast_router.engine.engine import Engine
     from fast_router.engine.group import ModelGroup
 
 __all__ = ["begin", "instead_of"]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-    from fast_router.litellm_plugin.bands import Band
+    from fast_router.litellm_plugin.bands.methods import Band
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.router import AdvancedRouter
 
@@ -28,24 +28,24 @@ _WATCHED = "litellm.router"
 _OFF = frozenset({"0", "false", "no", "off", "f", "n"})
 
 FEATURES = (
-    ("attempts", "fast_router.litellm_plugin.attempts"),
-    ("selection", "fast_router.litellm_plugin.selection"),
-    ("cooldowns", "fast_router.litellm_plugin.cooldowns"),
-    ("strategies", "fast_router.litellm_plugin.overlay"),
-    ("failover", "fast_router.litellm_plugin.failover"),
-    ("admission", "fast_router.litellm_plugin.admission"),
-    ("bookkeeping", "fast_router.litellm_plugin.bookkeeping"),
-    ("model_list", "fast_router.litellm_plugin.model_list"),
+    ("attempts", "fast_router.litellm_plugin.layers.lease"),
+    ("selection", "fast_router.litellm_plugin.picks.lanes"),
+    ("cooldowns", "fast_router.litellm_plugin.rests.mirror"),
+    ("strategies", "fast_router.litellm_plugin.picks.strategies_by_name"),
+    ("failover", "fast_router.litellm_plugin.layers.failures"),
+    ("admission", "fast_router.litellm_plugin.layers.quality_limits"),
+    ("bookkeeping", "fast_router.litellm_plugin.overhead"),
+    ("model_list", "fast_router.litellm_plugin.model_list.calls"),
     ("process_status", "fast_router.observe.process_status"),
-    ("shared_state", "fast_router.cluster.plugin"),
-    ("celery_routing", "fast_router.cluster.celery_gate"),
+    ("shared_state", "fast_router.litellm_plugin.fleet.shared_state"),
+    ("celery_routing", "fast_router.litellm_plugin.layers.routing_worker_gate"),
 )
 """What `enable` installs, in this order: a name, and a module with `install(patches, band)`."""
 
 RUST_FEATURES = (
-    ("selection", "fast_router.litellm_plugin.rust_core"),
-    ("strategies", "fast_router.litellm_plugin.rust_strategies"),
-    ("model_list", "fast_router.litellm_plugin.model_list"),
+    ("selection", "fast_router.litellm_plugin.bands.rust.steps"),
+    ("strategies", "fast_router.litellm_plugin.bands.rust.strategies_by_name"),
+    ("model_list", "fast_router.litellm_plugin.model_list.calls"),
     ("process_status", "fast_router.observe.process_status"),
 )
 """The same for a LiteLLM whose core is not written in Python: cooldowns and failover stay the core's."""
@@ -207,16 +207,16 @@ def _imported(_module: ModuleType) -> None:
                 _patch(module)
         except Exception as error:  # noqa: BLE001 - importing LiteLLM must not fail because of us
             # The settings were right when fast_router was imported: they have changed since.
-            from fast_router.litellm_plugin.status import LOGGER  # noqa: PLC0415
+            from fast_router.litellm_plugin.tally import LOGGER  # noqa: PLC0415
 
             LOGGER.error("fast_router: not enabled: %s", error)
 
 
 def _patch(module: ModuleType) -> None:
     from fast_router import settings  # noqa: PLC0415
-    from fast_router.litellm_plugin.bands import UnknownBandError, find_band  # noqa: PLC0415
+    from fast_router.litellm_plugin.bands.methods import UnknownBandError, find_band  # noqa: PLC0415
     from fast_router.litellm_plugin.patching import PatchSet  # noqa: PLC0415
-    from fast_router.litellm_plugin.status import tally  # noqa: PLC0415
+    from fast_router.litellm_plugin.tally import tally  # noqa: PLC0415
 
     patches = PatchSet()
     _switch.features, _switch.skipped, _switch.stuck = [], {}, []
@@ -246,7 +246,7 @@ def _warn_of_unknown_variables() -> None:
         return
     _switch.warned = True
     from fast_router import settings  # noqa: PLC0415
-    from fast_router.litellm_plugin.status import LOGGER  # noqa: PLC0415
+    from fast_router.litellm_plugin.tally import LOGGER  # noqa: PLC0415
 
     if wrong := settings.unknown_variables():
         LOGGER.warning("fast_router: %s", "; ".join(wrong))
@@ -263,7 +263,7 @@ def _installer(path: str) -> Callable[[PatchSet, Any], list[str]]:
 
 def _public_hook(problem: str) -> Callable[[PatchSet, Any], list[str]]:
     def install(patches: PatchSet, _band: Any) -> list[str]:
-        from fast_router.litellm_plugin import public_hook  # noqa: PLC0415
+        from fast_router.litellm_plugin.bands import unknown as public_hook  # noqa: PLC0415
 
         return public_hook.install(patches, problem)
 
@@ -271,7 +271,7 @@ def _public_hook(problem: str) -> Callable[[PatchSet, Any], list[str]]:
 
 
 def _install(name: str, install: Callable[[PatchSet, Any], list[str]], patches: PatchSet, band: Any) -> None:
-    from fast_router.litellm_plugin.status import tally  # noqa: PLC0415
+    from fast_router.litellm_plugin.tally import tally  # noqa: PLC0415
 
     mark = patches.mark()
     try:
@@ -297,7 +297,7 @@ def status() -> dict[str, Any]:
     seconds_left. `celery` is there while Celery routing is on: whether broker and Redis answer, `picks` by workers,
     `local_picks` by reason.
     """
-    from fast_router.litellm_plugin.status import resting, tally  # noqa: PLC0415
+    from fast_router.litellm_plugin.tally import resting, tally  # noqa: PLC0415
 
     with _switch.lock:
         band = _switch.band
@@ -332,7 +332,7 @@ def _shared_state() -> list[dict[str, Any]]:
 
 
 def _celery() -> dict[str, Any]:
-    process = sys.modules.get("fast_router.cluster.celery_process")
+    process = sys.modules.get("fast_router.celery_routing.process")
     found = process.status() if process is not None else None
     return {} if found is None else {"celery": found}
 
@@ -348,7 +348,7 @@ def invalidate(router: Any) -> None:
 
     Needed only after editing a deployment's dict in place; every other change is noticed.
     """
-    from fast_router.litellm_plugin.binding import existing  # noqa: PLC0415
+    from fast_router.litellm_plugin.picks.binding import existing  # noqa: PLC0415
 
     if _switch.band is not None:
         binding = existing(_switch.band.core_of(router))

@@ -31,7 +31,7 @@ from fast_router import settings
 from fast_router.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from fast_router.litellm_plugin.bands import Band
+    from fast_router.litellm_plugin.bands.methods import Band
     from fast_router.litellm_plugin.patching import PatchSet
 
 __all__ = ["directory", "install", "processes", "start", "stop", "want"]

@@ -11,7 +11,7 @@ import textwrap
 import pytest
 
 from fast_router.errors import ConfigurationError
-from fast_router.litellm_plugin import launcher
+from fast_router.launch import environment
 
 RUN = [sys.executable, "-m", "fast_router.cli", "run"]
 LOADED = (
@@ -83,9 +83,9 @@ def test_a_broken_sitecustomize_of_the_user_does_not_keep_us_out(tmp_path):
 
 
 def test_pythonpath_keeps_its_entries_and_gets_ours_once(tmp_path):
-    env = launcher.environment(["x"], environ={"PYTHONPATH": f"{tmp_path}{os.pathsep}{launcher.BOOTSTRAP}"})
-    assert env["PYTHONPATH"].split(os.pathsep) == [str(launcher.BOOTSTRAP), str(tmp_path)]
-    assert launcher.environment(["x"], environ={})["PYTHONPATH"] == str(launcher.BOOTSTRAP)
+    env = environment.environment(["x"], environ={"PYTHONPATH": f"{tmp_path}{os.pathsep}{environment.BOOTSTRAP}"})
+    assert env["PYTHONPATH"].split(os.pathsep) == [str(environment.BOOTSTRAP), str(tmp_path)]
+    assert environment.environment(["x"], environ={})["PYTHONPATH"] == str(environment.BOOTSTRAP)
 
 
 def test_exit_code_and_streams_are_the_commands_own():
@@ -110,25 +110,25 @@ def test_a_section_in_the_proxys_own_configuration_is_found(tmp_path, spelling):
     config = tmp_path / "config.yaml"
     config.write_text("model_list: []\nfast_router: {max_wait: 4}\n")
     command = ["litellm", *(word.format(config) for word in spelling)]
-    assert launcher.environment(command, environ={})["FAST_ROUTER_CONFIG"] == str(config)
+    assert environment.environment(command, environ={})["FAST_ROUTER_CONFIG"] == str(config)
     other = {"FAST_ROUTER_CONFIG": str(config)}
-    assert launcher.environment(["litellm", "--config", "else.yaml"], environ=other) | other == launcher.environment(
-        ["litellm"], environ=other
-    )
+    assert environment.environment(
+        ["litellm", "--config", "else.yaml"], environ=other
+    ) | other == environment.environment(["litellm"], environ=other)
 
 
 def test_a_configuration_without_our_section_is_not_ours(tmp_path):
     config = tmp_path / "config.yaml"
     config.write_text("model_list: []\n")
-    assert "FAST_ROUTER_CONFIG" not in launcher.environment(["litellm", "--config", str(config)], environ={})
-    assert "FAST_ROUTER_CONFIG" not in launcher.environment(["python", "-c", "print(1)"], environ={})
+    assert "FAST_ROUTER_CONFIG" not in environment.environment(["litellm", "--config", str(config)], environ={})
+    assert "FAST_ROUTER_CONFIG" not in environment.environment(["python", "-c", "print(1)"], environ={})
 
 
 def test_wrong_options_are_told_before_the_command_starts(tmp_path):
     options = tmp_path / "options.yaml"
     options.write_text("max_wait: soon\n")
     with pytest.raises(ConfigurationError, match=r"options.yaml: max_wait: 'soon'"):
-        launcher.environment(["x"], options=str(options), environ={})
+        environment.environment(["x"], options=str(options), environ={})
     done = run("--settings", str(options), "--", sys.executable, "-c", "print('started')")
     assert done.returncode == 2
     assert done.stdout == ""

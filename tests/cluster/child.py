@@ -27,12 +27,12 @@ if arguments.skew:
     time.time = lambda: right() + arguments.skew
 
 import fast_router.cluster  # noqa: E402
-from fast_router.cluster import exchange, wire  # noqa: E402
+from fast_router.cluster.shared_state import exchange, message  # noqa: E402
 from fast_router.router import AdvancedRouter  # noqa: E402
 from tests.cluster.shared import entries, until  # noqa: E402
 
 if arguments.protocol:
-    wire.PROTOCOL = exchange.PROTOCOL = arguments.protocol
+    message.PROTOCOL = exchange.PROTOCOL = arguments.protocol
 
 router = AdvancedRouter("least_busy", model_list=entries(rpm=1000), wall=time.time)
 state = fast_router.cluster.attach(router, url=arguments.url, settings={"interop": True} if arguments.interop else None)

@@ -12,12 +12,15 @@ import types
 import litellm
 import pytest
 from litellm import Router
-from plugin_support import asynchronous, core_of, discard, entry, in_flight, pick_id, picks, router, sync_id
 
 import fast_router
-from fast_router.litellm_plugin import bands, features, hook, selection
-from fast_router.litellm_plugin.binding import Binding
+from fast_router.litellm_plugin import hook
+from fast_router.litellm_plugin.bands import methods
 from fast_router.litellm_plugin.patching import PatchSet
+from fast_router.litellm_plugin.picks import lanes
+from fast_router.litellm_plugin.picks.binding import Binding
+from fast_router.settings import features
+from tests.support.plugin import asynchronous, core_of, discard, entry, in_flight, pick_id, picks, router, sync_id
 
 
 @pytest.fixture(autouse=True)
@@ -254,7 +257,7 @@ def test_an_error_of_ours_is_counted_and_litellm_answers(monkeypatch, caplog):
         raise ZeroDivisionError("sk-secret")
 
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, logger="fast_router"):
-        patch.setattr(selection, "bind", broken)
+        patch.setattr(lanes, "bind", broken)
         assert {pick_id(made), sync_id(made)} <= {"a", "b"}
     status = fast_router.status()
     assert status["errors"]["count"] == errors + 2
@@ -290,8 +293,8 @@ def test_a_litellm_without_the_members_is_left_alone_but_for_its_public_hook(cap
     Strange.__module__ = stranger.__name__
     stranger.Router = Strange
     callbacks = list(litellm.callbacks)
-    with pytest.raises(bands.UnknownBandError, match="make_call"):
-        bands.find_band(stranger)
+    with pytest.raises(methods.UnknownBandError, match="make_call"):
+        methods.find_band(stranger)
     try:
         with caplog.at_level(logging.WARNING, logger="fast_router"):
             hook._patch(stranger)
@@ -310,9 +313,9 @@ def test_a_litellm_without_the_members_is_left_alone_but_for_its_public_hook(cap
 
 
 def test_a_core_that_is_too_new_is_unknown(monkeypatch):
-    monkeypatch.setattr(bands, "_litellm_version", lambda: "1.111.0")
-    with pytest.raises(bands.UnknownBandError, match=r"1\.111\.0"):
-        bands.find_band(sys.modules["litellm.router"])
+    monkeypatch.setattr(methods, "_litellm_version", lambda: "1.111.0")
+    with pytest.raises(methods.UnknownBandError, match=r"1\.111\.0"):
+        methods.find_band(sys.modules["litellm.router"])
 
 
 @pytest.mark.python_core
@@ -322,7 +325,7 @@ def test_this_litellms_pipeline_is_known():
 
 
 def test_an_unknown_pipeline_runs_and_only_the_choice_is_ours(monkeypatch):
-    monkeypatch.setattr(bands, "KNOWN_PIPELINES", {})
+    monkeypatch.setattr(methods, "KNOWN_PIPELINES", {})
     hook.disable()
     hook.enable()
     made = router(entry("a"), entry("b"), routing_strategy="least-busy")

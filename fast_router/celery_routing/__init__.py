@@ -1,0 +1,1 @@
+"""Deployments chosen by routing workers: the client that asks them through Celery."""

@@ -1,0 +1,1 @@
+"""The routing worker: a Celery application that decides where a request goes."""

@@ -1,0 +1,1 @@
+"""What the processes of a fleet tell each other through Redis."""

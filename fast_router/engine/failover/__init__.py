@@ -1,0 +1,1 @@
+"""Failover without LiteLLM: breakers, outliers, silence, retries, waiting, hedges."""

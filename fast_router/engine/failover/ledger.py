@@ -1,0 +1,172 @@
+"""What one request has tried, and whether it may try again.
+
+`AttemptLedger` belongs to one request: it says which deployments the next attempt should avoid. Deployments
+that it has not tried go first; when all were tried, the one whose failure is oldest and worth repeating.
+`RetryBudget` belongs to one model group: it keeps an outage from being multiplied by everybody's retries
+(Finagle's rule: a share of the requests plus a floor per second).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from fast_router.engine.failover.failures import FailureKind
+from fast_router.engine.failover.windows import SlidingCounts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Sequence
+
+    from fast_router.engine.deployment import Deployment
+
+__all__ = ["AttemptLedger", "Attempted", "BudgetOptions", "RetryBudget"]
+
+
+class Attempted(NamedTuple):
+    """One failed attempt.
+
+    Attributes:
+        id: The deployment's id.
+        kind: Why it failed.
+        at: Clock time of the failure, in seconds.
+        retry_after: Seconds for which the provider asked to stay away, None if it did not.
+    """
+
+    id: str
+    kind: FailureKind
+    at: float
+    retry_after: float | None = None
+
+
+class AttemptLedger:
+    """The failed attempts of one request, over retries, order tiers and fallback groups.
+
+    Args:
+        doubtful: Tells of an id whether its deployment has yet to prove that it is back. A request that has
+            failed once is no good probe: it would meet every member that is coming back, one after the other.
+    """
+
+    __slots__ = ("_by_id", "_doubtful", "attempts")
+
+    def __init__(self, doubtful: Callable[[str], bool] | None = None) -> None:
+        self._doubtful = doubtful
+        self.attempts: list[Attempted] = []
+        self._by_id: dict[str, Attempted] = {}
+
+    def failed(self, id_: str, kind: FailureKind, at: float, retry_after: float | None = None) -> None:
+        """Note a failed attempt; see `Attempted`."""
+        attempt = Attempted(id_, kind, at, retry_after)
+        self.attempts.append(attempt)
+        self._by_id[id_] = attempt
+
+    @property
+    def tried(self) -> Collection[str]:
+        """The ids that the next pick should avoid."""
+        return self._by_id.keys()
+
+    def last(self) -> Attempted | None:
+        """Give the latest failure."""
+        return self.attempts[-1] if self.attempts else None
+
+    def knows(self, id_: str) -> Attempted | None:
+        """Give the latest failure of a deployment in this request."""
+        return self._by_id.get(id_)
+
+    def narrow(self, candidates: Sequence[Deployment]) -> Sequence[Deployment]:
+        """Keep the best candidates for the next attempt.
+
+        The order tiers come first: a tried deployment of a lower tier gives way to an untried one of the
+        same tier, and the next tier is used only when everybody in this one was tried. When all were tried,
+        the deployment whose failure is oldest and retryable is kept, and only if none is retryable the oldest
+        of all: a pick never says "none" where LiteLLM would try again.
+
+        Args:
+            candidates: Those that may take the attempt now.
+
+        Returns:
+            A part of ``candidates``, never empty if they are not; the same object if nothing was tried.
+        """
+        known = self._by_id
+        if not known or len(candidates) < 2:
+            return candidates
+        untried = [d for d in candidates if d.id not in known]
+        if untried:
+            if len(untried) < len(candidates):
+                untried = _lowest_tier(untried)
+            if self._doubtful is not None:
+                doubtful = self._doubtful
+                untried = [d for d in untried if not doubtful(d.id)] or untried
+            return untried
+        retryable = [d for d in candidates if known[d.id].kind.retryable]
+        return [min(retryable or candidates, key=lambda d: known[d.id].at)]
+
+    def again(self, ids: Iterable[str]) -> str | None:
+        """Of deployments that were all tried, give the one to try again; None if the iterable is empty."""
+        known = [self._by_id[i] for i in ids if i in self._by_id]
+        if not known:
+            return None
+        return min([a for a in known if a.kind.retryable] or known, key=lambda a: a.at).id
+
+
+def _lowest_tier(deployments: list[Deployment]) -> list[Deployment]:
+    orders = [d.order for d in deployments if d.order is not None]
+    if not orders:
+        return deployments
+    lowest = min(orders)
+    return [d for d in deployments if d.order == lowest]
+
+
+@dataclass(frozen=True)
+class BudgetOptions:
+    """How many retries a group may make.
+
+    Attributes:
+        share: Retries per request (0.2 = 20 %).
+        per_second: Retries that are always allowed, so that a quiet group can retry at all.
+        window: Seconds over which both are counted.
+    """
+
+    share: float = 0.2
+    per_second: float = 10.0
+    window: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.share < 0 or self.per_second < 0 or self.window <= 0:
+            raise ValueError("a retry budget needs a share ≥ 0, retries/second ≥ 0 and a window > 0 seconds")
+
+
+_REQUEST, _RETRY = 0, 1
+
+
+class RetryBudget:
+    """Retries in proportion to requests: at most ``share`` of them plus ``per_second``, over ``window`` seconds.
+
+    Args:
+        options: The proportions.
+    """
+
+    __slots__ = ("_counts", "_options", "refused")
+
+    def __init__(self, options: BudgetOptions | None = None) -> None:
+        self._options = options or BudgetOptions()
+        self._counts = SlidingCounts(self._options.window)
+        self.refused = 0
+
+    def request(self, now: float) -> None:
+        """Count a request's first attempt."""
+        self._counts.add(now, _REQUEST)
+
+    def retry(self, now: float) -> bool:
+        """Ask for one retry; True if there is budget, which is then spent."""
+        requests, retries = self._counts.read(now)
+        if retries + 1 > self._options.share * requests + self._options.per_second * self._options.window:
+            self.refused += 1
+            return False
+        self._counts.add(now, _RETRY)
+        return True
+
+    def left(self, now: float) -> float:
+        """Give the retries that would be allowed right now."""
+        requests, retries = self._counts.read(now)
+        options = self._options
+        return max(0.0, options.share * requests + options.per_second * options.window - retries)

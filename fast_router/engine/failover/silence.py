@@ -1,0 +1,189 @@
+"""Which deployments have fallen silent: calls go in and nothing comes back, while their siblings answer.
+
+A server that hangs fails nobody until the timeout, which for a language model is minutes. But it is noticed sooner:
+several calls that all wait far longer than the group's slowest recent answer, without a sign since the first of them
+began. Such a deployment gets no more calls; those that it has go on, and the first sign of life of any of them brings
+it back. So nothing is cancelled or asked twice, and being wrong costs a moment's share of the traffic.
+
+Nothing is noted per call. Deployments are looked at every now and then, and what is certain follows from two looks:
+of the calls that were open at the first one, so many must still be.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fast_router.engine.deployment import RESTING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from fast_router.engine.deployment import Deployment
+    from fast_router.engine.engine import Engine
+    from fast_router.engine.lease import Lease
+
+__all__ = ["SilenceOptions", "Silences"]
+
+
+@dataclass(frozen=True)
+class SilenceOptions:
+    """When a deployment counts as silent.
+
+    Attributes:
+        factor: Times the slowest of the group's recent answers (first tokens, of streams).
+        calls: Calls that must wait that long.
+        min_seconds: Seconds below which nobody is silent: long requests must not look like silence to a group that has
+            answered nothing but short ones so far.
+        samples: How many recent answers of the group are kept.
+        min_samples: Below this many, nobody is judged.
+    """
+
+    factor: float = 2.0
+    calls: int = 2
+    min_seconds: float = 5.0
+    samples: int = 200
+    min_samples: int = 20
+
+    def __post_init__(self) -> None:
+        if self.factor <= 0 or self.min_seconds < 0:
+            raise ValueError("silence needs a factor > 0 and min_seconds ≥ 0")
+        if self.calls < 1 or not 1 <= self.min_samples <= self.samples:
+            raise ValueError("silence needs calls and min_samples ≥ 1, and no fewer samples than min_samples")
+
+
+class _Ear:
+    """What is known of one deployment.
+
+    Attributes:
+        deaf: Of its open calls, those whose silence says nothing: they began before its last sign of life, or
+            before the end of a rest.
+        waited: Seconds of its present silence, None while it is not silent.
+        picks: Its picks at the look from which that counts.
+    """
+
+    __slots__ = ("deaf", "picks", "waited")
+
+    def __init__(self) -> None:
+        self.deaf = 0
+        self.waited: float | None = None
+        self.picks = 0
+
+
+class _Group:
+    __slots__ = ("due", "ears", "looked", "seen")
+
+    def __init__(self, options: SilenceOptions) -> None:
+        self.ears: dict[str, _Ear] = {}
+        self.seen: deque[float] = deque(maxlen=options.samples)
+        self.looked = 0.0
+        self.due = 0.0
+
+
+class Silences:
+    """Listens to an engine's deployments. Safe from several threads.
+
+    Args:
+        engine: Whose deployments.
+        members: The group that a deployment belongs to, in constant time.
+        doubtful: Tells of an id whether its deployment rests or has yet to prove that it is back.
+        found: Called for each deployment that has fallen silent, outside the engine's lock, with the reason in words
+            for an operator.
+        options: When one counts as silent.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        members: Callable[[Deployment], Sequence[Deployment]],
+        doubtful: Callable[[str], bool],
+        found: Callable[[Deployment, str], None],
+        options: SilenceOptions,
+    ) -> None:
+        self._engine = engine
+        self._members = members
+        self._doubtful = doubtful
+        self._found = found
+        self._options = options
+        self._groups: dict[str, _Group] = {}
+        engine.on_release.append(self._released)
+        engine.on_first_token.append(self._begun)
+
+    def close(self) -> None:
+        """Listen no longer."""
+        self._engine.on_release.remove(self._released)
+        self._engine.on_first_token.remove(self._begun)
+
+    def _released(self, lease: Lease, error: BaseException | None, cancelled: bool) -> None:
+        # A failure is no sign of life here: one that came from the server is counted by its breaker.
+        if error is None and not cancelled:
+            self._heard(lease, whole=lease.seconds_to_first_token is None)
+
+    def _begun(self, lease: Lease) -> None:
+        self._heard(lease, whole=True)
+
+    def _heard(self, lease: Lease, *, whole: bool) -> None:
+        """Note a sign of life; `whole` if it is the first one of its call."""
+        deployment = lease.deployment
+        group = self._groups.get(deployment.name)
+        if group is None:
+            group = self._groups.setdefault(deployment.name, _Group(self._options))
+        ear = group.ears.get(deployment.id)
+        if ear is None:
+            ear = group.ears.setdefault(deployment.id, _Ear())
+        ear.deaf = deployment.in_flight - deployment.talking
+        now = self._engine.clock()
+        if whole:
+            group.seen.append(now - lease.started)
+        if now >= group.due:
+            for silent, reason in self._look(group, deployment, now):
+                self._found(silent, reason)
+
+    def _look(self, group: _Group, any_member: Deployment, now: float) -> list[tuple[Deployment, str]]:
+        options = self._options
+        with self._engine.lock:
+            if now < group.due:
+                return []  # another thread was quicker
+            members = self._members(any_member)
+            slowest = max(group.seen, default=0.0)
+            limit = max(options.factor * slowest, options.min_seconds)
+            # Four looks a silence; far apart in a group of thousands, since each costs a microsecond a member.
+            pause = max(limit / 4, len(members) / 1000)
+            # Each look is somebody's answer, and between two of them no more than a pause counts. So the others must
+            # have gone on answering, and a process that stood still has not listened meanwhile.
+            listened = min(now - group.looked, pause)
+            group.looked, group.due = now, now + pause
+            if len(members) < 2 or len(group.seen) < options.min_samples:
+                return []
+            if len(group.ears) > len(members):
+                present = {member.id for member in members}
+                group.ears = {id_: ear for id_, ear in group.ears.items() if id_ in present}
+            found = []
+            for member in members:
+                ear = group.ears.get(member.id)
+                if ear is None:
+                    ear = group.ears.setdefault(member.id, _Ear())
+                waiting = self._waiting(ear, member, listened)
+                if waiting and ear.waited is not None and ear.waited >= limit:
+                    silence = f"at least {waiting} calls wait for over {limit:.1f} s"
+                    reason = f"{silence}, the others answer within {slowest:.1f} s"
+                    found.append((member, reason))
+            return found
+
+    def _waiting(self, ear: _Ear, member: Deployment, listened: float) -> int:
+        """Count the calls that have waited through the present silence; 0 if that is none yet."""
+        unheard = member.in_flight - member.talking
+        rests = member.held & RESTING or self._doubtful(member.id)
+        ear.deaf = unheard if rests else min(ear.deaf, unheard)
+        waiting = unheard - ear.deaf
+        if waiting < self._options.calls:
+            ear.waited = None
+            return 0
+        if ear.waited is not None:
+            ear.waited += listened
+            waiting -= member.picks - ear.picks
+            if waiting >= self._options.calls:
+                return waiting
+        ear.waited, ear.picks = 0.0, member.picks
+        return 0

@@ -1,0 +1,1 @@
+"""Which LiteLLM this is, and where its seams lie."""

@@ -1,0 +1,1 @@
+"""LiteLLM 1.110, whose core is written in Rust."""

@@ -1,0 +1,1 @@
+"""Routers of several processes: shared state attached, LiteLLM's Redis commands behind the request."""

@@ -1,0 +1,1 @@
+"""What stands around a request, an attempt and a pick."""

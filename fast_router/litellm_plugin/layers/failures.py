@@ -1,0 +1,351 @@
+"""Failover inside LiteLLM's own loops: a ledger for each request, every failure seen, retries within a budget.
+
+LiteLLM's retries, order tiers, weighted failover and fallbacks all come back to the pick. So one ledger per request
+is enough for all of them: it is set where LiteLLM's outermost loop begins, `attempts` hands it to every pick, and
+every failed attempt is entered as it ends. What LiteLLM retries, how often and in which order stays its own affair.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from fast_router import settings
+from fast_router.engine.failover.failures import classify
+from fast_router.engine.failover.ledger import AttemptLedger
+from fast_router.engine.failover.retry_after import retry_after_from_error
+from fast_router.litellm_plugin.layers import first_chunk, hedge, plain
+from fast_router.litellm_plugin.layers import lease as attempts
+from fast_router.litellm_plugin.layers import wait as failover_waiting
+from fast_router.litellm_plugin.picks.binding import existing
+from fast_router.litellm_plugin.rests import repairs
+from fast_router.litellm_plugin.rests.policy import LiteLLMFailover, policy_of
+from fast_router.litellm_plugin.tally import tally
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fast_router.engine.failover.ledger import RetryBudget
+    from fast_router.litellm_plugin.bands.methods import Band
+    from fast_router.litellm_plugin.layers.lease import Attempt
+    from fast_router.litellm_plugin.patching import PatchSet
+
+__all__ = ["RequestLedger", "install"]
+
+# LiteLLM believes no Retry-After above this when it waits between two attempts.
+_LONGEST_SLEEP = 60.0
+# A keyword argument on its way from a synchronous call to the loop that LiteLLM runs it on; it goes no further.
+_ON_A_LOOP = "_fast_router_on_a_loop"
+
+
+class RequestLedger(AttemptLedger):
+    """The ledger of one request, over its retries and fallbacks.
+
+    Attributes:
+        failover: The Router's failover, None if it could not be made.
+        callers_timeout: Whether the caller set this request's timeout: then a timeout blames nobody.
+        error: Identity of the error of the latest failure.
+        model: The model name of the latest attempt.
+        raised: The latest failure itself, for a retry that the budget refuses.
+        may_wait: Whether it may wait: not if that would block an event loop.
+        wait_until: Clock time in seconds until which it waits in all, None before its first wait.
+    """
+
+    __slots__ = ("callers_timeout", "error", "failover", "may_wait", "model", "raised", "wait_until")
+
+    def __init__(self, failover: LiteLLMFailover | None, *, callers_timeout: bool, may_wait: bool = True) -> None:
+        super().__init__(None if failover is None else failover.policy.doubtful)
+        self.failover = failover
+        self.callers_timeout = callers_timeout
+        self.error = 0
+        self.model: object = None
+        self.raised: Exception | None = None
+        self.may_wait = may_wait
+        self.wait_until: float | None = None
+
+
+def install(patches: PatchSet, band: Band) -> list[str]:
+    """Put failover into every Router's loops.
+
+    Returns:
+        The features that are on, for `status()`.
+    """
+    attempts.on_end.append(_ended)
+    patches.on_restore(lambda: attempts.on_end.remove(_ended))
+    patches.replace(band.core, band.slot("async_function_with_fallbacks"), lambda original: _request(original, band))
+    patches.replace(band.core, band.slot("function_with_fallbacks"), _synchronous_request)
+    patches.replace(
+        band.core,
+        band.slot("async_function_with_fallbacks_common_utils"),
+        lambda original: _mid_stream(original, band),
+    )
+    # From the inside out: a stream is an attempt up to its first token; each attempt's failure is seen; a hedge
+    # runs two attempts side by side.
+    off = settings.current().disabled_features
+    done = ["failover"]
+    if "stream_failover" not in off:
+        done += first_chunk.install(patches, band)
+    patches.replace(band.core, band.slot("make_call"), lambda original: _make_call(original, band))
+    if "hedging" not in off:
+        done += hedge.install(patches, band)
+    patches.replace(band.core, band.slot("should_retry_this_error"), _should_retry)
+    patches.replace(band.core, band.slot("_time_to_sleep_before_retry"), _sleep)
+    repairs.install(patches, band)
+    if "waiting" not in off:
+        done += failover_waiting.install(patches, band)
+    plain.install(patches, band, RequestLedger, _seen)
+    return done
+
+
+def _new_ledger(core: Any, band: Band, kwargs: Mapping[str, Any], *, may_wait: bool = True) -> RequestLedger:
+    failover = None
+    try:
+        failover = policy_of(core, band)
+    except Exception as error:  # noqa: BLE001 - LiteLLM's own failover goes on
+        tally.failed(error, "failover")
+    return RequestLedger(failover, callers_timeout=kwargs.get("timeout") is not None, may_wait=may_wait)
+
+
+def _request(original: Any, band: Band) -> Any:
+    """Let the attempts made inside share a ledger; a fallback hop shares that of its request."""
+
+    async def async_function_with_fallbacks(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(attempts.ledger.get(), RequestLedger):
+            kwargs.pop(_ON_A_LOOP, None)
+            return await original(self, *args, **kwargs)
+        ledger = _new_ledger(self, band, kwargs, may_wait=not kwargs.pop(_ON_A_LOOP, None))
+        token = attempts.ledger.set(ledger)
+        try:
+            if not settings.current().max_wait or not ledger.may_wait:
+                return await original(self, *args, **kwargs)
+            return await _outlasting(self, original, args, kwargs, ledger)
+        finally:
+            attempts.ledger.reset(token)
+            ledger.raised = None
+
+    return async_function_with_fallbacks
+
+
+async def _outlasting(core: Any, original: Any, args: Any, kwargs: dict[str, Any], ledger: RequestLedger) -> Any:
+    async def call(request: dict[str, Any]) -> Any:
+        ledger.raised = None
+        return await original(core, *args, **request)
+
+    return await failover_waiting.outlasting(core, call, kwargs, ledger)
+
+
+def _synchronous_request(original: Any) -> Any:
+    """Tell a synchronous call that blocks somebody's event loop from one that only blocks its own thread."""
+
+    def function_with_fallbacks(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if settings.current().max_wait:
+            try:
+                asyncio.get_running_loop()
+            except RuntimeError:
+                pass
+            else:
+                # LiteLLM runs it on a loop in a thread of its own, from where this one cannot be seen.
+                kwargs[_ON_A_LOOP] = True
+        return original(self, *args, **kwargs)
+
+    return function_with_fallbacks
+
+
+def _mid_stream(original: Any, band: Band) -> Any:
+    """Let the fallback of a stream that broke know who broke it."""
+
+    async def async_function_with_fallbacks_common_utils(self: Any, *args: Any, **kwargs: Any) -> Any:
+        from fast_router.litellm_plugin.layers.stream_end import driving  # noqa: PLC0415
+
+        error = kwargs.get("e", args[0] if args else None)
+        if isinstance(error, Exception) and _before_its_first_token(error, kwargs.get("kwargs")):
+            # Nobody has seen a token of it: LiteLLM's retries come before its fallbacks.
+            raise getattr(error, "original_exception", None) or error
+        watch = driving.get()
+        if watch is None or attempts.ledger.get() is not None:
+            return await original(self, *args, **kwargs)
+        request = kwargs.get("kwargs")
+        ledger = _new_ledger(self, band, request if isinstance(request, dict) else {})
+        token = attempts.ledger.set(ledger)
+        try:
+            earlier = watch.attempt.ledger
+            if isinstance(earlier, RequestLedger):
+                for attempt in earlier.attempts:
+                    ledger.failed(*attempt)
+            elif watch.attempt.lease is not None:
+                _enter(ledger, watch.attempt, error)
+            return await original(self, *args, **kwargs)
+        finally:
+            attempts.ledger.reset(token)
+            ledger.raised = None
+
+    return async_function_with_fallbacks_common_utils
+
+
+def _before_its_first_token(error: Exception, request: Any) -> bool:
+    if first_chunk.beginning.get():
+        return True
+    # LiteLLM takes a synchronous stream's failure to a thread of its own, where that variable is not set. With
+    # `stream_failover` nobody but us asks such a stream for its first chunk.
+    function = request.get("original_function") if isinstance(request, dict) else None
+    return (
+        function is not None
+        and getattr(error, "is_pre_first_chunk", False)
+        and settings.current().stream_failover
+        and not inspect.iscoroutinefunction(getattr(function, "__func__", function))
+    )
+
+
+# -- attempts ------------------------------------------------------------------------------------------------
+
+
+def _ended(attempt: Attempt, error: BaseException | None, cancelled: bool) -> None:
+    ledger = attempt.ledger
+    lease = attempt.lease
+    if not isinstance(ledger, RequestLedger) or lease is None:
+        return
+    if not ledger.attempts and ledger.failover is not None:
+        budget = ledger.failover.policy.budget(lease.deployment.name)
+        if budget is not None:
+            budget.request(lease._engine.clock())
+    if error is not None and not cancelled:
+        _enter(ledger, attempt, error)
+
+
+def _enter(ledger: RequestLedger, attempt: Attempt, error: BaseException | None) -> None:
+    lease = attempt.lease
+    if lease is None or error is None:
+        return
+    known = ledger.knows(lease.id)
+    if known is not None and known.at >= lease.started and ledger.error == id(error):
+        return
+    ledger.failed(lease.id, classify(error), lease._engine.clock(), retry_after_from_error(error))
+    ledger.error = id(error)
+
+
+def _make_call(original: Any, band: Band) -> Any:
+    async def make_call(self: Any, original_function: Any, *args: Any, **kwargs: Any) -> Any:
+        ledger = attempts.ledger.get()
+        if ledger.__class__ is not RequestLedger:
+            return await original(self, original_function, *args, **kwargs)
+        retried = ledger.raised if ledger.attempts and ledger.model == kwargs.get("model") else None
+        if retried is not None and not _spend(ledger):
+            raise retried
+        ledger.model = kwargs.get("model")
+        if ledger.callers_timeout:
+            original_function = _noting_timeouts(original_function)
+        try:
+            return await original(self, original_function, *args, **kwargs)
+        except Exception as error:
+            ledger.raised = error
+            _seen(self, band, ledger, error, kwargs)
+            raise
+
+    return make_call
+
+
+def _noting_timeouts(original_function: Any) -> Any:
+    """Mark timeouts that the caller asked for, inside the attempt: the breaker hears of its end right after."""
+
+    async def function(*args: Any, **kwargs: Any) -> Any:
+        try:
+            response = original_function(*args, **kwargs)
+            return await response if inspect.isawaitable(response) else response
+        except Exception as error:
+            if _is_timeout(error):
+                error.__dict__["_fast_router_callers_timeout"] = True
+            raise
+
+    # LiteLLM looks at the name of what it calls.
+    function.__name__ = getattr(original_function, "__name__", function.__name__)
+    return function
+
+
+def _is_timeout(error: BaseException) -> bool:
+    return getattr(error, "status_code", None) == 408 or isinstance(error, (TimeoutError, asyncio.TimeoutError))
+
+
+def _seen(core: Any, band: Band, ledger: RequestLedger, error: Exception, kwargs: dict[str, Any]) -> None:
+    try:
+        latest = ledger.last()
+        if latest is None or ledger.error != id(error):
+            return
+        model = kwargs.get("model")
+        repairs.judge(core, band, error, latest.id, kwargs, model if isinstance(model, str) else None)
+    except Exception as ours:  # noqa: BLE001 - LiteLLM's error is the one to raise
+        tally.failed(ours, "judging a failure")
+
+
+# -- retries -------------------------------------------------------------------------------------------------
+
+
+def _should_retry(original: Any) -> Any:
+    def should_retry_this_error(self: Any, error: Exception, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, error, *args, **kwargs)
+        if not _within_budget():
+            raise error
+        return result
+
+    return should_retry_this_error
+
+
+def _budget(ledger: object) -> tuple[RetryBudget, float] | None:
+    """Give the retry budget of the model that failed last, and the time."""
+    if not isinstance(ledger, RequestLedger) or ledger.failover is None:
+        return None
+    latest = ledger.last()
+    engine = ledger.failover.policy.engine
+    deployment = None if latest is None else engine.deployments.get(latest.id)
+    budget = None if deployment is None else ledger.failover.policy.budget(deployment.name)
+    return None if budget is None else (budget, engine.clock())
+
+
+def _within_budget() -> bool:
+    found = _budget(attempts.ledger.get())
+    if found is None or found[0].left(found[1]) >= 1:
+        return True
+    found[0].refused += 1
+    return False
+
+
+def _spend(ledger: RequestLedger) -> bool:
+    """Take one retry from the budget. LiteLLM asks before a retry (see above), but not under a retry policy."""
+    found = _budget(ledger)
+    return found is None or found[0].retry(found[1])
+
+
+def _sleep(original: Any) -> Any:
+    def _time_to_sleep_before_retry(self: Any, e: Exception, *args: Any, **kwargs: Any) -> float:
+        seconds = float(original(self, e, *args, **kwargs))
+        try:
+            return _longer(self, seconds)
+        except Exception as error:  # noqa: BLE001 - LiteLLM's own time stands
+            tally.failed(error, "the time before a retry")
+            return seconds
+
+    def _longer(core: Any, seconds: float) -> float:
+        """Heed what the provider asks for where the next attempt can only repeat one that failed."""
+        ledger = attempts.ledger.get()
+        if not isinstance(ledger, RequestLedger) or not ledger.attempts:
+            return seconds
+        binding = existing(core)
+        latest = ledger.last()
+        deployment = None if binding is None or latest is None else binding.engine.deployments.get(latest.id)
+        if binding is None or deployment is None or ledger.failover is None:
+            return seconds
+        now = binding.engine.clock()
+        waits = []
+        for member in ledger.failover.members(deployment):
+            known = ledger.knows(member.id)
+            if member.held:
+                continue
+            if known is None:
+                return seconds
+            waits.append(max(0.0, known.at + (known.retry_after or 0.0) - now))
+        wait = min(waits, default=0.0)
+        if wait > _LONGEST_SLEEP:
+            return seconds
+        return max(seconds, wait)
+
+    return _time_to_sleep_before_retry

@@ -1,0 +1,216 @@
+"""A second attempt beside a slow first one: opt-in, within a percentage, never after the first token.
+
+A hedge races two whole attempts of LiteLLM, each with its own lease; a stream counts as answered with its first
+chunk. Whoever answers first wins, the other is cancelled and its lease released. Synchronous calls block the event
+loop that would have to watch them, so they are never hedged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from fast_router import settings
+from fast_router.engine.failover.failures import FailureKind
+from fast_router.engine.failover.hedging import HedgeOptions, HedgePolicy
+from fast_router.litellm_plugin.layers import lease as attempts
+from fast_router.litellm_plugin.tally import tally
+
+if TYPE_CHECKING:
+    from fast_router.engine import Deployment
+    from fast_router.litellm_plugin.bands.methods import Band
+    from fast_router.litellm_plugin.layers.failures import RequestLedger
+    from fast_router.litellm_plugin.patching import PatchSet
+    from fast_router.litellm_plugin.rests.policy import LiteLLMFailover
+
+__all__ = ["install"]
+
+_METADATA = ("metadata", "litellm_metadata")
+
+
+def install(patches: PatchSet, band: Band) -> list[str]:
+    """Let first attempts be hedged where the options ask for it."""
+    patches.replace(band.core, band.slot("make_call"), _make_call)
+    return ["hedging"]
+
+
+def _make_call(original: Any) -> Any:
+    async def make_call(self: Any, original_function: Any, *args: Any, **kwargs: Any) -> Any:
+        options = settings.current()
+        ledger: Any = attempts.ledger.get()
+        if (
+            not options.hedge_percent
+            or ledger is None
+            or ledger.attempts
+            or getattr(ledger, "failover", None) is None
+            or not inspect.iscoroutinefunction(getattr(original_function, "__func__", original_function))
+        ):
+            return await original(self, original_function, *args, **kwargs)
+        race = _Race(original, self, original_function, args, kwargs, ledger)
+        return await race.run()
+
+    return make_call
+
+
+def _policy(failover: LiteLLMFailover, model: str) -> HedgePolicy:
+    options = settings.current()
+    wanted = HedgeOptions(delay=options.hedge_delay, percent=options.hedge_percent)
+    known = failover.hedges.get(model)
+    if known is None or known[0] != wanted:
+        known = failover.hedges[model] = (wanted, HedgePolicy(wanted))
+    return known[1]
+
+
+class _Race:
+    """One request's first attempt, and perhaps a second one beside it."""
+
+    def __init__(
+        self, original: Any, core: Any, function: Any, args: Any, kwargs: dict[str, Any], ledger: RequestLedger
+    ) -> None:
+        self._original = original
+        self._core = core
+        self._function = function
+        self._args = args
+        self._kwargs = kwargs
+        self._ledger = ledger
+        assert ledger.failover is not None
+        self._failover = ledger.failover
+        self._stream = bool(kwargs.get("stream"))
+        self._hedge = _policy(self._failover, str(kwargs.get("model")))
+        self._attempt: attempts.Attempt | None = None
+
+    async def run(self) -> Any:
+        """Give the first answer.
+
+        Raises:
+            Exception: What the first attempt raised, if nobody answered.
+        """
+        self._hedge.request()
+        delay = self._hedge.delay(stream=self._stream)
+        clock = self._failover.policy.engine.clock
+        began = clock()
+        if delay is None:
+            response = await self._original(self._core, self._function, *self._args, **self._kwargs)
+            return self._observed(response, clock() - began)
+        first = asyncio.ensure_future(
+            self._original(self._core, self._noting(self._function), *self._args, **self._kwargs)
+        )
+        try:
+            await asyncio.wait({first}, timeout=delay)
+        except asyncio.CancelledError:
+            first.cancel()
+            raise
+        if not first.done():
+            second = self._second()
+            if second is not None:
+                response = await self._decide(first, *second)
+                return self._observed(response, clock() - began)
+        response = await first
+        return self._observed(response, clock() - began)
+
+    def _observed(self, response: Any, seconds: float) -> Any:
+        # Answers from LiteLLM's cache come at once: the others would all look late beside them.
+        if not attempts.is_cache_hit(response):
+            self._hedge.observe(seconds, stream=self._stream)
+        return response
+
+    def _noting(self, function: Any) -> Any:
+        async def noted(*args: Any, **kwargs: Any) -> Any:
+            self._attempt = attempts.current.get()
+            return await function(*args, **kwargs)
+
+        noted.__name__ = getattr(function, "__name__", noted.__name__)
+        return noted
+
+    def _second(self) -> tuple[asyncio.Task[Any], dict[str, Any], RequestLedger] | None:
+        """Start the second attempt; None if there is nobody to make it or no budget."""
+        try:
+            lease = None if self._attempt is None else self._attempt.lease
+            if lease is None or not self._others(lease.deployment) or not self._hedge.take():
+                return None
+            fork = type(self._ledger)(self._failover, callers_timeout=self._ledger.callers_timeout)
+            fork.failed(lease.id, FailureKind.TIMEOUT, self._failover.policy.engine.clock())
+            kwargs = dict(self._kwargs)
+            for name in _METADATA:
+                if isinstance(kwargs.get(name), dict):
+                    kwargs[name] = dict(kwargs[name])
+            # The logging object of the first attempt would be told two stories.
+            kwargs.pop("litellm_logging_obj", None)
+            token = attempts.ledger.set(fork)
+            try:
+                task = asyncio.ensure_future(self._original(self._core, self._function, *self._args, **kwargs))
+            finally:
+                attempts.ledger.reset(token)
+        except Exception as error:  # noqa: BLE001 - the first attempt is still running
+            tally.failed(error, "a hedge")
+            return None
+        return task, kwargs, fork
+
+    def _others(self, deployment: Deployment) -> bool:
+        return any(not m.held for m in self._failover.members(deployment) if m is not deployment)
+
+    async def _decide(
+        self, first: asyncio.Future[Any], second: asyncio.Future[Any], kwargs: dict[str, Any], fork: RequestLedger
+    ) -> Any:
+        running = {first, second}
+        winner: asyncio.Future[Any] | None = None
+        try:
+            while running and winner is None:
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                # If both are there, the first attempt is the one that LiteLLM's bookkeeping knows.
+                for task in sorted(done, key=lambda t: t is second):
+                    if not task.cancelled() and task.exception() is None:
+                        winner = winner or task
+        finally:
+            if winner is second and not first.done():
+                self._overtaken()
+            for task in (first, second):
+                if task is not winner:
+                    _drop(task)
+        for attempt in fork.attempts[1:]:
+            self._ledger.failed(*attempt)
+        if winner is None:
+            return first.result()
+        if winner is second:
+            self._hedge.won += 1
+            for name in _METADATA:
+                if isinstance(self._kwargs.get(name), dict):
+                    self._kwargs[name].update(kwargs.get(name) or {})
+        return winner.result()
+
+    def _overtaken(self) -> None:
+        """Hold the first attempt's silence against its deployment, before its cancellation blames nobody."""
+        lease = None if self._attempt is None else self._attempt.lease
+        if lease is None or not lease.open:
+            return
+        try:
+            self._failover.policy.overtaken(lease)
+        except Exception as error:  # noqa: BLE001 - the answer is there: it must reach the caller
+            tally.failed(error, "a hedge")
+
+
+def _drop(task: asyncio.Future[Any]) -> None:
+    """Cancel the loser; one that had answered all the same is closed."""
+
+    def closing(done: asyncio.Future[Any]) -> None:
+        if done.cancelled() or done.exception() is not None:
+            return
+        close = getattr(done.result(), "aclose", None)
+        if close is not None:
+            closed = asyncio.ensure_future(close())
+            _closing.add(closed)
+            closed.add_done_callback(_closed)
+
+    task.cancel()
+    task.add_done_callback(closing)
+
+
+def _closed(task: asyncio.Future[Any]) -> None:
+    _closing.discard(task)
+    if not task.cancelled():
+        task.exception()
+
+
+# A task that nobody holds may be collected before it has run.
+_closing: set[asyncio.Future[Any]] = set()

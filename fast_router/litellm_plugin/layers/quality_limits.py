@@ -1,0 +1,147 @@
+"""Admission by quality-of-service limits: over the limit, the next best; all over it, 503 with Retry-After.
+
+The engine holds a deployment that is at its limit, so a pick goes elsewhere by itself. What is left is the moment in
+which nobody has room: LiteLLM would then send the request to a deployment that refuses it. Here it waits as often as
+the entry says (`model_info.fast_router.retries`, `retry_countdown` seconds apart) and is then refused as busy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fast_router.engine.deployment import CLOSED, FULL, QOS
+from fast_router.litellm_plugin.layers.lease import current
+from fast_router.litellm_plugin.picks.binding import bind
+from fast_router.litellm_plugin.picks.lanes import seam
+from fast_router.litellm_plugin.tally import tally
+
+if TYPE_CHECKING:
+    from fast_router.engine import Deployment, ModelGroup
+    from fast_router.litellm_plugin.bands.methods import Band
+    from fast_router.litellm_plugin.patching import PatchSet
+    from fast_router.litellm_plugin.picks.binding import Binding
+
+__all__ = ["BUSY", "RETRY_AFTER", "install", "limited"]
+
+BUSY = "Model is too busy, please try again later."
+RETRY_AFTER = 10
+"""Seconds that the answer's Retry-After names."""
+_OVER = FULL | QOS | CLOSED
+
+
+class _Rule(NamedTuple):
+    binding: Binding
+    group: ModelGroup
+    retries: int
+    countdown: float
+
+
+def limited(entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What a model-list entry says about its limit, None if it has none."""
+    info = entry.get("model_info")
+    said = info.get("fast_router") if isinstance(info, Mapping) else None
+    return said if isinstance(said, Mapping) and said.get("qos_limit") is not None else None
+
+
+def install(patches: PatchSet, band: Band) -> list[str]:
+    """Let asynchronous picks keep to the limits; it costs nothing before a Router with such an entry is seen."""
+    inner = seam.around
+    patches.replace(band.core, band.slot("set_model_list"), _watched)
+
+    async def around(pick: Any, core: Any, model: Any, *rest: Any) -> Any:
+        return await _admitted(inner, band, pick, core, model, *rest)
+
+    seam.around = around
+
+    def undo() -> None:
+        seam.want("admission", wanted=False)
+        seam.around = inner
+
+    patches.on_restore(undo)
+    return ["admission"]
+
+
+def _watched(original: Any) -> Any:
+    def set_model_list(self: Any, model_list: Any, *args: Any, **kwargs: Any) -> Any:
+        answer = original(self, model_list, *args, **kwargs)
+        if isinstance(model_list, (list, tuple)) and any(isinstance(e, Mapping) and limited(e) for e in model_list):
+            seam.want("admission", wanted=True)
+        return answer
+
+    return set_model_list
+
+
+async def _admitted(inner: Any, band: Band, pick: Any, core: Any, model: Any, *rest: Any) -> Any:
+    async def once() -> Any:
+        if inner is None:
+            return await pick(core, model, *rest)
+        return await inner(pick, core, model, *rest)
+
+    rule = None
+    try:
+        rule = _rule(core, band, model)
+    except Exception as error:  # noqa: BLE001 - LiteLLM's own answer follows
+        tally.failed(error, "the admission of a request")
+    if rule is None:
+        return await once()
+    for left in range(rule.retries, -1, -1):
+        if _room(rule):
+            picked = await once()
+            if not _handed_back(rule, picked):
+                return picked
+        if left:
+            await asyncio.sleep(rule.countdown)
+    raise _busy(model)
+
+
+def _rule(core: Any, band: Band, model: Any) -> _Rule | None:
+    if not isinstance(model, str):
+        return None
+    binding = bind(core, band)
+    plan = binding.plans.get(model) or binding.plan(core, model)
+    group = plan.group
+    if group is None:
+        return None
+    said = [found for found in map(limited, (member.entry for member in group.members)) if found is not None]
+    if not said:
+        return None
+    retries = max(int(one.get("retries") or 0) for one in said)
+    return _Rule(binding, group, retries, max(float(one.get("retry_countdown") or 0.0) for one in said))
+
+
+def _room(rule: _Rule) -> bool:
+    """Whether somebody may take it, or nobody may for a reason that is no limit of ours: LiteLLM tells that one."""
+    rule.binding.engine.settle()
+    held = [member.held for member in rule.group.members]
+    return not all(held) or not any(bits & _OVER for bits in held)
+
+
+def _handed_back(rule: _Rule, picked: Any) -> bool:
+    """Give up a pick over the limit: made by LiteLLM because the last place had just gone."""
+    deployment: Deployment | None = rule.binding.known(picked)
+    attempt = current.get()
+    lease = attempt.lease if attempt is not None else None
+    if deployment is None or attempt is None or lease is None or lease.deployment is not deployment:
+        return False
+    limit = deployment.max_parallel
+    if not (deployment.held & (QOS | CLOSED) or (limit is not None and deployment.in_flight > limit)):
+        return False
+    lease.release(cancelled=True)
+    attempt.lease = None
+    return True
+
+
+def _busy(model: Any) -> Exception:
+    """The refusal as an error that LiteLLM's Router and proxy know what to do with; they do not try again."""
+    import httpx  # noqa: PLC0415 - LiteLLM is imported, and so is this
+    from litellm import exceptions  # noqa: PLC0415
+
+    headers = {"retry-after": str(RETRY_AFTER)}
+    response = httpx.Response(503, headers=headers, request=httpx.Request("POST", "https://fast-router.invalid"))
+    error: Exception = exceptions.ServiceUnavailableError(
+        BUSY, llm_provider="", model=str(model), response=response, num_retries=0
+    )
+    error.headers = headers  # type: ignore[attr-defined]  # where the proxy looks for its answer's headers
+    return error

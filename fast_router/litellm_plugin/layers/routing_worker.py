@@ -1,0 +1,292 @@
+"""Celery routing for `litellm.Router`: with `FAST_ROUTER_ROUTING=celery` a routing worker chooses the deployment.
+
+The worker is asked first; then LiteLLM's pick runs as always, with every deployment but the chosen one left
+out by LiteLLM's own request key for that (before 1.91, which has none: by the attempt's ledger). So all its
+filters still count, whatever they are: if they refuse the worker's choice, the pick is made without it and
+the slot is given back. The reservation lives as long as the attempt does.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Collection, Mapping, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from fast_router import settings as options
+from fast_router.celery_routing.process import candidates_of, process_routing
+from fast_router.errors import ModelBusyError, RoutingTimeoutError
+from fast_router.litellm_plugin.layers import lease as attempts
+from fast_router.litellm_plugin.picks.binding import bind
+from fast_router.litellm_plugin.tally import tally
+
+if TYPE_CHECKING:
+    from fast_router.celery_routing.grant import Grant
+    from fast_router.celery_routing.routing import CeleryRouting
+    from fast_router.engine import Deployment
+    from fast_router.litellm_plugin.bands.methods import Band
+    from fast_router.litellm_plugin.layers.lease import Attempt, Ledger
+    from fast_router.litellm_plugin.patching import PatchSet
+    from fast_router.litellm_plugin.picks.binding import Binding
+    from fast_router.litellm_plugin.picks.plan_compiler import Plan
+
+__all__ = ["candidates_of", "install", "process_routing"]
+
+_EXCLUDED = "_excluded_deployment_ids"
+# Keys with which a request goes to one particular deployment: there is nothing to ask.
+_DECIDED = ("specific_deployment", "deployment_id")
+
+# True while an asynchronous pick runs that has asked: LiteLLM answers some of those with its synchronous one.
+_asking: ContextVar[bool] = ContextVar("fast_router_celery_asking", default=False)
+_grants: weakref.WeakKeyDictionary[Attempt, Grant] = weakref.WeakKeyDictionary()
+
+
+class _Chosen:
+    """A ledger for one pick, which leaves the worker's choice alone if it may be picked at all."""
+
+    __slots__ = ("_id", "_ledger", "tried")
+
+    def __init__(self, ledger: Ledger | None, id_: str, left_out: Sequence[str]) -> None:
+        self._ledger = ledger
+        self._id = id_
+        self.tried: Collection[str] = left_out or (id_,)
+
+    def narrow(self, candidates: Sequence[Deployment]) -> Sequence[Deployment]:
+        chosen = [d for d in candidates if d.id == self._id]
+        if chosen or self._ledger is None:
+            return chosen or candidates
+        return self._ledger.narrow(candidates)
+
+
+class _Question:
+    """What one pick asks a worker, and what is done with the answer."""
+
+    __slots__ = ("binding", "candidates", "deployments", "grant", "model", "priority", "steered", "strategy")
+
+    def __init__(
+        self, binding: Binding, plan: Plan, deployments: Sequence[Deployment], kwargs: Mapping[str, Any]
+    ) -> None:
+        group = plan.group
+        assert group is not None
+        self.binding = binding
+        self.deployments = deployments
+        self.model = group.name
+        self.candidates = candidates_of(deployments)
+        self.strategy = group.strategy
+        priority = kwargs.get("priority")
+        self.priority = priority if isinstance(priority, int) else 0
+        self.grant: Grant | None = None
+        # The attempt whose ledger stands in for LiteLLM's request key, and how it was.
+        self.steered: tuple[Attempt, Ledger | None, bool] | None = None
+
+    def steer(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Leave out everybody but the chosen one; returns the request as it was."""
+        before = dict(kwargs)
+        left_out = [d.id for d in self.deployments if d.id != self.grant]
+        if not _excludes(self.binding.band):
+            attempt = attempts.current.get()
+            if attempt is not None and self.grant is not None:
+                self.steered = (attempt, attempt.ledger, attempt.fresh)
+                attempt.ledger = _Chosen(attempt.ledger, str(self.grant), left_out)
+                attempt.fresh = False
+            return before
+        kwargs[_EXCLUDED] = [*(kwargs.get(_EXCLUDED) or ()), *left_out]
+        return before
+
+    def settled(self, picked: Any, kwargs: dict[str, Any]) -> None:
+        """The pick is made: its attempt keeps the reservation, if it goes where that is."""
+        kwargs.pop(_EXCLUDED, None)
+        self._let_go()
+        grant, self.grant = self.grant, None
+        if grant is None:
+            return
+        deployment = self.binding.known(picked)
+        attempt = attempts.current.get()
+        if deployment is None or deployment.id != grant or attempt is None or not attempt.open:
+            grant.release(cancelled=True)
+        else:
+            _grants[attempt] = grant
+
+    def dropped(self) -> None:
+        """Nothing came of it."""
+        self._let_go()
+        if self.grant is not None:
+            self.grant.release(cancelled=True)
+            self.grant = None
+
+    def _let_go(self) -> None:
+        if self.steered is not None:
+            attempt, ledger, fresh = self.steered
+            self.steered = None
+            attempt.ledger = ledger
+            attempt.fresh = fresh and attempt.lease is None
+
+
+def _excludes(band: Band) -> bool:
+    """True if this LiteLLM has a request key for ids to leave out; before 1.86 there was none."""
+    return "_excluded_deployment_ids" in band.narrowing_keys
+
+
+def _question(
+    routing: CeleryRouting, core: Any, band: Band, model: Any, kwargs: Mapping[str, Any] | None, specific: Any
+) -> _Question | None:
+    if kwargs is None or specific or not isinstance(model, str) or any(kwargs.get(key) for key in _DECIDED):
+        return None
+    binding = bind(core, band)
+    plan = binding.plans.get(model)
+    if plan is None or plan.version != binding.version or len(plan.model_list) != plan.size:
+        plan = binding.plan(core, model)
+    if plan.group is None or (attempts.current.get() is None and not _excludes(band)):
+        return None
+    binding.engine.settle()
+    routing.follow(binding.engine)
+    excluded = set(kwargs.get(_EXCLUDED) or ())
+    eligible = [d for d in plan.group.members if not d.held and d.id not in excluded]
+    attempt = attempts.current.get()
+    if attempt is not None and attempt.ledger is not None and attempt.ledger.tried:
+        eligible = list(attempt.ledger.narrow(eligible))
+    orders = [d.order for d in eligible if d.order is not None]
+    wanted = kwargs.get("_target_order")
+    tier = wanted if wanted is not None else min(orders) if orders else None
+    if tier is not None:
+        eligible = [d for d in eligible if d.order == tier]
+    return _Question(binding, plan, eligible, kwargs) if len(eligible) > 0 else None
+
+
+def _as_litellm(error: ModelBusyError | RoutingTimeoutError, model: Any) -> Exception:
+    """The same answer as an error that LiteLLM's Router and proxy know what to do with."""
+    import httpx  # noqa: PLC0415 - LiteLLM is imported, and so is this
+    from litellm import exceptions  # noqa: PLC0415
+
+    wait = str(max(1, round(error.retry_after or 1)))
+    response = httpx.Response(
+        error.status_code, headers={"retry-after": wait}, request=httpx.Request("POST", "https://fast-router.invalid")
+    )
+    if isinstance(error, ModelBusyError):
+        found: Exception = exceptions.ServiceUnavailableError(
+            str(error), llm_provider="", model=str(model), response=response
+        )
+    else:
+        found = exceptions.APIError(504, str(error), llm_provider="", model=str(model), request=response.request)
+    return found
+
+
+def _ended(attempt: Attempt, error: BaseException | None, cancelled: bool) -> None:
+    grant = _grants.pop(attempt, None)
+    if grant is not None:
+        lease = attempt.lease
+        first = lease.seconds_to_first_token if lease is not None else None
+        grant.release(error, completion_tokens=attempt.completion_tokens, first_token=first, cancelled=cancelled)
+
+
+def _asynchronous(original: Any, patches: PatchSet, band: Band) -> Any:
+    async def async_get_available_deployment(
+        self: Any,
+        model: Any,
+        request_kwargs: Any,
+        messages: Any = None,
+        input: Any = None,  # noqa: A002
+        specific_deployment: Any = False,
+    ) -> Any:
+        question: _Question | None = None
+        try:
+            routing = process_routing() if patches.active else None
+            if routing is not None:
+                question = _question(routing, self, band, model, request_kwargs, specific_deployment)
+            if routing is not None and question is not None:
+                question.grant = await routing.decide(
+                    question.model, question.candidates, priority=question.priority, strategy=question.strategy
+                )
+        except (ModelBusyError, RoutingTimeoutError) as error:
+            raise _as_litellm(error, model) from None
+        except Exception as error:  # noqa: BLE001 - the pick is made here
+            tally.failed(error, "asking a routing worker")
+        rest = (messages, input, specific_deployment)
+        if question is None or question.grant is None:
+            return await original(self, model, request_kwargs, *rest)
+        before = question.steer(request_kwargs)
+        asked = _asking.set(True)
+        try:
+            picked = await original(self, model, request_kwargs, *rest)
+        except Exception:  # noqa: BLE001 - LiteLLM's filters refuse the choice, or nobody is left
+            question.dropped()
+            _restore(request_kwargs, before)
+            return await original(self, model, request_kwargs, *rest)
+        except BaseException:
+            question.dropped()
+            raise
+        finally:
+            _asking.reset(asked)
+        question.settled(picked, request_kwargs)
+        return picked
+
+    return async_get_available_deployment
+
+
+def _synchronous(original: Any, patches: PatchSet, band: Band) -> Any:
+    def get_available_deployment(
+        self: Any,
+        model: Any,
+        messages: Any = None,
+        input: Any = None,  # noqa: A002
+        specific_deployment: Any = False,
+        request_kwargs: Any = None,
+    ) -> Any:
+        question: _Question | None = None
+        try:
+            routing = process_routing() if patches.active and not _asking.get() else None
+            if routing is not None and routing.may_block():
+                question = _question(routing, self, band, model, request_kwargs, specific_deployment)
+            if routing is not None and question is not None:
+                question.grant = routing.decide_sync(
+                    question.model, question.candidates, priority=question.priority, strategy=question.strategy
+                )
+        except (ModelBusyError, RoutingTimeoutError) as error:
+            raise _as_litellm(error, model) from None
+        except Exception as error:  # noqa: BLE001 - the pick is made here
+            tally.failed(error, "asking a routing worker")
+        rest = (messages, input, specific_deployment)
+        if question is None or question.grant is None:
+            return original(self, model, *rest, request_kwargs)
+        before = question.steer(request_kwargs)
+        try:
+            picked = original(self, model, *rest, request_kwargs)
+        except Exception:  # noqa: BLE001 - see above
+            question.dropped()
+            _restore(request_kwargs, before)
+            return original(self, model, *rest, request_kwargs)
+        except BaseException:
+            question.dropped()
+            raise
+        question.settled(picked, request_kwargs)
+        return picked
+
+    return get_available_deployment
+
+
+def _restore(request_kwargs: dict[str, Any], before: dict[str, Any]) -> None:
+    """Undo what a failed pick took out of the request or put in."""
+    request_kwargs.clear()
+    request_kwargs.update(before)
+
+
+def install(patches: PatchSet, band: Band) -> list[str]:
+    """Ask a routing worker before every pick, if the settings say so when LiteLLM is patched.
+
+    Raises:
+        ConfigurationError: Celery routing is asked for with wrong settings.
+    """
+    if options.current().routing != "celery":
+        return []
+    process_routing()
+    patches.replace(
+        band.core,
+        band.slot("async_get_available_deployment"),
+        lambda original: _asynchronous(original, patches, band),
+    )
+    patches.replace(
+        band.core, band.slot("get_available_deployment"), lambda original: _synchronous(original, patches, band)
+    )
+    attempts.on_end.append(_ended)
+    patches.on_restore(lambda: attempts.on_end.remove(_ended))
+    return ["celery_routing"]

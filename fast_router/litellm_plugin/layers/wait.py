@@ -1,0 +1,318 @@
+"""Waiting for a deployment to come back, at most `max_wait` seconds, instead of failing at once.
+
+The engine's queue knows no event loop; here each waiter is a future of the loop that its request runs in. The engine
+notices that a rest is over when somebody asks it, so a waiter asks again when the first deployment is due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from fast_router import settings
+from fast_router.engine.failover.waiting import QueueFullError, Ticket, TicketState, WaitQueue
+from fast_router.litellm_plugin.layers import lease as attempts
+from fast_router.litellm_plugin.layers.outage import Outage, outlast
+from fast_router.litellm_plugin.picks.binding import Binding, existing
+from fast_router.litellm_plugin.picks.lanes import seam
+from fast_router.litellm_plugin.tally import tally
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from fast_router.engine import Deployment, Lease, ModelGroup
+    from fast_router.litellm_plugin.bands.methods import Band
+    from fast_router.litellm_plugin.layers.failures import RequestLedger
+    from fast_router.litellm_plugin.patching import PatchSet
+
+__all__ = ["Waiting", "install", "outlasting"]
+
+_STATE = "_fast_router_waiting"
+# Asked again at the latest after this many seconds: a limit that LiteLLM keeps by itself tells nobody when it is over.
+_LONGEST_NAP = 1.0
+
+
+def install(patches: PatchSet, band: Band) -> list[str]:
+    """Let picks wait where `max_wait` asks for it."""
+    patches.replace(band.core, band.slot("make_call"), _make_call)
+
+    def adopt(changed: settings.Settings) -> None:
+        # Picks pay for this only while it is wanted.
+        seam.want("waiting", wanted=bool(changed.max_wait))
+
+    seam.around = _pick
+    stop = settings.on_change(adopt)
+    adopt(settings.current())
+
+    def undo() -> None:
+        stop()
+        seam.want("waiting", wanted=False)
+        seam.around = None
+
+    patches.on_restore(undo)
+    return ["waiting"]
+
+
+async def _pick(pick: Any, core: Any, *args: Any) -> Any:
+    seconds = settings.current().max_wait
+    if not seconds:
+        return await pick(core, *args)
+    ticket: Ticket | None = None
+    queue: WaitQueue | None = None
+    try:
+        waiting = _of(core)
+        group = waiting.group(args, {}) if waiting is not None else None
+        if waiting is not None and group is not None:
+            queue = waiting.queue(group)
+            request = _request(args, {})
+            ticket = await waiting.wait(group, queue, waiting.left(request, seconds), _priority(request))
+    except Exception as error:  # noqa: BLE001 - LiteLLM's own answer follows
+        tally.failed(error, "waiting for a deployment")
+    try:
+        return await pick(core, *args)
+    finally:
+        # Held until the pick is made: nobody may overtake a waiter on its last step.
+        if ticket is not None and queue is not None:
+            queue.done(ticket)
+
+
+async def outlasting(core: Any, call: Any, request: dict[str, Any], ledger: RequestLedger) -> Any:
+    """Make a request, with LiteLLM's retries and fallbacks, and again while its whole group is down.
+
+    Args:
+        core: The Router's core.
+        call: Makes it once.
+        request: Its keyword arguments.
+        ledger: What it has tried.
+
+    Raises:
+        Exception: LiteLLM's error.
+    """
+    began = ledger.failover.policy.engine.clock() if ledger.failover is not None else 0.0
+    ledger.wait_until = began + _patience(request, settings.current().max_wait)
+    found = _outage(core, request)
+    if found is not None and found[1].agreed:
+        return await outlast(None, call, request, ledger, *found, ledger.wait_until, began)
+    try:
+        # While others wait already, one attempt is enough to see that it goes on.
+        return await call({**request, "num_retries": 0} if found is not None and found[1].active else request)
+    except Exception as error:
+        # Before a Router's first pick, nothing was known of its groups.
+        found = found or _outage(core, request)
+        if found is None or ledger.failover is None:
+            raise
+        return await outlast(error, call, request, ledger, *found, ledger.wait_until, began)
+
+
+def _outage(core: Any, request: Mapping[str, Any]) -> tuple[ModelGroup, Outage] | None:
+    try:
+        waiting = _of(core)
+        group = None if waiting is None else waiting.group((), request)
+        return None if waiting is None or group is None else (group, waiting.outage(group))
+    except Exception as error:  # noqa: BLE001 - LiteLLM's own answer follows
+        tally.failed(error, "waiting for a deployment")
+        return None
+
+
+def _make_call(original: Any) -> Any:
+    """Let synchronous calls wait before their pick: LiteLLM runs each on an event loop of its own."""
+
+    async def make_call(self: Any, original_function: Any, *args: Any, **kwargs: Any) -> Any:
+        seconds = settings.current().max_wait
+        ledger = attempts.ledger.get()
+        if (
+            not seconds
+            or not getattr(ledger, "may_wait", False)
+            or inspect.iscoroutinefunction(getattr(original_function, "__func__", original_function))
+        ):
+            return await original(self, original_function, *args, **kwargs)
+        from litellm.types.router import RouterRateLimitError  # noqa: PLC0415
+
+        while True:
+            left = await _room(self, kwargs, seconds)
+            try:
+                return await original(self, original_function, *args, **kwargs)
+            except RouterRateLimitError:
+                # Another thread was quicker: its turn is over, not its time.
+                if left <= 0:
+                    raise
+
+    return make_call
+
+
+async def _room(core: Any, request: dict[str, Any], seconds: float) -> float:
+    """Wait until somebody may take a synchronous call; give the seconds for which it may wait once more."""
+    try:
+        waiting = _of(core)
+        group = None if waiting is None else waiting.group((), request)
+        if waiting is None or group is None:
+            return 0.0
+        queue = waiting.queue(group)
+        ticket = await waiting.wait(group, queue, waiting.left(request, seconds), _priority(request))
+        if ticket is not None:
+            queue.done(ticket)
+        return waiting.left(request, seconds)
+    except Exception as error:  # noqa: BLE001 - LiteLLM's own answer follows
+        tally.failed(error, "waiting for a deployment")
+        return 0.0
+
+
+def _of(core: Any) -> Waiting | None:
+    found: Waiting | None = vars(core).get(_STATE)
+    if found is None:
+        binding = existing(core)
+        if binding is None:
+            return None
+        with binding.lock:
+            found = vars(core).get(_STATE)
+            if found is None:
+                found = vars(core)[_STATE] = Waiting(binding)
+    return found
+
+
+def _request(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    request = kwargs.get("request_kwargs", args[1] if len(args) > 1 else None)
+    return request if isinstance(request, dict) else {}
+
+
+def _priority(request: dict[str, Any]) -> int:
+    value = request.get("priority")
+    return value if isinstance(value, int) else 0
+
+
+def _patience(request: Mapping[str, Any], seconds: float) -> float:
+    """Give how long a request waits: no longer than the timeout that its caller chose."""
+    timeout = request.get("timeout")
+    return min(seconds, float(timeout)) if isinstance(timeout, (int, float)) and timeout > 0 else seconds
+
+
+class Waiting:
+    """The waiters of one Router.
+
+    Args:
+        binding: The Router's picks.
+    """
+
+    def __init__(self, binding: Binding) -> None:
+        self._binding = binding
+        self._engine = binding.engine
+        self._queues: dict[str, tuple[WaitQueue, ModelGroup]] = {}
+        self._outages: dict[str, Outage] = {}
+        self._engine.on_available.append(self._available)
+        self._engine.on_release.append(self._released)
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """Monotonic seconds."""
+        return self._engine.clock
+
+    def outage(self, group: ModelGroup) -> Outage:
+        """Give a group's outage, which may be over."""
+        found = self._outages.get(group.name)
+        return self._outages.setdefault(group.name, Outage(self.clock)) if found is None else found
+
+    def left(self, request: Mapping[str, Any], seconds: float) -> float:
+        """Give how long a request may still wait, over all its attempts."""
+        now = self.clock()
+        ledger: Any = attempts.ledger.get()
+        until = getattr(ledger, "wait_until", None)
+        if until is None:
+            until = now + _patience(request, seconds)
+            if hasattr(ledger, "wait_until"):
+                ledger.wait_until = until
+        return max(0.0, until - now)
+
+    def _released(self, lease: Lease, error: BaseException | None, cancelled: bool) -> None:
+        if error is None and not cancelled:
+            for name, outage in self._outages.items():
+                if outage.active and lease.deployment in self._members(name):
+                    outage.succeeded(lease.started)
+
+    def _members(self, name: str) -> Sequence[Deployment]:
+        group = self._binding.router.groups.get(name)
+        return () if group is None else group.members
+
+    def group(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ModelGroup | None:
+        """Give the group that a pick is about, None if the engine does not know it."""
+        model = kwargs.get("model", args[0] if args else None)
+        return self._binding.router.groups.get(model) if isinstance(model, str) else None
+
+    def queue(self, group: ModelGroup) -> WaitQueue:
+        """Give a group's queue."""
+        found = self._queues.get(group.name)
+        if found is None:
+            queue = WaitQueue(clock=self._engine.clock, max_length=settings.current().max_waiting)
+            found = (queue, group)
+        if found[1] is not group:
+            found = (found[0], group)
+        self._queues[group.name] = found
+        return found[0]
+
+    def _available(self, deployment: Deployment) -> None:
+        for queue, group in list(self._queues.values()):
+            if len(queue) and deployment in group.members:
+                queue.notify()
+
+    def _room(self, group: ModelGroup) -> bool:
+        self._engine.settle()
+        return any(not member.held for member in group.members)
+
+    async def wait(self, group: ModelGroup, queue: WaitQueue, seconds: float, priority: int) -> Ticket | None:
+        """Wait until somebody in `group` may take a call.
+
+        Args:
+            group: Whose deployments.
+            queue: The group's queue.
+            seconds: At most this long.
+            priority: Lower goes first.
+
+        Returns:
+            The ticket of a waiter whose turn it is, to be given back after the pick; None if there was
+            nothing to wait for, no place in the queue, or the time is over.
+        """
+        epoch = queue.epoch
+        if not queue.busy and self._room(group):
+            return None
+        loop = asyncio.get_running_loop()
+        deadline = self._engine.clock() + seconds
+        turn: asyncio.Event = asyncio.Event()
+
+        def tell(_ticket: Ticket) -> None:
+            # From whichever thread frees a deployment.
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(turn.set)
+
+        try:
+            ticket = queue.enter(tell, deadline=deadline, priority=priority, epoch=epoch)
+        except QueueFullError:
+            return None
+        try:
+            while True:
+                if ticket.state is TicketState.WAITING:
+                    await self._nap(group, turn, deadline)
+                    queue.expire()
+                    self._engine.settle()
+                turn.clear()
+                if ticket.state is TicketState.WAITING and self._room(group):
+                    queue.notify()
+                if ticket.state is TicketState.WOKEN:
+                    epoch = queue.epoch
+                    if self._room(group):
+                        return ticket
+                    queue.again(ticket, epoch=epoch)
+                if ticket.state in (TicketState.EXPIRED, TicketState.LEFT):
+                    return None
+        except BaseException:
+            queue.leave(ticket)
+            raise
+
+    async def _nap(self, group: ModelGroup, turn: asyncio.Event, deadline: float) -> None:
+        soonest = self._engine.soonest(group.members)
+        seconds = _LONGEST_NAP if soonest is None else min(soonest, _LONGEST_NAP)
+        seconds = max(0.001, min(seconds, deadline - self._engine.clock()))
+        waiter = asyncio.ensure_future(turn.wait())
+        try:
+            await asyncio.wait({waiter}, timeout=seconds)
+        finally:
+            waiter.cancel()

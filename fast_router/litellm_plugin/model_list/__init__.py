@@ -1,0 +1,1 @@
+"""`litellm.model_list`: calls by model_name without a Router of the user's own."""

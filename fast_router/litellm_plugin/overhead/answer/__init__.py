@@ -1,0 +1,1 @@
+"""What LiteLLM does with an answer."""

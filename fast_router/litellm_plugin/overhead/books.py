@@ -1,0 +1,159 @@
+"""What we remember about one Router, and when to forget it.
+
+The books of a Router live in its `__dict__`. The two methods through which every structural change of
+its deployments passes (`_invalidate_access_groups_cache` and `_invalidate_model_group_info_cache`) make
+them forget what they know of groups; what they know of single deployments is checked against the live
+entry at every use and may stay. They are filled lazily by the next request: LiteLLM announces some
+changes before it makes them, so nothing is computed at the announcement.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fast_router.litellm_plugin.bands.fingerprints import member
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fast_router.litellm_plugin.bands.methods import Band
+    from fast_router.litellm_plugin.patching import PatchSet
+
+__all__ = ["BOOKS", "Books", "books_of", "forget_on_change", "new_epoch", "same_members"]
+
+FEATURE = "books"
+BOOKS = "_fast_router_books"
+#: Entries a memo may hold before it starts over; far above any fleet, below any memory worry.
+MEMO_LIMIT = 20_000
+
+_epoch = 0
+
+
+class Books:
+    """The memos of one Router. Every entry carries what it must be checked against."""
+
+    __slots__ = (
+        "deployments",
+        "epoch",
+        "facts",
+        "groups",
+        "infos",
+        "limits",
+        "lists",
+        "objects",
+        "owner",
+        "structure",
+        "verdicts",
+    )
+
+    def __init__(self, owner: int) -> None:
+        self.owner = owner
+        self.epoch = _epoch
+        #: Deployment id → (entry copy, pydantic deployment)
+        self.deployments: dict[Any, Any] = {}
+        #: Deployment id → (entry copy, pydantic deployment to be copied, or None)
+        self.objects: dict[Any, Any] = {}
+        #: (deployment id, model group, kind) → model info record
+        self.infos: dict[Any, Any] = {}
+        #: (deployment id, model group) → record of a deployment that nothing limits
+        self.verdicts: dict[Any, Any] = {}
+        #: Counts the structural changes that were announced.
+        self.structure = 0
+        #: Model name → list record
+        self.lists: dict[str, Any] = {}
+        #: Question about the whole fleet → (entries, how many, answer)
+        self.facts: dict[str, Any] = {}
+        #: Model group → usage key record
+        self.groups: dict[str, Any] = {}
+        #: Model group → remaining-usage limits record
+        self.limits: dict[str, Any] = {}
+
+    def forget(self) -> None:
+        """Forget the groups. New dicts: a request that is filling the old ones fills nothing that is read."""
+        self.structure += 1
+        self.lists = {}
+        self.facts = {}
+        self.groups = {}
+        self.limits = {}
+        # So that those that are gone go from here, too, with their keys.
+        self.objects = {}
+
+
+def new_epoch() -> None:
+    """Have every book forget its groups: nothing watched the Routers since the last install."""
+    global _epoch  # noqa: PLW0603  # one number for the process, written at install only
+    _epoch += 1
+
+
+def books_of(router: Any) -> Books:
+    """The books of ``router``, new ones if a change dropped them or if the Router is a copy."""
+    books: Books | None = router.__dict__.get(BOOKS)
+    if books is None or books.owner != id(router):
+        books = Books(id(router))
+        router.__dict__[BOOKS] = books
+    elif books.epoch != _epoch:
+        books.forget()
+        books.epoch = _epoch
+    return books
+
+
+def remember(memo: dict[Any, Any], key: Any, record: Any) -> None:
+    """Store ``record``; a memo at its limit starts over, so that it cannot grow without end."""
+    if len(memo) >= MEMO_LIMIT:
+        memo.clear()
+    memo[key] = record
+
+
+def forget_on_change(patches: PatchSet, band: Band) -> bool:
+    """Have a Router's books forget the groups whenever LiteLLM announces a change of its deployments.
+
+    Returns:
+        False where a version has neither announcement; nothing may be remembered there.
+    """
+    core = band.core
+    found = [
+        known
+        for known in (
+            member(core, "_invalidate_access_groups_cache"),
+            member(core, "_invalidate_model_group_info_cache"),
+        )
+        if known is not None
+    ]
+    if len(found) != 2:
+        return False
+
+    def make(original: Callable[[Any], None]) -> Callable[[Any], None]:
+        def invalidate(self: Any) -> None:
+            _forget(self)
+            try:
+                original(self)
+            finally:
+                # A request on another thread may have filled them in the meantime.
+                _forget(self)
+
+        return invalidate
+
+    for name, _ in found:
+        patches.replace(core, name, make)
+    return True
+
+
+def _forget(router: Any) -> None:
+    books: Books | None = router.__dict__.get(BOOKS)
+    if books is not None:
+        books.forget()
+
+
+_plain: dict[tuple[type, frozenset[str]], bool] = {}
+
+
+def same_members(router: Any, core: type, names: frozenset[str]) -> bool:
+    """Whether the Router's class uses LiteLLM's own ``names`` (a subclass may override them)."""
+    kind = type(router)
+    if kind is core:
+        return True
+    answer = _plain.get((kind, names))
+    if answer is None:
+        answer = all(not any(name in vars(base) for base in kind.__mro__[: kind.__mro__.index(core)]) for name in names)
+        _plain[kind, names] = answer
+    return answer

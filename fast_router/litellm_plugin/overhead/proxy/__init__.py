@@ -1,0 +1,1 @@
+"""What LiteLLM's proxy does with every request, and what it starts with."""

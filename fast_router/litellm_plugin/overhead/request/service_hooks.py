@@ -1,0 +1,64 @@
+"""No task for a service hook that nobody listens to.
+
+The Router reports its own timing to LiteLLM's service logger twice a request, each time as a task of its own, which
+finds an empty list of service callbacks. The call stands in the middle of LiteLLM's functions, so it is met at the
+name they call: `asyncio`, as the Router's module sees it, is one whose `create_task` knows that hook.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from types import CoroutineType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from fast_router.litellm_plugin.bands.fingerprints import is_known, member
+
+if TYPE_CHECKING:
+    from fast_router.litellm_plugin.patching import PatchSet
+
+__all__ = ["FEATURE", "install"]
+
+FEATURE = "service_hooks"
+_HOOK = "async_service_success_hook"
+
+
+def install(patches: PatchSet, litellm: Any, logger: type, module: ModuleType) -> list[str]:
+    """Skip the tasks of the Router's module.
+
+    Args:
+        patches: Where to register the replacement.
+        litellm: The package, for its list of service callbacks.
+        logger: LiteLLM's `ServiceLogging`.
+        module: The module of the Router's core.
+    """
+    found = member(logger, _HOOK)
+    if found is None or not is_known(_HOOK, found[1]) or vars(module).get("asyncio") is not asyncio:
+        return []
+    code = found[1].__code__
+    done: asyncio.Future[None] | None = None
+
+    class Asyncio(ModuleType):
+        """`asyncio`, but for `create_task`."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(asyncio, name)
+
+        @staticmethod
+        def create_task(coroutine: Any, **options: Any) -> Any:
+            """`asyncio.create_task`, or a finished future for a hook without listeners."""
+            if type(coroutine) is CoroutineType and coroutine.cr_code is code and not litellm.service_callback:
+                frame = coroutine.cr_frame
+                # `mock_testing` counts the calls.
+                if frame is not None and not frame.f_locals["self"].mock_testing:
+                    nonlocal done
+                    coroutine.close()
+                    loop = asyncio.get_running_loop()
+                    finished = done
+                    if finished is None or finished.get_loop() is not loop:
+                        finished = done = loop.create_future()
+                        finished.set_result(None)
+                    return finished
+            return asyncio.create_task(coroutine, **options)
+
+    patches.replace(module, "asyncio", lambda _: Asyncio("asyncio", asyncio.__doc__))
+    return [FEATURE]

@@ -1,0 +1,1 @@
+"""What LiteLLM's own strategies note down."""

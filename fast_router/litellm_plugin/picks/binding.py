@@ -1,0 +1,288 @@
+"""What stands behind one `litellm.Router`: its `AdvancedRouter`, and a compiled plan per model name.
+
+The binding lives in the core instance's own `__dict__`, so it goes when the Router goes. Deployments are kept by
+id over every recompilation: what is in flight and what was learnt about a deployment survive any edit of the
+model list around it.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fast_router.engine import Deployment, ModelGroup
+from fast_router.litellm_plugin.picks import strategies_by_name
+from fast_router.litellm_plugin.picks.plan_compiler import STRATEGIES, Plan, compile_plan, price_of
+from fast_router.litellm_plugin.tally import LOGGER
+from fast_router.model_entry import read_entry, unknown_keys
+from fast_router.router import AdvancedRouter
+
+if TYPE_CHECKING:
+    from fast_router.litellm_plugin.bands.methods import Band
+
+__all__ = ["KEY", "Binding", "bind", "existing", "on_bind"]
+
+KEY = "_fast_router_binding"
+"""Where a core keeps its binding."""
+
+on_bind: list[Callable[[Binding, Any], None]] = []
+"""Called with each new binding and its core, once; must return at once and not raise."""
+
+_birth = threading.Lock()
+
+
+class Binding:
+    """One Router's picks.
+
+    Attributes:
+        band: How to read the core.
+        core: Weakly, the core itself.
+        router: The deployments, groups and leases.
+        engine: The engine of `router`.
+        plans: Compiled plans by model name as requests say it.
+        version: Counted up by everything that changes the deployments or the settings; a plan of another
+            version is compiled anew at the next pick, never at once: LiteLLM announces some changes before it
+            has finished them.
+        redis_due: When LiteLLM's view of cooldowns is to be read from Redis again; infinite without Redis.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_extra",
+        "_pruned",
+        "_read",
+        "_specs",
+        "_warned",
+        "band",
+        "core",
+        "engine",
+        "lock",
+        "plans",
+        "redis_due",
+        "router",
+        "version",
+    )
+
+    def __init__(self, band: Band, core: Any) -> None:
+        self.band = band
+        # Weak: the core holds the binding.
+        self.core: weakref.ref[Any] = weakref.ref(core)
+        self.router = AdvancedRouter()
+        self.engine = self.router.engine
+        self.plans: dict[str, Plan] = {}
+        self.version = 0
+        self.redis_due = float("inf")
+        self.lock = threading.RLock()
+        self._read = 0
+        # What was read of each deployment: the entry, whether for a shuffle, and in which reading.
+        self._specs: dict[str, tuple[Mapping[str, Any], bool, int]] = {}
+        # Groups for strategies that a request asks for in place of its model's own.
+        self._extra: dict[tuple[str, str], ModelGroup] = {}
+        self._pruned = -1
+        # Ids and keys that a warning has named: LiteLLM's proxy lists its deployments anew every few seconds.
+        self._warned: set[tuple[str, str]] = set()
+
+    # -- plans -----------------------------------------------------------------------------------
+
+    def invalidate(self) -> None:
+        """Have everything compiled anew, deployments included."""
+        with self.lock:
+            self._read += 1
+            self.version += 1
+
+    def plan(self, core: Any, model: str) -> Plan:
+        """The plan for a model name as it is now; compiled if there is none or the Router has changed."""
+        with self.lock:
+            if self._pruned != self.version:
+                self._prune(core)
+            self._name_strategy(core)
+            plan = compile_plan(self, core, model)
+            if plan.listed:
+                self.plans[model] = plan
+            return plan
+
+    def compile_all(self, core: Any) -> None:
+        """Compile a plan for every model name and routing group, so that `router` shows them all."""
+        self._name_strategy(core)
+        names: set[str] = set(self.band.read(core, "model_names", default=()) or ())
+        names.update(self.band.read(core, "routing_groups", "_routing_groups", default=()) or ())
+        for name in sorted(names):
+            plan = self.plans.get(name)
+            if plan is None or plan.version != self.version:
+                self.plan(core, name)
+
+    def _name_strategy(self, core: Any) -> None:
+        """Have `router` say which strategy the Router is set to."""
+        given: strategies_by_name.Strategies | None = vars(core).get(strategies_by_name.KEY)
+        told = self._litellms_strategy(core)
+        name = getattr(told, "value", told)  # LiteLLM takes its enumeration, too
+        self.router.routes_by = (given.router if given is not None else None) or STRATEGIES.get(name, name)
+
+    def _litellms_strategy(self, core: Any) -> Any:
+        return self.band.read(core, "routing_strategy")
+
+    def _prune(self, core: Any) -> None:
+        """Forget what the Router does not have any more; its open leases end in their own time."""
+        version = self.version
+        live = vars(core).get("model_id_to_deployment_index_map")
+        if live is None:
+            return
+        for id_ in [id_ for id_ in self.engine.deployments if id_ not in live]:
+            del self.engine.deployments[id_]
+            self._specs.pop(id_, None)
+            self._warned = {told for told in self._warned if told[0] != id_}
+        names = {d.name for d in self.engine.deployments.values()}
+        for name in [name for name, group in self.router.groups.items() if not names & {m.name for m in group.members}]:
+            self.engine.drop_group(self.router.groups.pop(name))
+        for key in [key for key, group in self._extra.items() if not names & {m.name for m in group.members}]:
+            self.engine.drop_group(self._extra.pop(key))
+        listed = set(self.band.read(core, "model_names", default=()) or ())
+        listed.update(self.band.read(core, "model_group_alias", default=None) or ())
+        listed.update(self.band.read(core, "routing_groups", "_routing_groups", default=()) or ())
+        for model in [model for model in self.plans if model not in listed]:
+            del self.plans[model]
+        self._pruned = version
+
+    # -- deployments and groups ------------------------------------------------------------------
+
+    def deployment(self, entry: Mapping[str, Any], strategy: str) -> Deployment:
+        """The engine's deployment for one of LiteLLM's entries.
+
+        Raises:
+            ConfigurationError: The entry has a weight, limit or order that is no number.
+        """
+        id_ = str(entry["model_info"]["id"])
+        known = self._specs.get(id_)
+        found = self.engine.deployments.get(id_)
+        shuffled = strategy == "simple_shuffle"
+        if found is not None and known is not None and known[0] is entry and known[1:] == (shuffled, self._read):
+            if strategy == "cost_based":
+                found.price = price_of(entry)
+            return found
+        spec = read_entry(entry, f"deployment {id_!r}")
+        self._warn(id_, entry)
+        limits = spec.limits()
+        params = entry.get("litellm_params") or {}
+        # LiteLLM's rules: a limit of 0 is no limit; a shuffle is weighted by litellm_params alone; without a
+        # price of its own a deployment costs what the price list says.
+        for key in ("rpm", "tpm"):
+            if not limits[key] or (shuffled and params.get(key) is None):
+                limits[key] = None
+        limits["price"] = price_of(entry)
+        if found is None:
+            found = Deployment(id_, spec.name, entry, **limits)
+            self.engine.deployments[id_] = found
+        else:
+            with self.engine.lock:
+                found.update(spec.name, entry, **limits)
+        self.engine.apply_limits(found)
+        if found.qos_limit is not None:
+            from fast_router.litellm_plugin.picks.lanes import seam  # noqa: PLC0415 - it imports this module
+
+            seam.want("admission", wanted=True)
+        self._specs[id_] = (entry, shuffled, self._read)
+        return found
+
+    def _warn(self, id_: str, entry: Mapping[str, Any]) -> None:
+        for key, remedy in unknown_keys(entry).items():
+            if (id_, key) not in self._warned:
+                self._warned.add((id_, key))
+                message = "fast_router: deployment %r: model_info.fast_router has %r, which means nothing; %s"
+                LOGGER.warning(message, id_, key, remedy)
+
+    def group(
+        self, name: str, strategy: str, options: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
+    ) -> ModelGroup:
+        """The group of that name over exactly these entries, compiled anew only if something differs.
+
+        Raises:
+            ConfigurationError: An entry cannot be read.
+            UnknownStrategyError: Nobody registered `strategy`.
+        """
+        with self.lock:
+            specs = self._specs
+            ids = [str(entry["model_info"]["id"]) for entry in entries]
+            read = [specs.get(id_) for id_ in ids]
+            prices = [self._price(id_) for id_ in ids]
+            members = tuple(self.deployment(entry, strategy) for entry in entries)
+            former = self.router.groups.get(name)
+            if (
+                former is not None
+                and former.strategy == strategy
+                and former.members == members
+                and former.options == dict(options)
+                and all(specs.get(id_) is known for id_, known in zip(ids, read, strict=True))
+                and prices == [member.price for member in members]
+            ):
+                return former
+            group = self.engine.compile_group(name, members, strategy, options, replaces=former)
+            self.router.groups[name] = group
+            return group
+
+    def _price(self, id_: str) -> float | None:
+        found = self.engine.deployments.get(id_)
+        return None if found is None else found.price
+
+    def group_containing(
+        self, name: str, strategy: str, options: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
+    ) -> ModelGroup:
+        """A group that these entries belong to, for a choice among them alone.
+
+        The entries may be copies that LiteLLM has made of listed ones; they are known by their ids.
+        """
+        with self.lock:
+            members = {d.id: d for d in (self.known(entry) or self.deployment(entry, strategy) for entry in entries)}
+            for group in (self.router.groups.get(name), self._extra.get((name, strategy))):
+                if (
+                    group is not None
+                    and group.strategy == strategy
+                    and group.options == dict(options)
+                    and members.keys() <= {member.id for member in group.members}
+                ):
+                    return group
+            return self._compile_extra(name, strategy, options, members)
+
+    def _compile_extra(
+        self, name: str, strategy: str, options: Mapping[str, Any], members: dict[str, Deployment]
+    ) -> ModelGroup:
+        """A group over `members` and whoever was chosen among under that name and strategy before."""
+        extra = self._extra.get((name, strategy))
+        if extra is not None:
+            for member in extra.members:
+                if self.engine.deployments.get(member.id) is member:
+                    members.setdefault(member.id, member)
+        group = self.engine.compile_group(name, tuple(members.values()), strategy, options, replaces=extra)
+        self._extra[name, strategy] = group
+        return group
+
+    def known(self, entry: Any) -> Deployment | None:
+        """The deployment behind a dict that LiteLLM picked, a copy of a listed one included."""
+        info = entry.get("model_info") if isinstance(entry, dict) else None
+        id_ = info.get("id") if isinstance(info, dict) else None
+        return None if id_ is None else self.engine.deployments.get(str(id_))
+
+
+def existing(core: Any) -> Binding | None:
+    """The binding of a core, if it has one."""
+    found: Binding | None = vars(core).get(KEY)
+    return found
+
+
+def bind(core: Any, band: Band) -> Binding:
+    """The binding of a core, made now if it has none."""
+    state = vars(core)
+    found: Binding | None = state.get(KEY)
+    if found is None:
+        from fast_router.litellm_plugin.rests.mirror import attach  # noqa: PLC0415 - it imports this module
+
+        with _birth:
+            found = state.get(KEY)
+            if found is None:
+                found = Binding(band, core)
+                attach(found, core)
+                state[KEY] = found
+                for hook in on_bind:
+                    hook(found, core)
+    return found

@@ -1,0 +1,355 @@
+"""The filtered lane: LiteLLM's pipeline runs, and where it asks its strategy to choose, it asks us.
+
+A ContextVar says for whom the pipeline runs. LiteLLM's strategy objects and its `simple_shuffle` are replaced by
+functions that look there, and that are LiteLLM's own wherever nobody has put anything there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from functools import partial
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+from fast_router.engine import Ask
+from fast_router.errors import FastRouterError
+from fast_router.litellm_plugin.layers.lease import current
+from fast_router.litellm_plugin.picks import strategies_by_name
+from fast_router.litellm_plugin.picks.binding import existing
+from fast_router.litellm_plugin.picks.plan_compiler import options_of
+from fast_router.litellm_plugin.picks.replaced_selectors import before_choice
+from fast_router.litellm_plugin.tally import tally
+
+if TYPE_CHECKING:
+    from fast_router.engine import Deployment, Lease
+    from fast_router.litellm_plugin.bands.methods import Band
+    from fast_router.litellm_plugin.layers.lease import Attempt
+    from fast_router.litellm_plugin.patching import PatchSet
+    from fast_router.litellm_plugin.picks.binding import Binding
+    from fast_router.litellm_plugin.picks.plan_compiler import Plan
+
+__all__ = ["Filtered", "ask_of", "count_tokens", "filtered_pick", "install_choice", "install_selectors"]
+
+_LITELLM = object()
+"""The choice is LiteLLM's."""
+
+_ALONE = "fast_router stood aside"
+
+
+class Filtered:
+    """A pick that runs through LiteLLM's own pipeline.
+
+    Args:
+        binding: Of the Router that picks.
+        plan: What is known about the name that was asked for; None where LiteLLM resolves names out of our sight.
+        attempt: The running one.
+        why: The reason, for the status.
+        chooses: False to leave the choice to LiteLLM as well.
+    """
+
+    __slots__ = ("_attempt", "_binding", "_chooses", "_plan", "lease", "why")
+
+    def __init__(
+        self, binding: Binding, plan: Plan | None, attempt: Attempt | None, why: str, *, chooses: bool = True
+    ) -> None:
+        self._binding = binding
+        self._plan = plan
+        self._attempt = attempt
+        self._chooses = chooses
+        self.why = why
+        self.lease: Lease | None = None
+
+    def choose(
+        self,
+        strategy: str,
+        options: Mapping[str, Any] | None,
+        model: str,
+        candidates: Sequence[Mapping[str, Any]],
+        request_kwargs: Mapping[str, Any],
+        prompt: tuple[Any, Any],
+    ) -> Any:
+        """One of LiteLLM's candidates, or `_LITELLM` if the choice is LiteLLM's."""
+        binding = self._binding
+        own = self._own_strategy(model, candidates) if request_kwargs.get("routing_strategy") is None else None
+        if own is not None:
+            strategy, options = own
+        elif strategy == "simple_shuffle" and request_kwargs.get("_router_weights"):
+            return _LITELLM
+        if not self._chooses or options is None or not candidates:
+            return _LITELLM
+        group = binding.group_containing(model, strategy, options, candidates)
+        binding.engine.settle()
+        entries: dict[str, Mapping[str, Any]] = {}
+        eligible: list[Deployment] = []
+        for entry in candidates:
+            deployment = binding.known(entry)
+            if deployment is not None and not deployment.held:
+                entries[deployment.id] = entry
+                eligible.append(deployment)
+        left: Sequence[Deployment] = eligible
+        tried = self._attempt.ledger if self._attempt is not None else None
+        if tried is not None and tried.tried:
+            left = tried.narrow(left)
+        if not left:
+            return _LITELLM
+        limits = any(tier.respects_limits for tier in group.tiers.values())
+        counts = limits and any(d.tpm is not None for d in left)
+        ask = ask_of(group.strategy, request_kwargs, prompt, counts=counts)
+        self._drop()
+        self.lease = binding.engine.acquire_from(group, left, ask)
+        return _LITELLM if self.lease is None else entries[self.lease.deployment.id]
+
+    def _own_strategy(
+        self, model: str, candidates: Sequence[Mapping[str, Any]]
+    ) -> tuple[str, Mapping[str, Any]] | None:
+        plan = self._plan
+        if plan is None:
+            return strategies_by_name.of_model(candidates)
+        if plan.overlay is not None:
+            return plan.overlay, plan.options
+        core = self._binding.core()
+        target = (plan.alias or {}).get(model)
+        if isinstance(target, Mapping):
+            target = target.get("model")
+        resolved = target if isinstance(target, str) else model
+        return strategies_by_name.of_model(candidates) or strategies_by_name.of_router(
+            core, self._binding.band, resolved
+        )
+
+    def settled(self, picked: Any) -> None:
+        """LiteLLM's pipeline has ended with `picked`: the lease of the choice, or one on that, is the attempt's."""
+        lease, self.lease = self.lease, None
+        counter = tally.delegated if lease is None else tally.filtered
+        tally.count(counter, self.why)
+        deployment = self._binding.known(picked)
+        if lease is not None and lease.deployment is not deployment:
+            # Something after the strategy decided otherwise.
+            lease.release(cancelled=True)
+            lease = None
+        attempt = self._attempt
+        if attempt is None or not attempt.open:
+            if lease is not None:
+                lease.release(cancelled=True)
+        elif lease is not None:
+            attempt.take(lease)
+        elif deployment is not None:
+            attempt.take(self._binding.engine.acquire_deployment(deployment))
+
+    def failed(self) -> None:
+        """LiteLLM's pipeline has ended with an error."""
+        self._drop()
+        tally.count(tally.delegated, self.why)
+
+    def _drop(self) -> None:
+        if self.lease is not None:
+            self.lease.release(cancelled=True)
+            self.lease = None
+
+
+_running: ContextVar[Filtered | None] = ContextVar("fast_router_filtered", default=None)
+
+
+class filtered_pick:  # noqa: N801 - used as a function
+    """`with filtered_pick(filtered, core) as pick: return pick.settled(original(...))`.
+
+    Args:
+        filtered: Under what LiteLLM's pipeline runs, None for LiteLLM alone.
+        core: The Router's core.
+    """
+
+    __slots__ = ("_core", "_filtered", "_outer")
+
+    def __init__(self, filtered: Filtered | None, core: Any) -> None:
+        self._filtered = filtered
+        self._core = core
+        self._outer: Filtered | None = None
+
+    def __enter__(self) -> filtered_pick:  # noqa: PYI034 - it is never subclassed
+        self._outer = _running.get()
+        _running.set(self._filtered)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        _running.set(self._outer)
+        if error is not None and self._filtered is not None:
+            try:
+                self._filtered.failed()
+            except Exception as ours:  # noqa: BLE001 - LiteLLM's error is the one to raise
+                tally.failed(ours, "a pick that failed")
+
+    def settled(self, picked: Any) -> Any:
+        """Take the lease for what LiteLLM's pipeline has picked, and hand that on."""
+        try:
+            if self._filtered is not None:
+                self._filtered.settled(picked)
+            else:
+                tally.count(tally.delegated, _ALONE)
+                self._count_in(picked)
+        except Exception as error:  # noqa: BLE001 - there is a pick: it counts, whatever is wrong with us
+            tally.failed(error, "the lease of a pick")
+        return picked
+
+    def _count_in(self, picked: Any) -> None:
+        binding, attempt = existing(self._core), current.get()
+        deployment = binding.known(picked) if binding is not None else None
+        if binding is not None and deployment is not None and attempt is not None:
+            attempt.take(binding.engine.acquire_deployment(deployment))
+
+
+def count_tokens(messages: Any, text: Any) -> float:
+    """The tokens of a prompt, as LiteLLM's strategies count them."""
+    import litellm  # noqa: PLC0415 - it is imported: its Router asks
+
+    try:
+        return float(litellm.token_counter(messages=messages, text=text))
+    except Exception:  # noqa: BLE001 - LiteLLM takes a prompt that cannot be counted for an empty one
+        return 0.0
+
+
+def ask_of(strategy: str, request_kwargs: Mapping[str, Any], prompt: tuple[Any, Any], *, counts: bool) -> Ask | None:
+    """What a strategy needs to know about a request, None if there is nothing.
+
+    Args:
+        strategy: Its canonical name.
+        request_kwargs: The request as LiteLLM's selection gets it.
+        prompt: Its messages and its input; one of them is None.
+        counts: Whether its tokens matter, because a candidate has a tokens/minute limit.
+    """
+    tokens = count_tokens(*prompt) if counts else 0.0
+    stream = request_kwargs.get("stream") is True
+    key = None
+    if strategy.endswith("_affinity"):
+        key = _text_of(prompt) if strategy.startswith("prefix") else _session_of(request_kwargs)
+    return Ask((), tokens, stream, key) if tokens or stream or key is not None else None
+
+
+def _session_of(request_kwargs: Mapping[str, Any]) -> str | None:
+    """What names a session, the most particular first: LiteLLM's own words for it, then OpenAI's."""
+    places: list[tuple[Any, str]] = [(request_kwargs, "litellm_session_id")]
+    for bucket in (request_kwargs.get("litellm_metadata"), request_kwargs.get("metadata")):
+        places += [(bucket, "session_id"), (bucket, "litellm_session_id")]
+    places += [(request_kwargs, "prompt_cache_key"), (request_kwargs, "user"), (request_kwargs, "safety_identifier")]
+    for place, word in places:
+        value = place.get(word) if isinstance(place, Mapping) else None
+        if isinstance(value, str) and value:
+            return value
+    return None
+
+
+def _text_of(prompt: tuple[Any, Any]) -> str | None:
+    """The prompt as one text, in the order in which a server's cache would see it."""
+    messages, text = prompt
+    if isinstance(text, str):
+        return text or None
+    parts: list[str] = []
+    for message in messages if isinstance(messages, (list, tuple)) else text if isinstance(text, list) else ():
+        content = message.get("content") if isinstance(message, Mapping) else message
+        parts.append(str(message.get("role", "")) if isinstance(message, Mapping) else "")
+        pieces = content if isinstance(content, list) else [content]
+        parts += [piece.get("text", "") if isinstance(piece, Mapping) else str(piece or "") for piece in pieces]
+    return "\n".join(part for part in parts if isinstance(part, str)) or None
+
+
+# -- what stands in LiteLLM's place ------------------------------------------------------------------------
+
+
+_SELECTOR_ARGUMENTS = ("model_group", "healthy_deployments", "messages", "input", "request_kwargs")
+
+
+def _choose(strategy: str, selector: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    filtered = _running.get()
+    if filtered is None:
+        return _LITELLM
+    try:
+        given = dict(zip(_SELECTOR_ARGUMENTS, args, strict=False))
+        given.update(kwargs)
+        return filtered.choose(
+            strategy,
+            options_of(selector),
+            given["model_group"],
+            given["healthy_deployments"],
+            given.get("request_kwargs") or {},
+            (given.get("messages"), given.get("input")),
+        )
+    except Exception as error:  # noqa: BLE001 - LiteLLM's own choice answers
+        _not_chosen(error)
+        return _LITELLM
+
+
+def _not_chosen(error: Exception) -> None:
+    # A mistake in the configuration is no error of ours; it was told when the plan was compiled.
+    if not isinstance(error, FastRouterError):
+        tally.failed(error, "a choice")
+
+
+def _async_selector(strategy: str, original: Any) -> Any:
+    async def async_get_available_deployments(self: Any, *args: Any, **kwargs: Any) -> Any:
+        chosen = _choose(strategy, self, args, kwargs)
+        if chosen is not _LITELLM:
+            return chosen
+        for hook in before_choice:
+            hook(self)
+        return await original(self, *args, **kwargs)
+
+    return async_get_available_deployments
+
+
+def _sync_selector(strategy: str, original: Any) -> Any:
+    def get_available_deployments(self: Any, *args: Any, **kwargs: Any) -> Any:
+        chosen = _choose(strategy, self, args, kwargs)
+        if chosen is not _LITELLM:
+            return chosen
+        for hook in before_choice:
+            hook(self)
+        return original(self, *args, **kwargs)
+
+    return get_available_deployments
+
+
+def _shuffle(original: Any) -> Any:
+    def simple_shuffle(*args: Any, **kwargs: Any) -> Any:
+        filtered = _running.get()
+        if filtered is not None:
+            try:
+                # (how to resolve an alias, or the Router; the candidates; the model; the request from 1.106 on)
+                candidates = kwargs["healthy_deployments"] if "healthy_deployments" in kwargs else args[1]
+                model = kwargs["model"] if "model" in kwargs else args[2]
+                request = kwargs.get("request_kwargs") or (args[3] if len(args) > 3 else None) or {}
+                chosen = filtered.choose("simple_shuffle", {}, model, candidates, request, (None, None))
+            except Exception as error:  # noqa: BLE001 - LiteLLM's own choice answers
+                _not_chosen(error)
+            else:
+                if chosen is not _LITELLM:
+                    return chosen
+        return original(*args, **kwargs)
+
+    return simple_shuffle
+
+
+def install_choice(patches: PatchSet, band: Band) -> None:
+    """Replace what LiteLLM asks for a choice."""
+    patches.replace(band.module, "simple_shuffle", _shuffle)
+    install_selectors(patches, band.module)
+
+
+def install_selectors(patches: PatchSet, module: ModuleType) -> None:
+    """Replace the choice of LiteLLM's strategy objects, whose classes are found in `module`."""
+    for name, strategy in (
+        ("LeastBusyLoggingHandler", "least_busy"),
+        ("LowestLatencyLoggingHandler", "latency_based"),
+        ("LowestCostLoggingHandler", "cost_based"),
+        ("LowestTPMLoggingHandler", "usage_based"),
+        ("LowestTPMLoggingHandler_v2", "usage_based"),
+    ):
+        cls = vars(module).get(name)
+        if cls is None:
+            continue
+        for method, make in (
+            ("async_get_available_deployments", _async_selector),
+            ("get_available_deployments", _sync_selector),
+        ):
+            if method in vars(cls):
+                patches.replace(cls, method, partial(make, strategy))

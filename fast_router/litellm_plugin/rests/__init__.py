@@ -1,0 +1,1 @@
+"""Cooldowns: read from LiteLLM, repaired, decided and probed."""

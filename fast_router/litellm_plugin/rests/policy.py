@@ -1,0 +1,268 @@
+"""The failover policy of one `litellm.Router`: our breakers beside LiteLLM's cooldowns.
+
+LiteLLM's rules stay LiteLLM's: what rests by its `allowed_fails`, `allowed_fails_policy`, rate limits, refused
+keys and error rate is decided by its own code, and our breakers take those rests over. What LiteLLM never rests is
+decided here: dead hosts, timeouts and failures in a row. Both are written to LiteLLM's cooldown store, so that
+every way to pick, its own included, and every process that shares its Redis sees the same.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from fast_router import settings
+from fast_router.engine.deployment import RESTING
+from fast_router.engine.failover.breaker import BreakerOptions, BreakerState, Change
+from fast_router.engine.failover.failures import FailureKind
+from fast_router.engine.failover.ledger import BudgetOptions
+from fast_router.engine.failover.outliers import OutlierOptions
+from fast_router.engine.failover.policy import EjectionOptions, FailoverPolicy
+from fast_router.engine.failover.retry_after import retry_after_from_error
+from fast_router.engine.failover.silence import SilenceOptions
+from fast_router.litellm_plugin.picks.binding import bind
+from fast_router.litellm_plugin.rests.health_probes import HealthMonitor
+from fast_router.litellm_plugin.tally import LOGGER, tally
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from fast_router.engine import Deployment
+    from fast_router.engine.failover.hedging import HedgeOptions, HedgePolicy
+    from fast_router.litellm_plugin.bands.methods import Band
+
+__all__ = ["LiteLLMFailover", "explicit_allowed_fails", "memory_of", "note_allowed_fails", "policy_of"]
+
+_STATE = "_fast_router_failover"
+_ALLOWED = "_fast_router_allowed_fails"
+# Breaker options that `model_info: {fast_router: {…}}` may set for one deployment.
+_PER_DEPLOYMENT = {
+    "breaker_connection_errors": "consecutive",
+    "breaker_server_errors": "consecutive_server",
+    "breaker_growth": "growth",
+    "breaker_max_cooldown": "max_cooldown",
+    "breaker_probe_timeout": "probe_timeout",
+    "breaker_slow_start": "slow_start",
+}
+
+
+def policy_of(core: Any, band: Band) -> LiteLLMFailover:
+    """Give the failover of a Router's core, made at its first use."""
+    found: LiteLLMFailover | None = vars(core).get(_STATE)
+    if found is None:
+        binding = bind(core, band)
+        with binding.lock:
+            found = vars(core).get(_STATE)
+            if found is None:
+                found = LiteLLMFailover(core, band)
+                vars(core)[_STATE] = found
+    return found
+
+
+def explicit_allowed_fails(core: Any) -> bool:
+    """Tell whether the user set the Router's `allowed_fails`, be it to LiteLLM's default value."""
+    return bool(vars(core).get(_ALLOWED))
+
+
+def note_allowed_fails(core: Any, arguments: Mapping[str, Any]) -> None:
+    """Remember that the user set `allowed_fails` (a Router keeps only the value, which may be the default)."""
+    if arguments.get("allowed_fails") is not None:
+        vars(core)[_ALLOWED] = True
+
+
+class LiteLLMFailover:
+    """One Router's breakers, tied to its settings and its cooldown store.
+
+    Attributes:
+        policy: The engine's side.
+        hedges: Each model's hedging, with the options that it was made with.
+        health: The active probes.
+    """
+
+    def __init__(self, core: Any, band: Band) -> None:
+        self._core = weakref.ref(core)
+        self._band = band
+        self._router = bind(core, band).router
+        options = settings.current()
+        self._writing = False
+        self.policy = FailoverPolicy(
+            self._router.engine,
+            self.members,
+            options=self._options,
+            ejection=EjectionOptions(options.breaker_max_share, options.breaker_panic),
+            budget=BudgetOptions(options.retry_budget_ratio, options.retry_budget_per_second),
+            outliers=OutlierOptions(interval=options.outlier_interval) if options.outlier_interval else None,
+            silence=SilenceOptions(options.breaker_silence) if options.breaker_silence else None,
+            decides=self._decides,
+            retry_after=self._retry_after,
+            why=self._why,
+            on_change=self._changed,
+        )
+        self._router.failover = self.policy
+        self.hedges: dict[str, tuple[HedgeOptions, HedgePolicy]] = {}
+        self.health = HealthMonitor(self)
+        self.health.start()
+
+    # What the policy asks.
+
+    def members(self, deployment: Deployment) -> Sequence[Deployment]:
+        """Give the group that a deployment belongs to."""
+        group = self._router.groups.get(deployment.name)
+        if group is not None and deployment in group.members:
+            return group.members
+        # A group of another name (alias, routing group, wildcard): its tiers know their members.
+        found = {member: None for strategy in deployment.strategies for member in strategy.members}
+        return tuple(found) or (deployment,)
+
+    def _options(self, deployment: Deployment) -> BreakerOptions:
+        current = settings.current()
+        core = self._core()
+        cooldown = _own_cooldown(deployment)
+        if cooldown is None:
+            cooldown = self._band.read(core, "cooldown_time", default=5.0) if core is not None else 5.0
+        values: dict[str, Any] = {
+            "consecutive": current.breaker_connection_errors,
+            "consecutive_server": current.breaker_server_errors,
+            "growth": current.breaker_growth,
+            "max_cooldown": current.breaker_max_cooldown,
+            "probe_timeout": current.breaker_probe_timeout,
+            "slow_start": current.breaker_slow_start,
+        }
+        own = _info(deployment).get("fast_router")
+        if isinstance(own, dict):
+            values.update({_PER_DEPLOYMENT[k]: v for k, v in own.items() if k in _PER_DEPLOYMENT})
+        allowed = self._allowed_fails(deployment)
+        # Rates, rate limits, refused keys and missing models are LiteLLM's to judge.
+        return BreakerOptions(
+            cooldown=float(cooldown or 0.0),
+            jitter=0.0,
+            error_rate=1.0,
+            immediate=frozenset(),
+            allowed_fails=allowed,
+            **values,
+        )
+
+    def _allowed_fails(self, deployment: Deployment) -> int | None:
+        own = _info(deployment).get("allowed_fails")
+        if own is not None:
+            return int(own)
+        core = self._core()
+        if core is None or not _counts_fails(self._band, core):
+            return None
+        value = self._band.read(core, "allowed_fails", default=None)
+        return None if value is None else int(value)
+
+    def _decides(self, deployment: Deployment, error: BaseException, kind: FailureKind) -> bool:
+        core = self._core()
+        if core is None or not settings.current().breaker:
+            return False
+        if self._band.read(core, "disable_cooldowns", default=False) or not self._options(deployment).cooldown:
+            return False
+        if deployment.id in (self._band.read(core, "provider_default_deployment_ids", default=()) or ()):
+            return False
+        if getattr(error, "_fast_router_callers_timeout", False):
+            return False
+        info = _info(deployment)
+        counted = (
+            info.get("allowed_fails") is not None
+            or info.get("allowed_fails_policy") is not None
+            or _counts_fails(self._band, core)
+        )
+        # Where the user counts fails, LiteLLM counts them; it leaves out connection errors alone.
+        return kind is FailureKind.CONNECTION if counted else True
+
+    @staticmethod
+    def _retry_after(deployment: Deployment, error: BaseException) -> float | None:
+        # A deployment's own cooldown_time goes before any header, as in LiteLLM.
+        return None if _own_cooldown(deployment) is not None else retry_after_from_error(error)
+
+    def _why(self, deployment: Deployment) -> str:
+        core = self._core()
+        cache = None if core is None else self._band.read(core, "cooldown_cache")
+        entry = None
+        if cache is not None:
+            entry = memory_of(cache).get_cache(type(cache).get_cooldown_cache_key(deployment.id))
+        status = entry.get("status_code") if isinstance(entry, dict) else None
+        return "a cooldown" if status is None else f"LiteLLM's cooldown after status {status}"
+
+    # What follows from a change.
+
+    def _changed(self, deployment: Deployment, change: Change) -> None:
+        try:
+            self._write(deployment, change)
+        except Exception as error:  # noqa: BLE001 - LiteLLM's store is a copy: ours stands without it
+            tally.failed(error, "writing a cooldown")
+        if change.new is change.old:
+            return
+        resting = bool(deployment.held & RESTING)
+        if change.new is BreakerState.OPEN:
+            seconds = max(0.0, change.until - self._router.engine.clock())
+            what = f"rests for {seconds:.1f} s" if resting else "goes on serving (too many others rest)"
+            LOGGER.warning("deployment %r of %r %s: %s", deployment.id, deployment.name, what, change.reason)
+        else:
+            state = change.new.value.replace("_", "-")
+            LOGGER.info("deployment %r of %r is %s: %s", deployment.id, deployment.name, state, change.reason)
+
+    def _write(self, deployment: Deployment, change: Change) -> None:
+        core = self._core()
+        cache = None if core is None else self._band.read(core, "cooldown_cache")
+        if cache is None or change.new is BreakerState.HALF_OPEN:
+            return
+        now = self._router.engine.clock()
+        if change.new is BreakerState.OPEN:
+            if not change.ordered and deployment.held & RESTING:
+                status = 500 if change.failure is None else _STATUS.get(change.failure, 500)
+                cache.add_deployment_to_cooldown(
+                    model_id=deployment.id,
+                    original_exception=RuntimeError(change.reason),
+                    exception_status=status,
+                    cooldown_time=max(0.0, deployment.resting_until - now),
+                )
+        elif change.old is BreakerState.OPEN:
+            # Back before its deadline: nobody else should hold it either.
+            _store_of(cache).delete_cache(type(cache).get_cooldown_cache_key(deployment.id))
+
+
+def _store_of(cache: Any) -> Any:
+    """Give the two-tier cache that holds LiteLLM's cooldowns: its own from 1.106 on, before that the Router's."""
+    return getattr(cache, "cooldown_store", None) or cache.cache
+
+
+def memory_of(cache: Any) -> Any:
+    """Give this process's tier of it."""
+    return _store_of(cache).in_memory_cache
+
+
+_STATUS = {
+    FailureKind.RATE_LIMIT: 429,
+    FailureKind.AUTH: 401,
+    FailureKind.NOT_FOUND: 404,
+    FailureKind.TIMEOUT: 408,
+}
+
+
+def _info(deployment: Deployment) -> Mapping[str, Any]:
+    info = deployment.entry.get("model_info")
+    return info if isinstance(info, dict) else {}
+
+
+def _own_cooldown(deployment: Deployment) -> float | None:
+    """Give a deployment's own `cooldown_time` in seconds (model_info before litellm_params, as in LiteLLM)."""
+    for source in (_info(deployment), deployment.entry.get("litellm_params")):
+        value = source.get("cooldown_time") if isinstance(source, dict) else None
+        if isinstance(value, (int, float)) and value >= 0:
+            return float(value)
+    return None
+
+
+def _counts_fails(band: Band, core: Any) -> bool:
+    """Tell whether the Router counts fails by its own rule rather than by rates."""
+    import litellm  # noqa: PLC0415
+
+    if band.read(core, "allowed_fails_policy", default=None) is not None:
+        return True
+    value = band.read(core, "allowed_fails", default=None)
+    if value is None:
+        return False
+    explicit = explicit_allowed_fails(core) or getattr(core, "explicit_allowed_fails", None) is not None
+    return explicit or value != litellm.allowed_fails

@@ -1,0 +1,345 @@
+"""The options' values: read from arguments, environment and file, checked, and the same for the whole process.
+
+Which options there are, `settings_table` says. Read values with `settings.current().<name>`; the object is immutable
+and replaced when somebody calls `configure()`, so `current() is seen` tells whether anything changed. Code that must
+act on a change registers with `on_change`.
+
+Precedence: `configure()` > environment > file > default. The file is the YAML named by `FAST_ROUTER_CONFIG`; its
+`fast_router:` section counts if it has one (so that LiteLLM's own config.yaml can carry it), else the whole file.
+
+Only the standard library is imported here; pydantic and PyYAML wait until there is something to check.
+"""
+
+
+# ruff: noqa: PLC0415 - pydantic, PyYAML and friends are imported when needed: `import fast_router` stays cheap
+
+from __future__ import annotations
+
+import os
+import threading
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from fast_router.errors import ConfigurationError
+from fast_router.settings.table import PREFIX, Row, Settings, markdown, options, rows, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+__all__ = [
+    "PREFIX",
+    "Row",
+    "Settings",
+    "configure",
+    "current",
+    "enabled",
+    "has_section",
+    "load",
+    "markdown",
+    "on_change",
+    "reset",
+    "rows",
+    "shown",
+    "sources",
+    "unknown_variables",
+]
+
+_ON = frozenset({"1", "true", "yes", "on", "t", "y"})
+_OFF = frozenset({"0", "false", "no", "off", "f", "n"})
+# A file with one of these and no `fast_router:` section is LiteLLM's alone.
+_LITELLM_SECTIONS = frozenset(
+    {"model_list", "litellm_settings", "router_settings", "general_settings", "environment_variables", "include"}
+)
+# Strategies that only LiteLLM has; everything else must be in our registry.
+_LITELLM_STRATEGIES = frozenset({"provider-budget-routing", "lar1", "lar1-routing"})
+# What a URL may begin with. Celery routing needs a single Redis: it refuses the two with +cluster itself.
+_SCHEMES = {
+    "redis_url": ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster"),
+    "celery_broker_url": ("amqp", "amqps", "redis", "rediss"),
+}
+# Variables that are no options: those of the tests, and what the launcher tells the proxy of an Albert file.
+_NO_OPTIONS = (f"{PREFIX}TEST_", f"{PREFIX}ALBERT_")
+
+
+@lru_cache(maxsize=1)
+def _validators() -> dict[str, Any]:
+    import typing
+
+    from pydantic import Field, TypeAdapter
+
+    levels = typing.Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+    hints = typing.get_type_hints(Settings, {"Any": typing.Any, "Literal": typing.Literal, "LogLevel": levels})
+    make: Any = TypeAdapter  # its own type does not admit an annotation that is only known at run time
+    return {name: make(typing.Annotated[hints[name], Field(**spec.bounds)]) for name, spec in options().items()}
+
+
+def _from_text(kind: str, text: str) -> object:
+    """What a string of the environment stands for, as far as pydantic cannot tell."""
+    if kind == "list":
+        return tuple(text.replace(",", " ").split())
+    if kind == "mapping":
+        import yaml
+
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError:
+            return text  # which is no mapping: the check below says so, without showing it
+    if kind == "level":
+        return text.upper()
+    return text.strip()
+
+
+def _from_file(path: str) -> dict[str, object]:
+    from pathlib import Path
+
+    import yaml
+
+    try:
+        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        msg = f"{path}: cannot be read ({error.strerror or error}); {PREFIX}CONFIG must name a YAML file"
+        raise ConfigurationError(msg) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark is not None else ""
+        msg = f"{path}: not valid YAML{where}: {getattr(error, 'problem', None) or 'cannot be parsed'}"
+        raise ConfigurationError(msg) from None
+    if document is None:
+        return {}
+    if isinstance(document, dict):
+        if "fast_router" in document:
+            document = document["fast_router"] or {}
+        elif _LITELLM_SECTIONS & document.keys():
+            return {}
+    if not isinstance(document, dict):
+        msg = f"{path}: expected a mapping of options such as `max_wait: 2`, found {type(document).__name__}"
+        raise ConfigurationError(msg)
+    return dict(document)
+
+
+def has_section(path: str) -> bool:
+    """Whether a YAML file, LiteLLM's for example, has a `fast_router:` section; False if it cannot be read."""
+    from pathlib import Path
+
+    import yaml
+
+    try:
+        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(document, dict) and "fast_router" in document
+
+
+def _unknown(name: object, known: Mapping[str, object]) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(str(name), known, n=1)
+    return f"no such option; did you mean {near[0]!r}?" if near else "no such option; `fast-router settings` lists them"
+
+
+def load(
+    arguments: Mapping[str, object] | None = None, environ: Mapping[str, str] | None = None
+) -> tuple[Settings, dict[str, str]]:
+    """Read the options from all their sources.
+
+    Args:
+        arguments: What `configure()` was told; None values count as not given.
+        environ: The environment, `os.environ` by default.
+
+    Returns:
+        The settings, and for each option that is not at its default where its value came from.
+
+    Raises:
+        ConfigurationError: One error that names every option with a wrong value, its source and the remedy.
+    """
+    given = {name: value for name, value in (arguments or {}).items() if value is not None}
+    env = os.environ if environ is None else environ
+    table = {row.name: row for row in rows()}
+    problems: list[str] = []
+    found: dict[str, tuple[str, object]] = {}
+    path = given.get("config") or env.get(PREFIX + "CONFIG", "").strip()
+    if path:
+        for name, value in _from_file(str(path)).items():
+            if name not in table:
+                problems.append(f"{path}: {name}: {_unknown(name, table)}")
+            elif value is not None:
+                found[name] = (f"{path}: {name}", value)
+    for row in table.values():
+        text = env.get(row.env, "")
+        if text.strip():
+            found[row.name] = (row.env, _from_text(row.type, text))
+    for name, value in given.items():
+        if name in table:
+            found[name] = (f"configure({name}=…)", value)
+        else:
+            problems.append(f"configure({name}=…): {_unknown(name, table)}")
+    values: dict[str, Any] = {}
+    for name, (source, value) in found.items():
+        try:
+            values[name] = _checked(name, value)
+        except ValueError as error:
+            problems.append(f"{source}: {_complaint(table[name], value, error)}")
+    if problems:
+        msg = problems[0] if len(problems) == 1 else "settings:\n  " + "\n  ".join(problems)
+        raise ConfigurationError(msg)
+    return Settings(**values), {name: source for name, (source, _) in found.items()}
+
+
+def _checked(name: str, value: object) -> object:
+    checked: object = _validators()[name].validate_python(value)
+    if name == "disabled_features" and isinstance(checked, tuple):
+        return _features(checked)
+    if name == "strategy" and isinstance(checked, str) and checked not in _LITELLM_STRATEGIES:
+        from fast_router.engine.strategies import canonical
+
+        canonical(checked)
+    # An empty URL stands for none. One that is wrong is not taken apart: any part of it could be a password.
+    if name in _SCHEMES and checked and str(checked).partition("://")[0].lower() not in _SCHEMES[name]:
+        begin = ", ".join(f"{scheme}://" for scheme in _SCHEMES[name])
+        msg = f"its value (kept out of this message) is no URL that {name} can use; begin it with one of {begin}"
+        raise ConfigurationError(msg)
+    return checked
+
+
+def _features(given: tuple[str, ...]) -> tuple[str, ...]:
+    names = tuple(feature.lower().replace("-", "_") for feature in given)
+    if names:
+        from fast_router.settings.features import known
+
+        features = sorted(known())
+        wrong = [_no_feature(name, features) for name in names if name not in features]
+        if wrong:
+            raise ConfigurationError("; ".join(wrong))
+    return names
+
+
+def _no_feature(name: str, features: list[str]) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, features, n=1)
+    remedy = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(features)}"
+    return f"there is no feature {name!r}; {remedy}"
+
+
+def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
+    """What is wrong with the names of the environment that begin with `FAST_ROUTER_`: a sentence for each such name."""
+    names = [name for name in sorted(os.environ if environ is None else environ) if name.startswith(PREFIX)]
+    known = {row.env for row in rows()} if names else set()
+    found = []
+    for name in names:
+        if name not in known and not name.startswith(_NO_OPTIONS):
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, known, n=1, cutoff=0.8)
+            remedy = f"did you mean {near[0]}?" if near else "`fast-router settings` lists the options"
+            found.append(f"{name} is set, but there is no such option; {remedy}")
+    return found
+
+
+def _complaint(row: Row, value: object, error: ValueError) -> str:
+    if isinstance(error, ConfigurationError):
+        return str(error)
+    details = getattr(error, "errors", None)
+    reason = details(include_url=False, include_input=False)[0]["msg"] if callable(details) else str(error)
+    shown = "its value (kept out of this message)" if row.secret else repr(value)
+    unit = f", {row.unit}" if row.unit else ""
+    return f"{shown}: {reason[:1].lower()}{reason[1:]} ({row.name}: {row.type}{unit}, default {row.default})"
+
+
+_lock = threading.RLock()
+_arguments: dict[str, object] = {}
+_current: Settings | None = None
+_listeners: list[Callable[[Settings], None]] = []
+
+
+def current() -> Settings:
+    """The settings in force; read from the environment and the file at the first call.
+
+    Raises:
+        ConfigurationError: A value is wrong (see `load`).
+    """
+    global _current  # noqa: PLW0603 - one process, one set of options
+    seen = _current
+    if seen is None:
+        with _lock:
+            if _current is None:
+                _current = load(_arguments)[0]
+                _set_log_level(_current)
+            seen = _current
+    return seen
+
+
+def configure(**arguments: object) -> Settings:
+    """Set options by argument; they win over environment and file. None gives an option back to those.
+
+    Returns:
+        The settings now in force.
+
+    Raises:
+        ConfigurationError: An option is unknown or its value wrong; nothing has changed then.
+    """
+    global _current  # noqa: PLW0603
+    with _lock:
+        merged = {**_arguments, **arguments}
+        settings, _ = load(merged)
+        _arguments.clear()
+        _arguments.update({name: value for name, value in merged.items() if value is not None})
+        _current = settings
+        _set_log_level(settings)
+        listeners = tuple(_listeners)
+    for listener in listeners:
+        listener(settings)
+    return settings
+
+
+def _set_log_level(settings: Settings) -> None:
+    # Only if somebody asked for a level: the program's own logging configuration stands otherwise.
+    if "log_level" in vars(settings):
+        from fast_router.settings.log_level import set_level
+
+        set_level(settings.log_level)
+
+
+def sources() -> dict[str, str]:
+    """Where each option that is not at its default got its value."""
+    with _lock:
+        return load(_arguments)[1]
+
+
+def on_change(listener: Callable[[Settings], None]) -> Callable[[], None]:
+    """Call `listener` with the new settings after each `configure()`; returns a function that stops it."""
+    with _lock:
+        _listeners.append(listener)
+
+    def stop() -> None:
+        with _lock:
+            if listener in _listeners:
+                _listeners.remove(listener)
+
+    return stop
+
+
+def reset() -> None:
+    """Forget what `configure()` was told and read environment and file again at the next use."""
+    global _current  # noqa: PLW0603
+    with _lock:
+        _arguments.clear()
+        _current = None
+
+
+def enabled() -> bool:
+    """Whether fast_router may touch LiteLLM; answered without importing anything unless a file is named.
+
+    Raises:
+        ConfigurationError: FAST_ROUTER_ENABLED is neither a yes nor a no.
+    """
+    if "enabled" in _arguments or _current is not None or os.environ.get(PREFIX + "CONFIG", "").strip():
+        return current().enabled
+    text = os.environ.get(PREFIX + "ENABLED", "").strip().lower()
+    if not text or text in _ON:
+        return True
+    if text in _OFF:
+        return False
+    msg = f"{PREFIX}ENABLED: {text!r} is neither a yes nor a no; use 1 or 0"
+    raise ConfigurationError(msg)

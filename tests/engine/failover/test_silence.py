@@ -1,0 +1,332 @@
+"""Deployments that fall silent: noticed long before a timeout, back with the first sign of life."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from fast_router.engine.failover.breaker import BreakerState
+from fast_router.engine.failover.policy import EjectionOptions
+from fast_router.engine.failover.silence import SilenceOptions
+from tests.engine.failover.test_policy import Failed, Fleet
+
+OPTIONS = SilenceOptions(factor=2, calls=2, min_seconds=1, samples=50, min_samples=10)
+SECOND = 1.0
+
+
+def fleet(size=3, **policy):
+    """A group whose answers take a second, and which knows that."""
+    found = Fleet(size, silence=OPTIONS, **policy)
+    for n in range(12):
+        answer(found, n % size)
+    return found
+
+
+def answer(fleet, to, seconds=SECOND):
+    lease = fleet.lease(to)
+    fleet.now += seconds
+    lease.release()
+
+
+def siblings_answer(fleet, seconds, *, to=1, each=0.5):
+    """Let time pass in which one other member answers, twice a second."""
+    for _ in range(round(seconds / each)):
+        answer(fleet, to, each)
+
+
+def state(fleet, member=0):
+    return fleet.policy.state(f"d{member}")
+
+
+def test_calls_that_all_wait_too_long_rest_their_deployment():
+    f = fleet()
+    stuck = [f.lease(0), f.lease(0)]
+    siblings_answer(f, 2)
+    assert state(f) is BreakerState.CLOSED  # not yet twice as long as the slowest answer
+    siblings_answer(f, 2)
+    assert f.policy.describe("d0") == {
+        "state": "open",
+        "reason": "at least 2 calls wait for over 2.0 s, the others answer within 1.0 s",
+        "seconds_left": pytest.approx(10, abs=1.5),
+    }
+    assert f.served() == {"d1", "d2"}
+    assert all(lease.open for lease in stuck)
+    assert f.members[0].in_flight == 2
+
+
+def test_one_call_that_takes_long_is_just_long():
+    f = fleet()
+    f.lease(0)
+    siblings_answer(f, 60)
+    assert state(f) is BreakerState.CLOSED
+
+
+def test_calls_that_keep_coming_hide_no_silence():
+    f = fleet()
+    for _ in range(12):
+        f.lease(0)
+        siblings_answer(f, 0.5)
+    assert state(f) is BreakerState.OPEN
+
+
+def test_an_answer_in_between_is_a_sign_of_life_even_if_older_calls_go_on_waiting():
+    f = fleet()
+    for _ in range(9):
+        f.lease(0)
+    for _ in range(20):
+        siblings_answer(f, 1.5)
+        answer(f, 0, 0.2)
+    assert state(f) is BreakerState.CLOSED
+
+
+def test_older_calls_than_the_last_answer_are_slow_ones_not_silence():
+    f = fleet()
+    for _ in range(9):
+        f.lease(0)
+    answer(f, 0)
+    siblings_answer(f, 60)
+    assert state(f) is BreakerState.CLOSED
+
+
+def test_streams_that_have_begun_are_not_silent():
+    f = fleet()
+    for _ in range(3):
+        f.lease(0).first_token()
+    siblings_answer(f, 60)
+    assert state(f) is BreakerState.CLOSED
+    assert f.members[0].talking == 3
+
+
+def test_first_tokens_are_what_streams_are_measured_by():
+    f = Fleet(3, silence=OPTIONS)
+    for n in range(12):  # a second to the first token; none of these streams has come to its end
+        lease = f.lease(1 + n % 2)
+        f.now += SECOND
+        lease.first_token()
+    f.lease(0), f.lease(0)
+    for _ in range(6):
+        lease = f.lease(1)
+        f.now += SECOND
+        lease.first_token()
+    assert state(f) is BreakerState.OPEN
+
+
+def test_where_nobody_answers_nobody_is_blamed():
+    f = fleet()
+    for n in range(9):
+        f.lease(n % 3)
+    f.now += 100
+    late = f.lease(1)  # one that began after it all; the first to be heard
+    f.now += 0.1
+    late.release()
+    assert {state(f, n) for n in range(3)} == {BreakerState.CLOSED}
+
+
+def test_answers_to_calls_that_are_as_old_prove_nothing():
+    f = fleet()
+    old = [f.lease(1) for _ in range(9)]
+    f.lease(0), f.lease(0)
+    answer(f, 1, 0.1)  # the look from which the silence counts
+    for lease in old:  # the whole group is slow, and d0 not slower than the others
+        f.now += SECOND
+        lease.release()
+    assert state(f) is BreakerState.CLOSED
+
+
+def test_a_process_that_stood_still_has_not_listened():
+    f = fleet()
+    f.lease(0), f.lease(0)
+    siblings_answer(f, 1.5, each=0.25)
+    f.now += 3600  # suspended
+    answer(f, 1, 0.1)
+    assert state(f) is BreakerState.CLOSED
+
+
+def test_the_first_sign_of_life_brings_it_back():
+    for sign in ("answer", "first token"):
+        f = fleet()
+        stuck = [f.lease(0), f.lease(0)]
+        siblings_answer(f, 5)
+        assert state(f) is BreakerState.OPEN
+        if sign == "answer":
+            stuck[1].release()
+        else:
+            f.policy.first_token(stuck[1])
+        assert state(f) is BreakerState.CLOSED
+        assert f.served() == {"d0", "d1", "d2"}
+
+
+def test_a_timeout_of_a_call_under_way_is_no_sign_of_life():
+    f = fleet()
+    stuck = [f.lease(0), f.lease(0)]
+    siblings_answer(f, 5)
+    stuck[0].release(TimeoutError())
+    assert state(f) is BreakerState.OPEN
+
+
+def test_after_its_rest_one_probe_goes_and_the_calls_that_are_stuck_count_no_more():
+    f = fleet()
+    [f.lease(0) for _ in range(5)]
+    siblings_answer(f, 5)
+    f.now += 10
+    probe = f.lease(0)
+    assert state(f) is BreakerState.HALF_OPEN
+    probe.release()
+    siblings_answer(f, 60)
+    assert state(f) is BreakerState.CLOSED
+    f.lease(0), f.lease(0)
+    siblings_answer(f, 5)
+    assert state(f) is BreakerState.OPEN
+
+
+def test_calls_that_their_callers_give_up_one_by_one_are_not_long_ones():
+    f = fleet()
+    waiting = [f.lease(0), f.lease(0)]
+    for _ in range(60):
+        waiting.append(f.lease(0))
+        waiting.pop(0).release(cancelled=True)
+        siblings_answer(f, 0.5)
+    assert state(f) is BreakerState.CLOSED
+
+
+def test_after_a_health_check_has_woken_it_the_calls_that_are_stuck_count_no_more():
+    f = fleet()
+    f.lease(0), f.lease(0)
+    siblings_answer(f, 5)
+    f.policy.wake(f.members[0], "its health check succeeded")
+    siblings_answer(f, 60)
+    assert state(f) is BreakerState.CLOSED
+
+
+def test_probes_are_judged_by_what_they_say_not_by_their_silence():
+    f = fleet()
+    f.lease(0), f.lease(0)
+    siblings_answer(f, 5)
+    f.now += 10
+    f.lease(0)
+    siblings_answer(f, 5)
+    f.lease(0)
+    siblings_answer(f, 60)
+    assert state(f) is BreakerState.HALF_OPEN
+
+
+def test_nobody_rests_beyond_the_cap():
+    f = fleet(3, ejection=EjectionOptions(max_share=0.3, panic=False))
+    f.call(Failed(429), to=2)
+    f.lease(0), f.lease(0)
+    siblings_answer(f, 9)
+    assert state(f) is BreakerState.CLOSED
+    f.policy.wake(f.members[2], "well")
+    siblings_answer(f, 1)
+    assert state(f) is BreakerState.OPEN
+
+
+def test_it_is_for_others_to_decide_where_they_decide_about_timeouts():
+    f = fleet(decides=lambda deployment, error, kind: False)
+    f.lease(0), f.lease(0)
+    siblings_answer(f, 9)
+    assert state(f) is BreakerState.CLOSED
+
+
+def test_nobody_is_judged_by_too_few_answers():
+    f = Fleet(3, silence=OPTIONS)
+    f.lease(0), f.lease(0)
+    siblings_answer(f, 4)  # eight answers, ten are asked for
+    assert state(f) is BreakerState.CLOSED
+
+
+def test_a_closed_policy_listens_no_longer():
+    f = fleet()
+    f.policy.close()
+    f.lease(0), f.lease(0)
+    siblings_answer(f, 9)
+    assert state(f) is BreakerState.CLOSED
+
+
+@pytest.mark.parametrize("wrong", [{"factor": 0}, {"calls": 0}, {"min_samples": 9, "samples": 8}, {"min_seconds": -1}])
+def test_options_are_checked(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        SilenceOptions(**wrong)
+
+
+class SilenceMachine(RuleBasedStateMachine):
+    """Random histories: who is rested has truly said nothing for as long as it takes, to as many calls."""
+
+    @initialize(size=st.integers(2, 4))
+    def build(self, size):
+        self.f = Fleet(size, silence=OPTIONS, ejection=EjectionOptions(panic=False))
+        self.heard = dict.fromkeys(range(size), -1.0)
+        self.out = []  # (member, lease)
+        self.seen = []
+        self.rested: set[int] = set()
+
+    @rule(member=st.integers(0, 3), calls=st.integers(1, 3))
+    def ask(self, member, calls):
+        member %= len(self.f.members)
+        for _ in range(calls):
+            self.out.append((member, self.f.lease(member)))
+
+    @rule(seconds=st.sampled_from([0.05, 0.3, 1.0, 5.0]))
+    def time_passes(self, seconds):
+        self.f.now += seconds
+
+    @rule(member=st.integers(0, 3), times=st.integers(1, 12))
+    def a_member_answers_at_once(self, member, times):
+        member %= len(self.f.members)
+        for _ in range(times):
+            lease = self.f.lease(member)
+            self.f.now += 0.2
+            self._tell(member, lease, lease.release)
+            self.check()
+
+    @precondition(lambda self: getattr(self, "out", None))
+    @rule(data=st.data(), how=st.sampled_from(["answer", "token", "cancel", "timeout"]))
+    def end(self, data, how):
+        member, lease = self.out.pop(data.draw(st.integers(0, len(self.out) - 1)))
+        if how == "answer":
+            self._tell(member, lease, lease.release)
+        elif how == "token":
+            self._tell(member, lease, lease.first_token)
+            self.out.append((member, lease))
+        elif how == "cancel":
+            lease.release(cancelled=True)
+        else:
+            lease.release(TimeoutError())
+
+    def _tell(self, member, lease, sign):
+        if lease.seconds_to_first_token is None:
+            self.seen.append(self.f.now - lease.started)
+        self.heard[member] = self.f.now
+        sign()
+
+    @invariant()
+    def check(self):
+        if not hasattr(self, "f"):
+            return
+        for member in range(len(self.f.members)):
+            told = self.f.policy.describe(f"d{member}")
+            silent = told["state"] == "open" and "wait for over" in told["reason"]
+            if silent and member not in self.rested:
+                limit = max(1.0, 2 * max(self.seen[-50:]))
+                waiting = [
+                    lease
+                    for m, lease in self.out
+                    if m == member and lease.seconds_to_first_token is None and self.f.now - lease.started >= limit
+                ]
+                assert len(waiting) >= 2
+                assert self.f.now - self.heard[member] >= limit
+                assert len(self.seen) >= 10
+            (self.rested.add if silent else self.rested.discard)(member)
+
+    @invariant()
+    def talking_is_open_streams_that_have_begun(self):
+        if hasattr(self, "f"):
+            for n, member in enumerate(self.f.members):
+                begun = [lease for m, lease in self.out if m == n and lease.seconds_to_first_token is not None]
+                assert member.talking == len(begun)
+
+
+TestSilenceMachine = SilenceMachine.TestCase
+TestSilenceMachine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

@@ -1,0 +1,486 @@
+"""Failover in LiteLLM's own loops: real Routers against real HTTP servers that fail on order."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import socket
+import time
+
+import litellm
+import pytest
+from litellm import Router
+from litellm.caching.caching import Cache
+from litellm.litellm_core_utils.litellm_logging import Logging
+from litellm.types.router import RouterRateLimitError
+
+import fast_router
+from fast_router import settings
+from fast_router.litellm_plugin.hook import _switch
+from fast_router.litellm_plugin.rests.policy import memory_of, policy_of
+from fast_router.testing import Fleet
+
+MESSAGES = [{"role": "user", "content": "hello"}]
+logging.getLogger("LiteLLM Router").setLevel(logging.CRITICAL)
+
+
+@pytest.fixture(scope="module")
+def fleet():
+    with Fleet(3) as running:
+        yield running
+
+
+@pytest.fixture
+def servers(fleet):
+    found = list(fleet.values())
+    for server in found:
+        server.order(
+            error_rate=0.0,
+            throttle_rate=0.0,
+            reset_rate=0.0,
+            hang_rate=0.0,
+            cut_rate=0.0,
+            latency=0.0,
+            script=(),
+            retry_after=None,
+            error_status=500,
+            per_token=0.0,
+            first_token=0.0,
+        )
+        server.reset()
+    return found
+
+
+@pytest.fixture(autouse=True)
+def plugin():
+    assert fast_router.enable()
+    before = fast_router.status()["errors"]["count"]
+    yield
+    settings.reset()
+    assert fast_router.status()["errors"]["count"] == before, fast_router.status()["errors"]
+
+
+def entry(id_, api_base, *, info=None, **params):
+    return {
+        "model_name": "m",
+        "litellm_params": {"model": "openai/test-model", "api_base": api_base, "api_key": "k", **params},
+        "model_info": {"id": id_, **(info or {})},
+    }
+
+
+def router(servers, *, each=None, **options):
+    options.setdefault("num_retries", 2)
+    return Router(model_list=[entry(f"d{i}", s.api_base, **(each or {})) for i, s in enumerate(servers)], **options)
+
+
+def refused():
+    """An address on which nobody listens."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{held.getsockname()[1]}/v1"
+
+
+async def ask(r, **kwargs):
+    return await r.acompletion(model="m", messages=MESSAGES, **kwargs)
+
+
+def failover(r):
+    return policy_of(_switch.band.core_of(r), _switch.band).policy
+
+
+def requests(servers):
+    return [s.records.requests for s in servers]
+
+
+# -- the ledger ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", ["simple-shuffle", "least-busy", "latency-based-routing"])
+async def test_a_retry_goes_to_a_deployment_that_has_not_been_tried(servers, strategy):
+    for server in servers:
+        server.order(error_rate=1.0)
+    r = router(servers, routing_strategy=strategy, disable_cooldowns=True)
+    for n in range(1, 6):
+        with pytest.raises(litellm.InternalServerError):
+            await ask(r)
+        assert requests(servers) == [n, n, n]
+
+
+def test_synchronous_retries_too(servers):
+    for server in servers:
+        server.order(error_rate=1.0)
+    r = router(servers, disable_cooldowns=True)
+    for n in range(1, 4):
+        with pytest.raises(litellm.InternalServerError):
+            r.completion(model="m", messages=MESSAGES)
+        assert requests(servers) == [n, n, n]
+
+
+async def test_embeddings_too(servers):
+    for server in servers:
+        server.order(error_rate=1.0)
+    r = router(servers, disable_cooldowns=True)
+    with pytest.raises(litellm.InternalServerError):
+        await r.aembedding(model="m", input=["hello"])
+    # The openai client retries embeddings by itself, on the same server; every server has its turn once.
+    assert len(set(requests(servers))) == 1
+
+
+async def test_when_all_were_tried_the_oldest_failure_is_next(servers):
+    for server in servers:
+        server.order(error_rate=1.0)
+    r = router(servers, disable_cooldowns=True, num_retries=5)
+    with pytest.raises(litellm.InternalServerError):
+        await ask(r)
+    assert requests(servers) == [2, 2, 2]
+
+
+async def test_the_same_tier_first_then_the_next(servers):
+    for server in servers[:2]:
+        server.order(error_rate=1.0)
+    r = Router(
+        model_list=[entry(f"d{i}", s.api_base, order=1 if i < 2 else 2) for i, s in enumerate(servers)],
+        num_retries=2,
+        disable_cooldowns=True,
+    )
+    await ask(r)
+    assert requests(servers) == [1, 1, 1]
+
+
+async def test_a_fallback_group_knows_what_was_tried(servers):
+    servers[0].order(error_rate=1.0)
+    r = Router(
+        model_list=[entry("d0", servers[0].api_base), {**entry("d1", servers[1].api_base), "model_name": "other"}],
+        num_retries=0,
+        fallbacks=[{"m": ["other"]}],
+        disable_cooldowns=True,
+    )
+    await ask(r)
+    assert requests(servers) == [1, 1, 0]
+
+
+# -- who rests -----------------------------------------------------------------------------------------------
+
+
+async def test_a_dead_host_rests(servers):
+    r = Router(
+        model_list=[entry("dead", refused()), *(entry(f"d{i}", s.api_base) for i, s in enumerate(servers))],
+        num_retries=2,
+        cooldown_time=3600,
+    )
+    for _ in range(40):
+        await ask(r)
+    described = failover(r).describe("dead")
+    assert described["state"] == "open"
+    assert "in a row" in described["reason"]
+    picks = fast_router.advanced_router(r).deployments["dead"].picks
+    assert picks == 2
+    # LiteLLM's own store, which other processes and its own picks read, knows it too.
+    core = r.__dict__.get("_core", r)
+    cache = getattr(core, "_core_cooldown_cache", None) or r.cooldown_cache
+    assert [id_ for id_, _ in cache.get_active_cooldowns(["dead", "d0"], None)] == ["dead"]
+
+
+async def test_the_last_one_standing_keeps_serving(servers):
+    r = Router(model_list=[entry("dead1", refused()), entry("dead2", refused())], num_retries=2)
+    # Six attempts: from five failures of one deployment on, LiteLLM's own error rate would rest it, too.
+    for _ in range(2):
+        with pytest.raises(Exception, match=r"[Cc]onnect"):
+            await ask(r)
+    states = [failover(r).describe(i)["state"] for i in ("dead1", "dead2")]
+    assert states == ["open", "open"]
+    resting = [d.resting_until for d in fast_router.advanced_router(r).deployments.values() if d.held]
+    assert len(resting) == 1
+
+
+async def test_bad_requests_rest_nobody(servers):
+    for server in servers:
+        server.order(error_rate=1.0, error_status=400)
+    r = router(servers)
+    for _ in range(20):
+        with pytest.raises(litellm.BadRequestError):
+            await ask(r)
+    assert all(failover(r).describe(f"d{i}")["state"] == "closed" for i in range(3))
+
+
+async def test_allowed_fails_of_three_means_three(servers):
+    servers[0].order(error_rate=1.0, error_status=429)
+    r = router(servers, allowed_fails=3, cooldown_time=3600)
+    while servers[0].records.requests < 3:
+        await ask(r)
+    assert failover(r).describe("d0")["state"] == "closed"
+    for _ in range(60):
+        await ask(r)
+    assert servers[0].records.requests == 4
+    assert failover(r).describe("d0")["state"] == "open"
+
+
+async def test_retry_after_is_honoured_and_never_shortened(servers):
+    for server in servers:
+        server.order(throttle_rate=1.0, retry_after=3000)
+    r = router(servers)
+    with pytest.raises(litellm.RateLimitError):
+        await ask(r)
+    before = {i: failover(r).describe(f"d{i}")["seconds_left"] for i in range(3)}
+    assert all(2000 < seconds <= 3000 for seconds in before.values())
+    core = r.__dict__.get("_core", r)
+    cache = getattr(core, "_core_cooldown_cache", None) or r.cooldown_cache
+    cache.add_deployment_to_cooldown("d0", RuntimeError("again"), 429, 1.0)
+    assert failover(r).describe("d0")["seconds_left"] > 2000
+    assert dict(cache.get_active_cooldowns(["d0"], None))["d0"]["cooldown_time"] == pytest.approx(3000, abs=600)
+    # And a later one counts from when it comes.
+    cache.add_deployment_to_cooldown("d0", RuntimeError("again"), 429, 60000.0)
+    assert failover(r).describe("d0")["seconds_left"] > 50000
+    assert memory_of(cache).ttl_dict["deployment:d0:cooldown"] > time.time() + 50000
+
+
+async def test_the_error_tells_the_true_remaining_time(servers):
+    for server in servers:
+        server.order(throttle_rate=1.0, retry_after=3000)
+    r = router(servers, num_retries=2)
+    with pytest.raises(litellm.RateLimitError):
+        await ask(r)
+    core = r.__dict__.get("_core", r)
+    cache = getattr(core, "_core_cooldown_cache", None) or r.cooldown_cache
+    for i in range(3):
+        value = memory_of(cache).get_cache(f"deployment:d{i}:cooldown")
+        value["timestamp"] -= 2000
+    with pytest.raises(RouterRateLimitError) as caught:
+        await ask(r)
+    assert 0 < caught.value.cooldown_time <= 1000.1
+
+
+async def test_failures_behind_a_shared_logging_object_are_seen(servers):
+    """The proxy shares one logging object among all attempts: LiteLLM's callback fires for the first alone."""
+    for server in servers:
+        server.order(error_rate=1.0, error_status=401)
+    r = router(servers, num_retries=2)
+    shared = Logging(
+        model="m",
+        messages=MESSAGES,
+        stream=False,
+        call_type="acompletion",
+        start_time=time.time(),
+        litellm_call_id="one",
+        function_id="one",
+    )
+    with pytest.raises(litellm.AuthenticationError):
+        await ask(r, litellm_logging_obj=shared, litellm_call_id="one")
+    assert requests(servers) == [1, 1, 1]
+    assert [failover(r).describe(f"d{i}")["state"] for i in range(3)] == ["open"] * 3
+
+
+async def test_a_callers_own_timeout_blames_nobody(servers):
+    for server in servers:
+        server.order(latency=1.0)
+    r = router(servers, num_retries=0)
+    for _ in range(4):
+        with pytest.raises(litellm.Timeout):
+            await ask(r, timeout=0.05)
+    assert all(failover(r).describe(f"d{i}")["state"] == "closed" for i in range(3))
+
+
+async def test_a_recovered_deployment_comes_back_by_one_probe(servers):
+    servers[0].order(throttle_rate=1.0, retry_after=1)
+    r = router(servers)
+    while failover(r).describe("d0")["state"] == "closed":
+        await ask(r)
+    servers[0].order(throttle_rate=0.0)
+    for server in servers:
+        server.reset()
+    deadline = time.monotonic() + 20
+    while failover(r).describe("d0")["state"] != "closed" and time.monotonic() < deadline:
+        await ask(r)
+        await asyncio.sleep(0.02)
+    assert failover(r).describe("d0")["state"] == "closed"
+    assert servers[0].records.requests == 1
+
+
+async def test_one_log_line_for_each_change_and_none_with_a_key(servers, caplog):
+    caplog.set_level(logging.INFO, logger="fast_router")
+    servers[0].order(throttle_rate=1.0, retry_after=60)
+    # Names of its own: LiteLLM tells every Router of a process about every failure.
+    r = Router(model_list=[entry(f"log{i}", s.api_base) for i, s in enumerate(servers)], num_retries=2)
+    for _ in range(30):
+        await ask(r)
+    lines = [record.getMessage() for record in caplog.records if record.name == "fast_router"]
+    assert lines == ["deployment 'log0' of 'm' rests for 60.0 s: LiteLLM's cooldown after status 429"]
+
+
+async def test_the_status_tells_who_rests_why_and_until_when(servers):
+    gone = refused()
+    names = ["rests", "well"]
+    r = Router(
+        model_list=[entry(name, base) for name, base in zip(names, [gone, servers[1].api_base], strict=True)],
+        num_retries=2,
+        cooldown_time=600,
+    )
+    for _ in range(12):
+        await ask(r)
+    (told,) = [found for found in fast_router.status()["resting"] if found["id"] in names]
+    assert 500 < told.pop("seconds_left") <= 600
+    assert told == {
+        "model": "m",
+        "id": "rests",
+        "state": "open",
+        "reason": "2 connection errors or timeouts in a row",
+    }
+
+
+# -- servers that hang ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_server_that_hangs_rests_long_before_its_timeout_and_its_calls_go_on(servers, stream):
+    r = router(servers, timeout=300, stream_timeout=300, cooldown_time=600)
+
+    async def call():
+        response = await ask(r, stream=stream)
+        if stream:
+            assert [chunk async for chunk in response]
+
+    silences = failover(r)._silences
+    silences._options = dataclasses.replace(silences._options, min_seconds=0.5)
+    for _ in range(30):
+        await call()
+    servers[0].order(hang_rate=1.0)
+    under_way = set()
+    deadline = time.monotonic() + 60
+    try:
+        while failover(r).describe("d0")["state"] == "closed" and time.monotonic() < deadline:
+            under_way.add(asyncio.create_task(call()))
+            await asyncio.wait(under_way, timeout=0.02, return_when=asyncio.FIRST_COMPLETED)
+        told = failover(r).describe("d0")
+        assert told["state"] == "open"
+        assert "the others answer within" in told["reason"]
+        hanging = failover(r).engine.deployments["d0"]
+        assert hanging.in_flight >= 2
+        picks = hanging.picks
+        for _ in range(12):
+            await call()
+        assert hanging.picks == picks
+    finally:
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+
+
+# -- budgets and sleeps --------------------------------------------------------------------------------------
+
+
+async def test_the_retry_budget_bounds_the_load_of_an_outage(servers):
+    settings.configure(retry_budget_ratio=0.0, retry_budget_per_second=0.4)
+    for server in servers:
+        server.order(error_rate=1.0)
+    r = router(servers, num_retries=2, disable_cooldowns=True)
+    began = time.monotonic()
+    for _ in range(20):
+        with pytest.raises(litellm.InternalServerError):
+            await ask(r)
+    # 0.4 × 10 s of retries in each window of ten seconds, which a slow machine may see several of.
+    windows = (time.monotonic() - began) // 9 + 1
+    assert 24 <= sum(requests(servers)) <= 20 + 4 * windows
+
+
+async def test_a_repeat_waits_for_retry_after(servers):
+    for server in servers[:2]:
+        server.order(throttle_rate=1.0, retry_after=1)
+    r = router(servers[:2], num_retries=2, disable_cooldowns=True)
+    began = time.monotonic()
+    with pytest.raises(litellm.RateLimitError):
+        await ask(r)
+    assert requests(servers[:2]) in ([2, 1], [1, 2])
+    assert time.monotonic() - began >= 0.9
+
+
+# -- waiting -------------------------------------------------------------------------------------------------
+
+
+async def test_without_max_wait_it_fails_at_once_as_litellm_does(servers):
+    r = router(servers)
+    for i in range(3):
+        await ask(r)
+        fast_router.advanced_router(r).rest(f"d{i}", 30)
+    core = r.__dict__.get("_core", r)
+    cache = getattr(core, "_core_cooldown_cache", None) or r.cooldown_cache
+    for i in range(3):
+        cache.add_deployment_to_cooldown(f"d{i}", RuntimeError("x"), 429, 30.0)
+    with pytest.raises(RouterRateLimitError):
+        await ask(r)
+
+
+async def test_max_wait_waits_for_the_first_to_come_back(servers):
+    for server in servers:
+        server.order(throttle_rate=1.0, retry_after=1)
+    r = router(servers, num_retries=2)
+    with pytest.raises(litellm.RateLimitError):
+        await ask(r)
+    settings.configure(max_wait=10)
+    for server in servers:
+        server.order(throttle_rate=0.0)
+    answers = await asyncio.gather(*(ask(r) for _ in range(12)))
+    assert len(answers) == 12
+
+
+async def test_max_wait_gives_up_with_litellms_error(servers):
+    for server in servers:
+        server.order(throttle_rate=1.0, retry_after=3000)
+    r = router(servers, num_retries=2)
+    with pytest.raises(litellm.RateLimitError):
+        await ask(r)
+    settings.configure(max_wait=0.3)
+    began = time.monotonic()
+    with pytest.raises(RouterRateLimitError) as caught:
+        await ask(r, num_retries=0)
+    assert 2000 < caught.value.cooldown_time <= 3000
+    assert time.monotonic() - began >= 0.29
+
+
+async def test_a_cancelled_waiter_leaves_nothing_behind(servers):
+    for server in servers:
+        server.order(throttle_rate=1.0, retry_after=30)
+    r = router(servers, num_retries=2)
+    with pytest.raises(litellm.RateLimitError):
+        await ask(r)
+    settings.configure(max_wait=30)
+    waiting = asyncio.ensure_future(ask(r))
+    core = r.__dict__.get("_core", r)
+    deadline = time.monotonic() + 10
+    while "_fast_router_waiting" not in vars(core) and time.monotonic() < deadline:
+        await asyncio.sleep(0.01)
+    queue = vars(core)["_fast_router_waiting"].queue(fast_router.advanced_router(r).groups["m"])
+    while len(queue) != 1 and time.monotonic() < deadline:
+        await asyncio.sleep(0.01)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert len(queue) == 0
+    assert not queue.busy
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_from_the_cache_is_no_proof_that_a_deployment_is_back(servers, monkeypatch, stream):
+    monkeypatch.setattr(litellm, "cache", Cache(type="local"))
+    r = router(servers)
+
+    async def call():
+        response = await ask(r, stream=stream, caching=True)
+        if stream:
+            assert [chunk async for chunk in response]
+        return response._hidden_params.get("cache_hit")
+
+    deadline = time.monotonic() + 20
+    while not await call() and time.monotonic() < deadline:
+        await asyncio.sleep(0.01)  # it is written in the background
+    asked = sum(requests(servers))
+    policy = failover(r)
+    deployment = policy.engine.deployments["d0"]
+    policy.trip(deployment, "a test", 0.01)
+    picks = deployment.picks
+    while deployment.picks == picks and time.monotonic() < deadline:
+        await call()
+        await asyncio.sleep(0.001)
+    assert deployment.picks == picks + 1
+    assert sum(requests(servers)) == asked
+    assert policy.describe("d0")["state"] == "half_open"
