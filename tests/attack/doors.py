@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from fast_router.engine.deployment import RESTING
 from tests.attack.upstreams import KEY, MEMBERS
 
 GOOD, EVE = "sk-of-good", "sk-of-eve"
@@ -101,11 +102,26 @@ class RouterDoor:
                 pass
         return _of(response)
 
+    def known(self) -> dict[str, Any]:
+        """What has been learnt about each deployment's health and speed."""
+        import fast_router
+
+        if without_plugin():
+            return {}
+        ours = fast_router.advanced_router(self.router)
+        ours.engine.settle()
+        return {
+            id_: (d.ewma, d.ewma_failed, d.latency, tuple(d.latencies), d.speed, d.held & RESTING, d.in_flight)
+            for id_, d in ours.deployments.items()
+            if id_.rpartition("-")[2] in MEMBERS
+        }
+
     def resting(self) -> list[str]:
         """Ids of the deployments that get nothing now, with the reason."""
         import fast_router
-        from fast_router.engine.deployment import RESTING
 
+        if without_plugin():
+            return []
         ours = fast_router.advanced_router(self.router)
         failover = ours.failover
         return [
@@ -148,6 +164,9 @@ class ProxyDoor:
 
     def __init__(self, url: str) -> None:
         self._client = httpx.AsyncClient(base_url=url, timeout=120, trust_env=False, limits=httpx.Limits())
+
+    def known(self) -> None:
+        """What is known inside is not seen from outside."""
 
     async def close(self) -> None:
         """Close its connections."""
