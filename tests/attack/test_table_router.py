@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-
 import pytest
 
 from tests.attack import table
-from tests.attack.doors import RouterDoor, entries
-from tests.attack.upstreams import OWN, fleet
-
-
-@pytest.fixture(scope="module")
-def upstreams():
-    logging.disable(logging.CRITICAL)
-    with fleet() as made:
-        yield made
-    logging.disable(logging.NOTSET)
+from tests.attack.doors import entries
 
 
 @pytest.fixture
-def door_of(upstreams):
-    made = []
-
+def door_of(upstreams, door_to):
     def door(row, **options):
-        model_list = [
-            entry for group in row.names() for entry in entries(upstreams, group, dict(row.params), dict(row.info))
-        ]
-        made.append(RouterDoor(model_list, **options))
-        made[-1].own_endpoint = upstreams[OWN].api_base
-        return made[-1]
+        groups = (entries(upstreams, group, dict(row.params), dict(row.info)) for group in row.names())
+        return door_to([entry for group in groups for entry in group], **options)
 
-    yield door
-    for each in made:
-        each.close()
+    return door
 
 
 def rows(kind):
