@@ -90,7 +90,15 @@ class _Lazy(click.Group):
             raise _needs(ctx.command_path, error) from error
 
 
-_EXTRAS = {"rich": "cli", "redis": "redis", "celery": "celery", "kombu": "celery"}
+_EXTRAS = {
+    "rich": "cli",
+    "redis": "redis",
+    "celery": "celery",
+    "kombu": "celery",
+    "matplotlib": "plots",
+    "zmq": "kv-events",
+    "msgspec": "kv-events",
+}
 
 
 def _needs(command: str, error: ModuleNotFoundError) -> Exception:

@@ -40,6 +40,7 @@ class Deployment:
         capacity: How much load one deployment takes compared with its siblings (1 = the same).
         in_flight: Open leases in this process.
         talking: Those of them whose stream has begun.
+        attempts: What whoever takes leases keeps of those under way (the plugin does), each with its ``lease``.
         outside: Load known from elsewhere (other processes, a server's own metrics), in requests.
         held: Bits that say why it is not eligible; 0 means eligible.
         resting_until: Engine clock, seconds; meaningful while the RESTING bit is set.
@@ -47,6 +48,7 @@ class Deployment:
     """
 
     __slots__ = (
+        "attempts",
         "capacity",
         "counted",
         "counters",
@@ -121,6 +123,7 @@ class Deployment:
         self.rank = 0
         self.in_flight = 0
         self.talking = 0
+        self.attempts: set[Any] = set()
         self.outside = 0.0
         self.held = 0
         self.resting_until = 0.0

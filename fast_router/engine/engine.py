@@ -16,8 +16,9 @@ from heapq import heappop, heappush
 from typing import Any
 
 from fast_router.engine.deployment import CLOSED, FULL, PROBING, QOS, RESTING, SPENT, Deployment
+from fast_router.engine.failover.blame import Blame, blamed
 from fast_router.engine.group import ModelGroup
-from fast_router.engine.learning import observe
+from fast_router.engine.learning import learnt, observe
 from fast_router.engine.lease import Lease
 from fast_router.engine.slow_start import instead_of
 from fast_router.engine.strategies.base import Ask, Rng
@@ -256,6 +257,19 @@ class Engine:
         for hook in self.on_first_token:
             hook(lease)
 
+    def disown(self, lease: Lease, *, elsewhere: bool) -> None:
+        """Take back what a lease has used up; see `Lease.disown`."""
+        deployment = lease.deployment
+        with self.lock:
+            if not lease._open:
+                return
+            if deployment.limited:
+                self._count(deployment, -1.0, 0.0)
+                if deployment.held & SPENT and not self._spent(deployment):
+                    self.free(deployment, SPENT)
+        if elsewhere:
+            self.release(lease, cancelled=True, observe=False)
+
     def abandon(self, lease: Lease) -> None:
         """Close a lease from a finaliser: lock-free, done at the next call; counts as cancelled."""
         if lease._open:
@@ -289,8 +303,13 @@ class Engine:
             if error is None:
                 deployment.successes += 1
             else:
-                deployment.failures += 1
-                deployment.last_failure = type(error).__name__
+                lease.blame = blamed(error, lease)
+                if lease.blame is Blame.DEPLOYMENT:
+                    deployment.failures += 1
+                    deployment.last_failure = type(error).__name__
+                    lease.before = learnt(deployment, now)
+                else:
+                    learn = False
             if learn:
                 observe(deployment, now, now - lease.started, error, completion_tokens, lease._first_token)
                 self._learnt(deployment)
@@ -490,6 +509,12 @@ class Engine:
 
     # -- rpm and tpm -----------------------------------------------------------------------------
 
+    @staticmethod
+    def _spent(deployment: Deployment) -> bool:
+        return (deployment.rpm is not None and deployment.minute_requests >= deployment.rpm) or (
+            deployment.tpm is not None and deployment.minute_tokens >= deployment.tpm
+        )
+
     def _count(self, deployment: Deployment, requests: float, tokens: float) -> None:
         if self._minute_ends == _NEVER:
             seconds = self.wall()
@@ -498,10 +523,7 @@ class Engine:
         self._used[deployment] = None
         deployment.minute_requests += requests
         deployment.minute_tokens += tokens
-        if deployment.limited and (
-            (deployment.rpm is not None and deployment.minute_requests >= deployment.rpm)
-            or (deployment.tpm is not None and deployment.minute_tokens >= deployment.tpm)
-        ):
+        if deployment.limited and self._spent(deployment):
             self.hold(deployment, SPENT)
         if tokens:
             for strategy in deployment.strategies:

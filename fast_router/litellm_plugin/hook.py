@@ -216,8 +216,11 @@ def _patch(module: ModuleType) -> None:
     from fast_router import settings  # noqa: PLC0415
     from fast_router.litellm_plugin.bands.methods import UnknownBandError, find_band  # noqa: PLC0415
     from fast_router.litellm_plugin.patching import PatchSet  # noqa: PLC0415
+    from fast_router.litellm_plugin.start_line import install as install_start_line  # noqa: PLC0415
     from fast_router.litellm_plugin.tally import tally  # noqa: PLC0415
+    from fast_router.settings.log_level import prepare  # noqa: PLC0415
 
+    prepare()
     patches = PatchSet()
     _switch.features, _switch.skipped, _switch.stuck = [], {}, []
     try:
@@ -235,6 +238,7 @@ def _patch(module: ModuleType) -> None:
                 _switch.skipped[name] = "switched off by disabled_features"
             else:
                 _install(name, _installer(path), patches, _switch.band)
+        install_start_line(patches, _switch.band)
     _switch.patches = patches
     _switch.enabled = bool(_switch.features)
     _warn_of_unknown_variables()
@@ -295,8 +299,9 @@ def status() -> dict[str, Any]:
     share their state over Redis: who else is there, and whether Redis answers (or that `limits: strict` has none).
     `resting` lists the deployments that rest or have yet to prove that they are back: model, id, state, reason,
     seconds_left. `celery` is there while Celery routing is on: whether broker and Redis answer, `picks` by workers,
-    `local_picks` by reason.
+    `local_picks` by reason. `capabilities` says of each whether it is on, and why or why not.
     """
+    from fast_router.litellm_plugin.capabilities import capabilities  # noqa: PLC0415
     from fast_router.litellm_plugin.tally import resting, tally  # noqa: PLC0415
 
     with _switch.lock:
@@ -307,6 +312,7 @@ def status() -> dict[str, Any]:
         if band is not None and _switch.enabled and not band.fast_lane:
             unknown = f"the routing code of LiteLLM {band.version} is not one that was checked against"
             skipped["fast lane"] = band.no_fast_lane or unknown
+        features = [*_switch.features, *late]
         return {
             "version": _version(),
             "enabled": _switch.enabled,
@@ -316,13 +322,22 @@ def status() -> dict[str, Any]:
             "band": band.name if band is not None else None,
             "patched": patched,
             "patched_over": list(_switch.stuck),
-            "features": [*_switch.features, *late],
+            "features": features,
             "skipped": skipped,
+            "capabilities": capabilities(band, features, skipped, _why_off()),
             **tally.report(),
             "shared_state": _shared_state(),
             "resting": resting(),
             **_celery(),
         }
+
+
+def _why_off() -> str:
+    if _off_by_environment():
+        return "FAST_ROUTER_ENABLED switches fast_router off"
+    if not _switch.enabled and _WATCHED not in sys.modules:
+        return "LiteLLM is not imported yet"
+    return "" if _switch.enabled else "fast_router is off"
 
 
 def _shared_state() -> list[dict[str, Any]]:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.methods import Band
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["directory", "install", "processes", "start", "stop", "want"]
+__all__ = ["directory", "install", "processes", "start", "stop", "want", "wanted"]
 
 _log = logging.getLogger("fast_router")
 _TIMEOUT = 5.0
@@ -63,7 +63,7 @@ def want() -> None:
     from fast_router.litellm_plugin import hook  # noqa: PLC0415
 
     _state.wanted = True
-    if _wanted() and hook.status()["enabled"]:
+    if wanted() and hook.status()["enabled"]:
         start()
 
 
@@ -73,13 +73,14 @@ def install(patches: PatchSet, band: Band) -> list[str]:  # noqa: ARG001 - a fea
     Returns:
         The names of the features that are on.
     """
-    if not _wanted() or not start():
+    if not wanted() or not start():
         return []
     patches.on_restore(stop)
     return ["process_status"]
 
 
-def _wanted() -> bool:
+def wanted() -> bool:
+    """Whether this process is one that wants to be seen: a proxy, under the launcher, or by the option."""
     option = settings.current().status
     return _state.wanted if option is None else option
 

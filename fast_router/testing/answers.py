@@ -26,6 +26,7 @@ __all__ = [
     "completion_chunks",
     "embeddings",
     "image",
+    "moderation",
     "ocr",
     "prompt_tokens",
     "rerank_albert",
@@ -340,6 +341,13 @@ def image(body: Body) -> Json:
     count = body.get("n")
     wanted = count if isinstance(count, int) and count > 0 else 1
     return {"created": _CREATED, "data": [{"b64_json": _pixel()} for _ in range(wanted)]}
+
+
+def moderation(body: Body, number: int, model: str) -> Json:
+    """A verdict on each input: harmless."""
+    flags = {"harassment": False, "hate": False, "violence": False}
+    verdict = {"flagged": False, "categories": flags, "category_scores": dict.fromkeys(flags, 0.0)}
+    return {"id": f"modr-{number}", "model": model, "results": [verdict for _ in _items(body.get("input"))]}
 
 
 def ocr(model: str, tokens: int) -> Json:

@@ -71,7 +71,8 @@ def tokenizer(name: str | None) -> Tokenize:
     if name.startswith("tiktoken:"):
         import tiktoken  # noqa: PLC0415
 
-        return tiktoken.get_encoding(name.removeprefix("tiktoken:")).encode_ordinary
+        ordinary: Tokenize = tiktoken.get_encoding(name.removeprefix("tiktoken:")).encode_ordinary
+        return ordinary
     path = Path(name)
     if path.is_dir():
         path = path / "tokenizer.json"

@@ -446,6 +446,8 @@ def _whole(
         value = answers.transcription(tokens)
     elif answer == "image":
         value = answers.image(body)
+    elif answer == "moderation":
+        value = answers.moderation(body, number, model)
     else:
         value = answers.ocr(model, tokens)
     return _dump(value).encode(), "application/json"

@@ -328,6 +328,7 @@ def _asynchronous(selection: _Selection, original: Any) -> Any:
                         lease = plan.acquire(plan.group, ask)
                         if lease is not None:
                             attempt.lease = lease
+                            lease.deployment.attempts.add(attempt)
                             attempt.fresh = False
                             tally.fast += 1
                             return lease.deployment.entry
@@ -385,6 +386,7 @@ def _synchronous(selection: _Selection, original: Any) -> Any:
                     lease = plan.acquire(plan.group, ask)
                     if lease is not None:
                         attempt.lease = lease
+                        lease.deployment.attempts.add(attempt)
                         attempt.fresh = False
                         tally.fast += 1
                         return lease.deployment.entry

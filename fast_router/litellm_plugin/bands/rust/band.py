@@ -147,6 +147,11 @@ class RustBinding(Binding):
     def _litellms_strategy(self, core: Any) -> Any:
         return str(core.settings().routing_strategy)
 
+    def list_all(self, core: Any) -> None:
+        """As the core's registry is now; no group is compiled for it, since picks group by their candidates."""
+        self._name_strategy(core)
+        self.refresh(core)
+
     def compile_all(self, core: Any) -> None:
         """Group everybody by model name, so that `router` shows them all."""
         self._name_strategy(core)
