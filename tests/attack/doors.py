@@ -191,7 +191,7 @@ class ProxyDoor:
         answer = await self._client.post(path, content=json.dumps({"model": group, **request}), headers=headers)
         text = answer.text
         if answer.status_code != 200 or '"error":' in text:
-            return Answer(error=f"{answer.status_code}: {text[:400]}")
+            return Answer(error=f"{answer.status_code}: {text[:400]} … {text[-400:]}")
         return Answer(deployment=answer.headers.get("x-litellm-model-id"))
 
 

@@ -70,7 +70,7 @@ async def test_answers_from_an_endpoint_of_ones_own_teach_nothing(upstreams, doo
     def numbers():
         ours = fast_router.advanced_router(door.router)
         return {
-            id_: (d.latency, tuple(d.latencies), d.ewma, d.speed, minute(d))
+            id_: (d.latency, tuple(d.latencies), d.ewma, d.speed, d.minute_requests, d.minute_tokens)
             for id_, d in ours.deployments.items()
             if id_.startswith("own-answers")
         }
