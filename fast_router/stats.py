@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
-from fast_router.engine.deployment import CLOSED, FULL, PROBING, QOS, RESTING, SPENT
+from fast_router import operator_holds
+from fast_router.engine.deployment import CLOSED, FULL, OPERATOR, PROBING, QOS, RESTING, SPENT
 from fast_router.naming import names_of
 
 if TYPE_CHECKING:
-    from fast_router.engine import Deployment
+    from fast_router.changes import Changes
+    from fast_router.engine import Deployment, Engine, ModelGroup
+    from fast_router.engine.failover.policy import FailoverPolicy
     from fast_router.naming import Name
-    from fast_router.router import AdvancedRouter
 
 __all__ = ["groups_of", "held_by", "snapshot"]
 
 _REASONS = (
+    (OPERATOR, "operator"),
     (CLOSED, "closed"),
     (RESTING, "resting"),
     (PROBING, "probing"),
@@ -30,7 +33,27 @@ def held_by(deployment: Deployment) -> list[str]:
     return [word for bit, word in _REASONS if deployment.held & bit]
 
 
-def groups_of(router: AdvancedRouter) -> dict[str, tuple[str, tuple[Deployment, ...]]]:
+class Shown(Protocol):
+    """A router, as far as its numbers go."""
+
+    groups: dict[str, ModelGroup]
+    engine: Engine
+    failover: FailoverPolicy | None
+    changes: Changes
+    complete: Callable[[], None] | None
+
+    @property
+    def strategy(self) -> str:
+        """Its own strategy."""
+        ...
+
+    @property
+    def deployments(self) -> Mapping[str, Deployment]:
+        """Every deployment by id."""
+        ...
+
+
+def groups_of(router: Shown) -> dict[str, tuple[str, tuple[Deployment, ...]]]:
     """Every model group: name → strategy and members. Deployments that no compiled group has go by their own name.
 
     Hold the engine's lock, or live with a moment in between.
@@ -47,7 +70,7 @@ def groups_of(router: AdvancedRouter) -> dict[str, tuple[str, tuple[Deployment, 
     return found
 
 
-def snapshot(router: AdvancedRouter) -> dict[str, Any]:
+def snapshot(router: Shown) -> dict[str, Any]:
     """What `AdvancedRouter.stats()` answers."""
     if router.complete is not None:
         router.complete()
@@ -69,7 +92,7 @@ def snapshot(router: AdvancedRouter) -> dict[str, Any]:
 
 
 def _rows(
-    router: AdvancedRouter, members: Collection[Deployment], names: Mapping[str, Name], now: float
+    router: Shown, members: Collection[Deployment], names: Mapping[str, Name], now: float
 ) -> list[dict[str, Any]]:
     failover, since = router.failover, router.changes.since
     rows = []
@@ -91,6 +114,7 @@ def _rows(
             "latency_of": "token" if d.speed_tokens > 1 else "call",
             "first_token": d.first_token,
             "weight": d.weight,
+            "weight_by_hand": d.operator_weight,
             "order": d.order,
             "eligible": not d.held,
             "held": held_by(d),
@@ -107,7 +131,12 @@ def _condition(d: Deployment, row: Mapping[str, Any], now: float, since: float |
     """One word for how it is, with the reason, since when (epoch seconds), and seconds until that changes."""
     breaker = row["breaker"] or {}
     state, reason, left = "up", None, None
-    if d.held & CLOSED:
+    hold = operator_holds.of(d) if d.held & OPERATOR else None
+    if hold is not None:
+        state = "held" if hold.action == "rest" else "draining" if d.in_flight else "drained"
+        reason, since = hold.words(), hold.at
+        left = None if hold.until is None else round(max(0.0, d.operator_until - now), 3)
+    elif d.held & CLOSED:
         state, reason = "closed", "max_parallel_requests is 0"
     elif breaker.get("state", "closed") != "closed":
         reason, left = breaker["reason"], breaker["seconds_left"]

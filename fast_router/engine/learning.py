@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from math import exp
 from typing import TYPE_CHECKING, NamedTuple
-
-from fast_router.engine.strategies.peak_ewma import failure_seconds, observe_peak
 
 if TYPE_CHECKING:
     from fast_router.engine.deployment import Deployment
 
-__all__ = ["Learnt", "average", "learnt", "observe", "unlearn"]
+__all__ = ["Learnt", "average", "failure_seconds", "learnt", "observe", "observe_peak", "unlearn"]
 
 SAMPLES = 10
 """Latency samples kept per deployment (LiteLLM's max_latency_list_size)."""
@@ -119,3 +118,43 @@ def unlearn(deployment: Deployment, before: Learnt) -> None:
             deployment.latency = sum(deployment.latencies) / len(deployment.latencies)
         if deployment.outside_latency is not None:
             average(deployment)
+
+
+DECAY = 10.0
+"""Seconds after which an estimate that nothing confirms has decayed to 1/e."""
+
+
+FAILURE_FACTOR = 4.0
+"""Times the present estimate that a failed attempt counts for."""
+
+
+FAILURE_PENALTY = 5.0
+"""Seconds that it counts for at the most, unless it took longer or the server is that slow anyway."""
+
+
+def observe_peak(deployment: Deployment, seconds: float, now: float, decay: float = DECAY) -> None:
+    """Feed one attempt's duration (seconds) into the estimate of `deployment`."""
+    ewma = deployment.ewma
+    if ewma is None or seconds > ewma:
+        deployment.ewma = seconds
+        deployment.ewma_load = deployment.in_flight + deployment.outside
+    else:
+        kept = exp((deployment.ewma_at - now) / decay)
+        deployment.ewma = ewma * kept + seconds * (1.0 - kept)
+        load = deployment.in_flight + deployment.outside
+        deployment.ewma_load = deployment.ewma_load * kept + load * (1.0 - kept)
+    deployment.ewma_at = now
+
+
+def failure_seconds(deployment: Deployment, seconds: float) -> float:
+    """What a failed attempt of so many seconds counts for: more than a success, and not for longer than need be.
+
+    The first failure after a success is forgotten within a quarter of a minute, and further ones only begin that time
+    anew: a server that goes on failing is for its breaker.
+    """
+    ewma = deployment.ewma
+    if ewma is None:
+        return max(seconds, FAILURE_PENALTY)
+    if deployment.ewma_failed:
+        return max(seconds, ewma)
+    return max(seconds, ewma, min(FAILURE_FACTOR * ewma, FAILURE_PENALTY))

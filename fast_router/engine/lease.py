@@ -2,16 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from fast_router.engine.deployment import Deployment
-    from fast_router.engine.engine import Engine
     from fast_router.engine.failover.blame import Blame, Case
     from fast_router.engine.learning import Learnt
 
-__all__ = ["Lease"]
+__all__ = ["Lease", "Releases"]
+
+
+class Releases(Protocol):
+    """The engine as a lease sees it: told of its end and of its first token."""
+
+    clock: Callable[[], float]
+
+    def first_token(self, lease: Lease) -> None:
+        """The first token has arrived."""
+
+    def release(
+        self,
+        lease: Lease,
+        error: BaseException | None = None,
+        completion_tokens: float = 0,
+        total_tokens: float = 0,
+        cancelled: bool = False,  # noqa: FBT001, FBT002, RUF100 - called positionally on the hot path
+        observe: bool = True,  # noqa: FBT001, FBT002, RUF100
+    ) -> bool:
+        """The attempt has ended; True the first time."""
+        ...
+
+    def observe(
+        self,
+        deployment: Deployment,
+        seconds: float,
+        *,
+        completion_tokens: float = 0,
+        total_tokens: float = 0,
+        first_token: float | None = None,
+    ) -> None:
+        """Learn from an attempt that was released with `observe=False`."""
+
+    def disown(self, lease: Lease, *, elsewhere: bool) -> None:
+        """The caller asks with a key or at an address of its own."""
+
+    def abandon(self, lease: Lease) -> None:
+        """The attempt has ended in a finaliser: no lock may be taken."""
 
 
 class Lease:
@@ -46,7 +83,7 @@ class Lease:
     blame: Blame
     before: Learnt
 
-    def __init__(self, engine: Engine, deployment: Deployment, started: float) -> None:
+    def __init__(self, engine: Releases, deployment: Deployment, started: float) -> None:
         self._engine = engine
         self._open = True
         self._first_token: float | None = None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from typing import TYPE_CHECKING, Any
 
+from fast_router.litellm_plugin.report import status
 from fast_router.litellm_plugin.tally import tally
 from fast_router.settings.log_level import announce
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.methods import Band
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["install", "line"]
+__all__ = ["install", "line", "routers"]
 
 # What people ask about at once; the rest stands in the status.
 _TOLD = ("fast_picks", "strategies", "failover", "waiting", "hedging", "shared_state", "celery_routing")
@@ -22,10 +24,18 @@ _TOLD = ("fast_picks", "strategies", "failover", "waiting", "hedging", "shared_s
 _UNASKED = ("max_wait is 0", "hedge_percent is 0", "routing is local")
 
 
+_routers: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
 class _Said:
     """Whether this process has said it."""
 
     yet = False
+
+
+def routers() -> list[Any]:
+    """Every `litellm.Router` that was made since, so that it can be shown before its first pick."""
+    return list(_routers)
 
 
 def install(patches: PatchSet, band: Band) -> None:
@@ -38,6 +48,7 @@ def _init(original: Any, band: Band) -> Any:
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - it stands in for that method
         original(self, *args, **kwargs)
+        _routers.add(self)
         if not _Said.yet:
             _Said.yet = True
             try:
@@ -52,35 +63,33 @@ def _init(original: Any, band: Band) -> Any:
 
 
 def _say(band: Band, router: Any, arguments: Mapping[str, Any]) -> None:
-    from fast_router.litellm_plugin import hook  # noqa: PLC0415 - it imports this module
-
     strategy = arguments.get("routing_strategy") or getattr(router, "routing_strategy", None)
     count = len(arguments.get("model_list") or getattr(router, "model_list", None) or ())
-    status = hook.status()
-    announce(line(status, band.version, getattr(strategy, "value", strategy), count))
+    found = status()
+    announce(line(found, band.version, getattr(strategy, "value", strategy), count))
 
 
-def line(status: Mapping[str, Any], litellm: str, strategy: Any, count: int) -> str:
+def line(said: Mapping[str, Any], litellm: str, strategy: Any, count: int) -> str:
     """The line.
 
     Args:
-        status: `fast_router.status()`.
+        said: `fast_router.status()`.
         litellm: LiteLLM's version.
         strategy: What the Router is set to, as the user wrote it.
         count: How many deployments it has.
     """
-    found = status["capabilities"]
+    found = said["capabilities"]
     on = [name.replace("_", " ") for name in _TOLD if found[name]["on"]]
     reasons: dict[str, list[str]] = {}
     for name in _TOLD:
         if not found[name]["on"] and found[name]["why"] not in _UNASKED:
             reasons.setdefault(found[name]["why"], []).append(name.replace("_", " "))
-    for name, why in status["skipped"].items():
+    for name, why in said["skipped"].items():
         if name != "fast lane" and name not in _TOLD:
             reasons.setdefault(why, []).append(name)
     off = [f"{', '.join(names)} ({why})" for why, names in reasons.items()]
     parts = [
-        f"fast_router {status['version']} on LiteLLM {litellm}: {count} deployments by {strategy or 'simple-shuffle'}",
+        f"fast_router {said['version']} on LiteLLM {litellm}: {count} deployments by {strategy or 'simple-shuffle'}",
         f"on: {', '.join(on) or 'nothing'}",
     ]
     if off:

@@ -7,11 +7,16 @@ time, gets every line through its own handlers and no other way.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 __all__ = ["LOGGER", "announce", "prepare", "set_level"]
 
 LOGGER = logging.getLogger("fast_router")
 _FORMAT = "%(asctime)s %(levelname)s %(name)s[%(process)d]: %(message)s"
+
+
+is_server: list[Callable[[], bool]] = [lambda: False]
+"""Whether this process is a server that an operator watches; `observe.process_status` knows."""
 
 
 class _LastResort(logging.StreamHandler):  # type: ignore[type-arg]  # generic only from Python 3.11 on
@@ -45,9 +50,7 @@ def set_level(level: str) -> None:
 
 def announce(message: str) -> None:
     """Log a line at INFO; in a server whose program set up no logging it is written whatever the level."""
-    from fast_router.observe import process_status  # noqa: PLC0415 - it imports the settings, which import this
-
     if LOGGER.isEnabledFor(logging.INFO):
         LOGGER.info("%s", message)
-    elif not _set_up() and LOGGER.level == logging.NOTSET and process_status.wanted():
+    elif not _set_up() and LOGGER.level == logging.NOTSET and is_server[0]():
         LOGGER.handle(LOGGER.makeRecord(LOGGER.name, logging.INFO, __file__, 0, message, (), None))

@@ -7,13 +7,13 @@ engine imports nothing but the standard library.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-__all__ = ["FailureKind", "answered", "certain", "classify", "sent", "status_of"]
+__all__ = ["FailureKind", "answered", "certain", "classify", "remember", "sent", "status_of"]
 
 
 class FailureKind(enum.Enum):
@@ -95,6 +95,7 @@ _UNREACHABLE: Final = frozenset({"ConnectError", "ClientConnectorError", "Connec
 _RESET: Final = frozenset({"ConnectionResetError", "BrokenPipeError", "ServerDisconnectedError"})
 # How deep a chain of causes is followed: exceptions may form long chains in retry loops.
 _DEPTH: Final = 12
+_REMEMBERED: Final = "_fast_router_failure"
 ENDED: Final = "_fast_router_ended"
 """An attribute of errors whose attempt is over: what follows in a chain belongs to an earlier attempt."""
 
@@ -162,6 +163,9 @@ def classify(error: BaseException) -> FailureKind:
     """
     if not isinstance(error, Exception):
         return FailureKind.CANCELLED
+    remembered = _remembered(error)
+    if remembered is not None:
+        return remembered.kind
     if type(error).__name__ == "CancelledError":
         return FailureKind.CANCELLED
     kind = _named(error)
@@ -173,6 +177,24 @@ def classify(error: BaseException) -> FailureKind:
         if below is not None:
             return below
     return kind or FailureKind.SERVER
+
+
+class _Failure(NamedTuple):
+    kind: FailureKind
+    answered: bool
+    sent: bool
+    certain: bool
+
+
+def remember(error: BaseException) -> None:
+    """Keep what a failure means with it, before its chain of causes is rewritten."""
+    if isinstance(error, Exception):
+        vars(error)[_REMEMBERED] = _Failure(classify(error), answered(error), sent(error), certain(error))
+
+
+def _remembered(error: BaseException) -> _Failure | None:
+    found: _Failure | None = getattr(error, _REMEMBERED, None)
+    return found
 
 
 def _of_status(status: int) -> FailureKind:
@@ -220,6 +242,9 @@ def _in_stream(error: BaseException) -> int | None:
 
 def answered(error: BaseException) -> bool:
     """Tell whether the server answered: with an error status, or with an error inside a stream."""
+    remembered = _remembered(error)
+    if remembered is not None:
+        return remembered.answered
     # LiteLLM sets it on what it makes of an answer, and on nothing else.
     if getattr(error, "litellm_response_headers", None) is not None:
         return True
@@ -248,6 +273,9 @@ def sent(error: BaseException) -> bool:
     Returns:
         False if nothing was sent.
     """
+    remembered = _remembered(error)
+    if remembered is not None:
+        return remembered.sent
     if answered(error):
         return True
     if getattr(error, "category", None) == "litellm_rate_limit" or refused_here(error):
@@ -287,6 +315,9 @@ def refused_here(error: BaseException) -> bool:
 
 def certain(error: BaseException) -> bool:
     """Tell whether no request can have brought a failure about: nobody listens at that address."""
+    remembered = _remembered(error)
+    if remembered is not None:
+        return remembered.certain
     unreachable = False
     for cause in _chain(error):
         names = set(_names(cause))

@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fast_router.engine import slow_start
-from fast_router.engine.deployment import PROBING, RESTING
+from fast_router.engine.deployment import CLOSED, OPERATOR, PROBING, RESTING
 from fast_router.engine.failover.blame import Blame, Case, Charge, blame
 from fast_router.engine.failover.breaker import Breaker, BreakerOptions, BreakerState, Change
 from fast_router.engine.failover.ejection import EjectionOptions, OvertakenTimeoutError, SilentTimeoutError
@@ -44,6 +44,18 @@ __all__ = ["EjectionOptions", "FailoverPolicy", "OvertakenTimeoutError", "Silent
 
 # A deadline that moves by less than this many seconds is the same one, read twice.
 _LATER = 0.5
+
+
+def _in_service(members: Callable[[Deployment], Sequence[Deployment]]) -> Callable[[Deployment], Sequence[Deployment]]:
+    """Count those whom their operator holds as not there: what is left of a group must not be emptied either."""
+
+    def serving(deployment: Deployment) -> Sequence[Deployment]:
+        group = members(deployment)
+        if any(member.held & (OPERATOR | CLOSED) for member in group):
+            return [member for member in group if member is deployment or not member.held & (OPERATOR | CLOSED)]
+        return group
+
+    return serving
 
 
 class FailoverPolicy:
@@ -88,7 +100,7 @@ class FailoverPolicy:
     ) -> None:
         self.engine = engine
         self.ejection = ejection or EjectionOptions()
-        self._members = members
+        self._members = _in_service(members)
         self._options = options
         self._budget_options = budget
         self._budgets: dict[str, RetryBudget] = {}

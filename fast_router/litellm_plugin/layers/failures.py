@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.layers.lease import Attempt
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["RequestLedger", "install"]
+__all__ = [
+    "RequestLedger", "ended", "enter", "install", "longer", "new_ledger", "spend", "within_budget",
+]  # fmt: skip
 
 # LiteLLM believes no Retry-After above this when it waits between two attempts.
 _LONGEST_SLEEP = 60.0
@@ -97,8 +99,8 @@ def install(patches: PatchSet, band: Band) -> list[str]:
     Returns:
         The features that are on, for `status()`.
     """
-    attempts.on_end.append(_ended)
-    patches.on_restore(lambda: attempts.on_end.remove(_ended))
+    attempts.on_end.append(ended)
+    patches.on_restore(lambda: attempts.on_end.remove(ended))
     patches.replace(band.core, band.slot("async_function_with_fallbacks"), lambda original: _request(original, band))
     patches.replace(band.core, band.slot("function_with_fallbacks"), _synchronous_request)
     patches.replace(
@@ -124,7 +126,8 @@ def install(patches: PatchSet, band: Band) -> list[str]:
     return done
 
 
-def _new_ledger(core: Any, band: Band, kwargs: Mapping[str, Any], *, may_wait: bool = True) -> RequestLedger:
+def new_ledger(core: Any, band: Band, kwargs: Mapping[str, Any], *, may_wait: bool = True) -> RequestLedger:
+    """Give the ledger of a request that begins now; never raises."""
     failover = None
     try:
         failover = policy_of(core, band)
@@ -140,7 +143,7 @@ def _request(original: Any, band: Band) -> Any:
         if isinstance(attempts.ledger.get(), RequestLedger):
             kwargs.pop(_ON_A_LOOP, None)
             return await original(self, *args, **kwargs)
-        ledger = _new_ledger(self, band, kwargs, may_wait=not kwargs.pop(_ON_A_LOOP, None))
+        ledger = new_ledger(self, band, kwargs, may_wait=not kwargs.pop(_ON_A_LOOP, None))
         token = attempts.ledger.set(ledger)
         try:
             if not settings.current().max_wait or not ledger.may_wait:
@@ -192,7 +195,7 @@ def _mid_stream(original: Any, band: Band) -> Any:
         if watch is None or attempts.ledger.get() is not None:
             return await original(self, *args, **kwargs)
         request = kwargs.get("kwargs")
-        ledger = _new_ledger(self, band, request if isinstance(request, dict) else {})
+        ledger = new_ledger(self, band, request if isinstance(request, dict) else {})
         token = attempts.ledger.set(ledger)
         try:
             earlier = watch.attempt.ledger
@@ -200,7 +203,7 @@ def _mid_stream(original: Any, band: Band) -> Any:
                 for attempt in earlier.attempts:
                     ledger.failed(*attempt)
             elif watch.attempt.lease is not None:
-                _enter(ledger, watch.attempt, error)
+                enter(ledger, watch.attempt, error)
             return await original(self, *args, **kwargs)
         finally:
             attempts.ledger.reset(token)
@@ -226,7 +229,8 @@ def _before_its_first_token(error: Exception, request: Any) -> bool:
 # -- attempts ------------------------------------------------------------------------------------------------
 
 
-def _ended(attempt: Attempt, error: BaseException | None, cancelled: bool) -> None:
+def ended(attempt: Attempt, error: BaseException | None, cancelled: bool) -> None:
+    """Enter the end of an attempt into its request's ledger and its group's budget; one of `attempts.on_end`."""
     ledger = attempt.ledger
     lease = attempt.lease
     if not isinstance(ledger, RequestLedger) or lease is None:
@@ -240,10 +244,11 @@ def _ended(attempt: Attempt, error: BaseException | None, cancelled: bool) -> No
     elif error is None and ledger.attempts and ledger.failover is not None:
         ledger.failover.policy.vindicated(ledger.case)
     if error is not None and not cancelled:
-        _enter(ledger, attempt, error)
+        enter(ledger, attempt, error)
 
 
-def _enter(ledger: RequestLedger, attempt: Attempt, error: BaseException | None) -> None:
+def enter(ledger: RequestLedger, attempt: Attempt, error: BaseException | None) -> None:
+    """Note a failed attempt in a ledger, once however often it is told."""
     lease = attempt.lease
     if lease is None or error is None:
         return
@@ -260,7 +265,7 @@ def _make_call(original: Any, band: Band) -> Any:
         if ledger.__class__ is not RequestLedger:
             return await original(self, original_function, *args, **kwargs)
         retried = ledger.raised if ledger.attempts and ledger.model == kwargs.get("model") else None
-        if retried is not None and not _spend(ledger):
+        if retried is not None and not spend(ledger):
             raise retried
         ledger.model = kwargs.get("model")
         try:
@@ -298,7 +303,7 @@ def _seen(core: Any, band: Band, ledger: RequestLedger, error: Exception, kwargs
 def _should_retry(original: Any) -> Any:
     def should_retry_this_error(self: Any, error: Exception, *args: Any, **kwargs: Any) -> Any:
         result = original(self, error, *args, **kwargs)
-        if not _within_budget():
+        if not within_budget():
             raise error
         return result
 
@@ -331,7 +336,8 @@ def _budget(ledger: object) -> tuple[RetryBudget, float] | None:
     return None if budget is None else (budget, policy.engine.clock())
 
 
-def _within_budget() -> bool:
+def within_budget() -> bool:
+    """Tell whether the running request's group may retry at all; counts a refusal if it may not."""
     found = _budget(attempts.ledger.get())
     if found is None or found[0].left(found[1]) >= 1:
         return True
@@ -339,8 +345,11 @@ def _within_budget() -> bool:
     return False
 
 
-def _spend(ledger: RequestLedger) -> bool:
-    """Take one retry from the budget. LiteLLM asks before a retry (see above), but not under a retry policy."""
+def spend(ledger: RequestLedger) -> bool:
+    """Take one retry from the budget; False if there is none.
+
+    LiteLLM asks before a retry (see above), but not under a retry policy.
+    """
     found = _budget(ledger)
     ledger.retries += 1
     return found is None or found[0].retry(found[1])
@@ -348,35 +357,42 @@ def _spend(ledger: RequestLedger) -> bool:
 
 def _sleep(original: Any) -> Any:
     def _time_to_sleep_before_retry(self: Any, e: Exception, *args: Any, **kwargs: Any) -> float:
-        seconds = float(original(self, e, *args, **kwargs))
-        try:
-            return _longer(self, seconds)
-        except Exception as error:  # noqa: BLE001 - LiteLLM's own time stands
-            tally.failed(error, "the time before a retry")
-            return seconds
-
-    def _longer(core: Any, seconds: float) -> float:
-        """Heed what the provider asks for where the next attempt can only repeat one that failed."""
-        ledger = attempts.ledger.get()
-        if not isinstance(ledger, RequestLedger) or not ledger.attempts:
-            return seconds
-        binding = existing(core)
-        latest = ledger.last()
-        deployment = None if binding is None or latest is None else binding.engine.deployments.get(latest.id)
-        if binding is None or deployment is None or ledger.failover is None:
-            return seconds
-        now = binding.engine.clock()
-        waits = []
-        for member in ledger.failover.members(deployment):
-            known = ledger.knows(member.id)
-            if member.held:
-                continue
-            if known is None:
-                return seconds
-            waits.append(max(0.0, known.at + (known.retry_after or 0.0) - now))
-        wait = min(waits, default=0.0)
-        if wait > _LONGEST_SLEEP:
-            return seconds
-        return max(seconds, wait)
+        return longer(self, float(original(self, e, *args, **kwargs)))
 
     return _time_to_sleep_before_retry
+
+
+def longer(core: Any, seconds: float) -> float:
+    """Heed what the provider asks for where the next attempt can only repeat one that failed; never raises.
+
+    Args:
+        core: The Router's core.
+        seconds: How long LiteLLM would wait before the retry.
+    """
+    try:
+        return _longer(core, seconds)
+    except Exception as error:  # noqa: BLE001 - LiteLLM's own time stands
+        tally.failed(error, "the time before a retry")
+        return seconds
+
+
+def _longer(core: Any, seconds: float) -> float:
+    ledger = attempts.ledger.get()
+    if not isinstance(ledger, RequestLedger) or not ledger.attempts:
+        return seconds
+    binding = existing(core)
+    latest = ledger.last()
+    deployment = None if binding is None or latest is None else binding.engine.deployments.get(latest.id)
+    if binding is None or deployment is None or ledger.failover is None:
+        return seconds
+    now = binding.engine.clock()
+    waits = []
+    for member in ledger.failover.members(deployment):
+        known = ledger.knows(member.id)
+        if member.held:
+            continue
+        if known is None:
+            return seconds
+        waits.append(max(0.0, known.at + (known.retry_after or 0.0) - now))
+    wait = min(waits, default=0.0)
+    return seconds if wait > _LONGEST_SLEEP else max(seconds, wait)

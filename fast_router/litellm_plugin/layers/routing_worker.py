@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.layers.lease import Attempt, Ledger
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.litellm_plugin.picks.binding import Binding
-    from fast_router.litellm_plugin.picks.plan_compiler import Plan
+    from fast_router.litellm_plugin.picks.plan import Plan
 
 __all__ = ["candidates_of", "install", "process_routing"]
 

@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router.engine import Deployment, ModelGroup
 from fast_router.litellm_plugin.picks import strategies_by_name
-from fast_router.litellm_plugin.picks.plan_compiler import STRATEGIES, Plan, compile_plan, price_of
+from fast_router.litellm_plugin.picks.plan import Plan
+from fast_router.litellm_plugin.picks.plan_compiler import compile_plan
+from fast_router.litellm_plugin.picks.prices import price_of
+from fast_router.litellm_plugin.strategy_names import STRATEGIES
 from fast_router.litellm_plugin.tally import LOGGER, tally
 from fast_router.model_entry import read_entry, unknown_keys
 from fast_router.naming import Name, server_of, short_id
@@ -30,6 +33,9 @@ KEY = "_fast_router_binding"
 
 on_bind: list[Callable[[Binding, Any], None]] = []
 """Called with each new binding and its core, once; must return at once and not raise."""
+
+_FOREIGN_NAMES = 128
+"""Groups chosen among under names that are not the model list's, at most so many."""
 
 _birth = threading.Lock()
 
@@ -73,6 +79,7 @@ class Binding:
         self.router = AdvancedRouter()
         self.engine = self.router.engine
         self.router.complete = _completing(weakref.ref(self))
+        self.router.reader = _reading(weakref.ref(self))
         self.plans: dict[str, Plan] = {}
         self.version = 0
         self.redis_due = float("inf")
@@ -242,6 +249,7 @@ class Binding:
         """
         with self.lock:
             members = {d.id: d for d in (self.known(entry) or self.deployment(entry, strategy) for entry in entries)}
+            name = self._kept_name(name, members)
             for group in (self.router.groups.get(name), self._extra.get((name, strategy))):
                 if (
                     group is not None
@@ -251,6 +259,17 @@ class Binding:
                 ):
                     return group
             return self._compile_extra(name, strategy, options, members)
+
+    def _kept_name(self, name: str, members: Mapping[str, Deployment]) -> str:
+        """The name under which a group is kept: one of the model list's, not whatever a caller writes under a `*`."""
+        listed = {member.name for member in members.values()}
+        if name in listed:
+            return name
+        if len(listed) == 1:
+            return listed.pop()
+        # A routing group has a name of its own. A wildcard of several names must not grow without end.
+        known = any(kept == name for kept, _ in self._extra)
+        return name if known or len(self._extra) < _FOREIGN_NAMES else "*"
 
     def _compile_extra(
         self, name: str, strategy: str, options: Mapping[str, Any], members: dict[str, Deployment]
@@ -285,6 +304,15 @@ def _completing(reference: weakref.ref[Binding]) -> Callable[[], None]:
     return complete
 
 
+def _reading(reference: weakref.ref[Binding]) -> Callable[[], None]:
+    def read() -> None:
+        binding = reference()
+        if binding is not None:
+            binding.invalidate()
+
+    return read
+
+
 def existing(core: Any) -> Binding | None:
     """The binding of a core, if it has one."""
     found: Binding | None = vars(core).get(KEY)
@@ -296,14 +324,10 @@ def bind(core: Any, band: Band) -> Binding:
     state = vars(core)
     found: Binding | None = state.get(KEY)
     if found is None:
-        from fast_router.litellm_plugin.rests.mirror import attach  # noqa: PLC0415 - it imports this module
-
         with _birth:
             found = state.get(KEY)
             if found is None:
-                found = Binding(band, core)
-                attach(found, core)
-                state[KEY] = found
+                found = state[KEY] = band.new_binding(core)
                 for hook in on_bind:
                     hook(found, core)
     return found

@@ -121,7 +121,7 @@ def refresh(binding: Binding, core: Any) -> None:
         # The shared state reads the same keys in its own thread, and says at most once a minute that it cannot.
         return
     cache = binding.band.read(core, "cooldown_cache")
-    ids = list(vars(core).get("model_id_to_deployment_index_map") or ())
+    ids = list(vars(core).get("model_id_to_deployment_index_map") or binding.engine.deployments)
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:

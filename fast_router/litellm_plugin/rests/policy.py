@@ -31,9 +31,11 @@ if TYPE_CHECKING:
     from fast_router.engine.failover.hedging import HedgeOptions, HedgePolicy
     from fast_router.litellm_plugin.bands.methods import Band
 
-__all__ = ["LiteLLMFailover", "explicit_allowed_fails", "memory_of", "note_allowed_fails", "policy_of"]
+__all__ = ["LiteLLMFailover", "explicit_allowed_fails", "note_allowed_fails", "policy_of"]
 
 _STATE = "_fast_router_failover"
+# Hedging that is kept for names which are not the model list's.
+_FOREIGN_NAMES = 32
 # What a Router retries where nothing is said (the openai package's own number).
 _LITELLMS_RETRIES = 2
 _ALLOWED = "_fast_router_allowed_fails"
@@ -105,6 +107,14 @@ class LiteLLMFailover:
         self.hedges: dict[str, tuple[HedgeOptions, HedgePolicy]] = {}
         self.health = HealthMonitor(self)
         self.health.start()
+
+    def make_room(self, model: str) -> None:
+        """Forget the hedging of an older name, if `model` is one more that nobody configured, as under a `*`."""
+        groups = self._router.groups
+        if model not in groups:
+            foreign = [name for name in self.hedges if name not in groups]
+            for name in foreign[: max(0, len(foreign) + 1 - _FOREIGN_NAMES)]:
+                self.hedges.pop(name, None)
 
     # What the policy asks.
 
@@ -185,11 +195,9 @@ class LiteLLMFailover:
 
     def _why(self, deployment: Deployment) -> str:
         core = self._core()
-        cache = None if core is None else self._band.read(core, "cooldown_cache")
-        entry = None
-        if cache is not None:
-            entry = memory_of(cache).get_cache(type(cache).get_cooldown_cache_key(deployment.id))
-        status = entry.get("status_code") if isinstance(entry, dict) else None
+        rests = None if core is None else self._band.rest_store(core)
+        found = None if rests is None else rests.read(deployment.id)
+        status = None if found is None else found.get("status_code")
         return "a cooldown" if status is None else f"LiteLLM's cooldown after status {status}"
 
     # What follows from a change.
@@ -203,22 +211,17 @@ class LiteLLMFailover:
 
     def _write(self, deployment: Deployment, change: Change) -> None:
         core = self._core()
-        cache = None if core is None else self._band.read(core, "cooldown_cache")
-        if cache is None or change.new is BreakerState.HALF_OPEN:
+        rests = None if core is None else self._band.rest_store(core)
+        if rests is None or change.new is BreakerState.HALF_OPEN:
             return
         now = self._router.engine.clock()
         if change.new is BreakerState.OPEN:
             if not change.ordered and deployment.held & RESTING:
                 status = 500 if change.failure is None else _STATUS.get(change.failure, 500)
-                cache.add_deployment_to_cooldown(
-                    model_id=deployment.id,
-                    original_exception=RuntimeError(change.reason),
-                    exception_status=status,
-                    cooldown_time=max(0.0, deployment.resting_until - now),
-                )
+                rests.write(deployment.id, max(0.0, deployment.resting_until - now), status, change.reason)
         elif change.old is BreakerState.OPEN:
             # Back before its deadline: nobody else should hold it either.
-            _store_of(cache).delete_cache(type(cache).get_cooldown_cache_key(deployment.id))
+            rests.clear(deployment.id)
 
 
 def _open_calls(deployment: Deployment) -> Iterator[OpenCall]:
@@ -227,16 +230,6 @@ def _open_calls(deployment: Deployment) -> Iterator[OpenCall]:
         if lease is not None and not attempt.foreign:
             voice = attempt if ledger is None else ledger.case.voice
             yield OpenCall(lease.started, lease.seconds_to_first_token is not None, voice)
-
-
-def _store_of(cache: Any) -> Any:
-    """Give the two-tier cache that holds LiteLLM's cooldowns: its own from 1.106 on, before that the Router's."""
-    return getattr(cache, "cooldown_store", None) or cache.cache
-
-
-def memory_of(cache: Any) -> Any:
-    """Give this process's tier of it."""
-    return _store_of(cache).in_memory_cache
 
 
 _STATUS = {
@@ -270,5 +263,8 @@ def _counts_fails(band: Band, core: Any) -> bool:
     value = band.read(core, "allowed_fails", default=None)
     if value is None:
         return False
-    explicit = explicit_allowed_fails(core) or getattr(core, "explicit_allowed_fails", None) is not None
+    given = band.read(core, "explicit_allowed_fails")
+    if given is None and hasattr(type(core), "explicit_allowed_fails"):
+        given = core.explicit_allowed_fails
+    explicit = explicit_allowed_fails(core) or given is not None
     return explicit or value != litellm.allowed_fails

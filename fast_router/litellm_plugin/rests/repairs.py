@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router.engine.failover.failures import sent
 from fast_router.litellm_plugin.rests.mirror import permits
-from fast_router.litellm_plugin.rests.policy import explicit_allowed_fails, memory_of, note_allowed_fails
+from fast_router.litellm_plugin.rests.policy import explicit_allowed_fails, note_allowed_fails
+from fast_router.litellm_plugin.rests.store import memory_of
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
