@@ -16,8 +16,8 @@ import fast_router
 from tests.attack.doors import GOOD, RouterDoor, entries
 from tests.attack.upstreams import MEMBERS, fleet
 
-REQUESTS = 60
-# What is ordered of the broken server, and how many of 60 requests may meet it.
+REQUESTS = 30
+# What is ordered of the broken server, and how many of 30 requests may meet it.
 FAULTS = {
     "dead": (None, 3),
     "resets": ({"reset_rate": 1.0}, 3),
@@ -76,12 +76,13 @@ async def test_a_broken_server_is_found_after_a_few_requests(upstreams, door_to,
     door = door_to(entries(upstreams, "real", {"timeout": 0.3}))
     calls, failed = await measure(door, "real", upstreams, "b", orders, CALLERS[callers])
     assert calls["b"] <= most, calls
-    assert not failed
+    # LiteLLM does not try a 404 elsewhere.
+    assert len(failed) <= (calls["b"] if fault == "lacks the model" else 0), failed
 
 
 @pytest.mark.python_core
 @pytest.mark.parametrize("callers", CALLERS)
-@pytest.mark.parametrize("fault", ["dead", "answers 500", "answers 429"])
+@pytest.mark.parametrize("fault", ["dead", "answers 500", "refuses its key"])
 async def test_a_whole_outage_is_not_multiplied_and_ends_with_it(upstreams, door_to, fault, callers):
     door = door_to(entries(upstreams, "outage"), cooldown_time=1)
     calls, failed = await measure(door, "outage", upstreams, MEMBERS, FAULTS[fault][0], CALLERS[callers])
@@ -90,6 +91,17 @@ async def test_a_whole_outage_is_not_multiplied_and_ends_with_it(upstreams, door
     await asyncio.sleep(1.2)
     answers = [await door.chat("outage") for _ in range(12)]
     assert not [answer.error for answer in answers if answer.error]
+
+
+@pytest.mark.python_core
+@pytest.mark.parametrize("callers", CALLERS)
+async def test_a_group_without_quota_says_so_at_once(upstreams, door_to, callers):
+    """A request that every member refuses for half a minute is not held for half a minute, nor is the next."""
+    door = door_to(entries(upstreams, "quota"))
+    orders = FAULTS["answers 429"][0]
+    work = measure(door, "quota", upstreams, MEMBERS, orders, CALLERS[callers], requests=4)
+    _, failed = await asyncio.wait_for(work, 20)
+    assert len(failed) == 4
 
 
 async def _table(faults: list[str]) -> None:

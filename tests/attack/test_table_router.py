@@ -17,8 +17,8 @@ def door_of(upstreams, door_to):
     return door
 
 
-def rows(kind):
-    return [pytest.param(row, id=row.slug) for row in table.ROWS if kind in row.doors]
+def rows(*kinds):
+    return [pytest.param(row, id=row.slug) for row in table.ROWS if row.doors >= set(kinds)]
 
 
 @pytest.mark.parametrize("row", rows("router"))
@@ -28,14 +28,14 @@ async def test_others_are_served_as_without_the_caller(door_of, row):
     assert not door.resting()
 
 
-@pytest.mark.parametrize("row", [row for row in rows("router") if not row.values[0].named])
+@pytest.mark.parametrize("row", [row for row in rows("router", "proxy") if not row.values[0].named])
 async def test_others_are_served_when_nobody_is_told_from_anybody(door_of, row):
     door = door_of(row, named=False)
     await table.run(row, door)
     assert not door.resting()
 
 
-@pytest.mark.parametrize("row", rows("sync"))
+@pytest.mark.parametrize("row", rows("sync", "proxy"))
 async def test_others_are_served_by_synchronous_calls(door_of, row):
     door = door_of(row, sync=True)
     await table.run(row, door)
