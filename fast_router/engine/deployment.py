@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fast_router.engine.lease import Lease
+    from fast_router.engine.prefix_cache.work import Work
     from fast_router.engine.strategies.base import Strategy
 
 __all__ = ["CLOSED", "FULL", "PROBING", "QOS", "RESTING", "SPENT", "Deployment"]
@@ -99,6 +100,7 @@ class Deployment:
         "talking",
         "tpm",
         "weight",
+        "work",
     )
 
     def __init__(
@@ -165,6 +167,8 @@ class Deployment:
         self.limited = False
         # Told about each lease on it, under the engine's lock; set only by a breaker that has opened once.
         self.on_lease: Callable[[Lease], None] | None = None
+        # What it has cached and has yet to compute; None while no strategy asks for that.
+        self.work: Work | None = None
         # True while a lease on it has nothing to do but count, itself or for a single strategy (see `refresh`).
         self.plain = False
         self.counted = False
@@ -218,6 +222,7 @@ class Deployment:
     def refresh(self) -> None:
         """Work out anew whether a lease has more to do than to count: done when something changes, not per pick."""
         more = self.limited or self.slow_until or self.max_parallel is not None or self.on_lease is not None
+        more = more or self.work is not None
         self.plain = not more and not self.counters
         self.counted = not more and len(self.counters) == 1
 

@@ -39,6 +39,8 @@ def instead_of(engine: Engine, deployment: Deployment, group: ModelGroup, now: f
     exclude = {deployment.id, *(ask.exclude if ask is not None else ())}
     second = group.pick(
         now,
-        Ask(exclude) if ask is None else Ask(exclude, ask.tokens, ask.stream, ask.key, ask.weights, ask.order),
+        Ask(exclude)
+        if ask is None
+        else Ask(exclude, ask.tokens, ask.stream, ask.key, ask.weights, ask.order, ask.prompt),
     )
     return deployment if second is None or second.order != deployment.order else second

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
     from fast_router.engine.deployment import Deployment
+    from fast_router.engine.prefix_cache.prompt import Prompt
 
 __all__ = ["Ask", "Rng", "Strategy"]
 
@@ -33,11 +34,12 @@ class Ask:
         tokens: Prompt tokens, for deployments with a tokens/minute limit.
         stream: True if the answer is streamed (latency then means time to first token).
         key: Session or prefix, for affinity.
+        prompt: The prompt as numbers, for strategies that read prompts; None where `key` is not read yet.
         weights: Weights by id that stand in for the configured ones, this request only.
         order: The only tier to pick from, None for the first that has somebody eligible.
     """
 
-    __slots__ = ("exclude", "key", "order", "stream", "tokens", "weights")
+    __slots__ = ("exclude", "key", "order", "prompt", "stream", "tokens", "weights")
 
     def __init__(
         self,
@@ -47,7 +49,9 @@ class Ask:
         key: str | None = None,
         weights: Mapping[str, float] | None = None,
         order: int | None = None,
+        prompt: Prompt | None = None,
     ) -> None:
+        self.prompt = prompt
         self.order = order
         self.exclude = exclude
         self.tokens = tokens
@@ -77,6 +81,8 @@ class Strategy:
     """True if `observed` must be called when something was learnt about a member."""
     takes: bool = False
     """True if `take` picks and counts in one step."""
+    reads_prompts: ClassVar[bool] = False
+    """True if picks look at `Ask.prompt`."""
     respects_limits: ClassVar[bool] = False
     """True if members whose rpm or tpm is used up are not eligible (as in LiteLLM for this strategy)."""
 
