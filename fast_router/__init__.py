@@ -8,14 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.hook import (
-    advanced_router,
-    disable,
-    enable,
-    install_hook,
-    invalidate,
-    status,
-)
+from fast_router.litellm_plugin.hook import advanced_router, disable, enable, install_hook, invalidate
+from fast_router.litellm_plugin.report import status
+from fast_router.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -53,8 +48,6 @@ __all__ = [
     "register_strategy",
     "status",
 ]
-
-__version__ = "0.1.0"
 
 _routers: dict[str, AdvancedRouter] = {}
 

@@ -8,19 +8,23 @@ from __future__ import annotations
 import itertools
 import time
 import weakref
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from fast_router import operator_holds
 from fast_router.caller_lists import NO_MODEL, PicksFromLists
+from fast_router.changes import Changes
 from fast_router.engine import Ask, Deployment, Engine, Lease, ModelGroup, canonical, outside
-from fast_router.engine.deployment import CLOSED, RESTING
+from fast_router.engine.ask import Rng
+from fast_router.engine.deployment import RESTING
 from fast_router.engine.prefix_cache.prompt import Prompt
-from fast_router.engine.strategies.base import Rng
 from fast_router.errors import NoDeploymentError, UnknownModelError
 from fast_router.model_entry import Spec, read_entry, read_list
+from fast_router.stats import snapshot
 
 if TYPE_CHECKING:
+    from fast_router.engine.failover.breaker import Change
     from fast_router.engine.failover.policy import FailoverPolicy
 
 __all__ = ["AdvancedRouter", "LeaseContext", "live_routers"]
@@ -79,6 +83,12 @@ class AdvancedRouter(PicksFromLists):
         self.failover: FailoverPolicy | None = None
         # What the `litellm.Router` that this one picks for is set to: its models' groups go by that.
         self.routes_by: str | None = None
+        self.changes = Changes(self.engine)
+        # Has everything listed that the `litellm.Router` has, before somebody looks.
+        self.complete: Callable[[], None] | None = None
+        # Has every entry read anew, where the list is not kept here.
+        self.reader: Callable[[], None] | None = None
+        self.engine.on_configured.append(operator_holds.configured)
         self._specs: list[Spec] = []
         if model_list is not None:
             self.set_model_list(model_list)
@@ -157,6 +167,13 @@ class AdvancedRouter(PicksFromLists):
                     replaces=former.get(name),
                 )
             self._specs = specs
+
+    def reread(self) -> None:
+        """Read every entry anew and compile the groups by it: an operator has set a weight, or taken it back."""
+        if self.reader is not None:
+            self.reader()
+        else:
+            self._apply(self._specs)
 
     # -- picks -----------------------------------------------------------------------------------
 
@@ -277,17 +294,20 @@ class AdvancedRouter(PicksFromLists):
             self.engine.rest(deployment, seconds)
         return deployment is not None
 
-    def wake(self, deployment_id: str) -> bool:
+    def wake(self, deployment_id: str, *, reason: str = "woken by hand") -> bool:
         """End a deployment's rest now.
 
         Args:
             deployment_id: As for `rest`.
+            reason: Why, for the log.
 
         Returns:
             False if there is no such deployment, or more than one.
         """
         deployment = self._named(deployment_id)
-        if deployment is not None:
+        if deployment is not None and self.failover is not None:
+            self.failover.wake(deployment, reason)
+        elif deployment is not None:
             self.engine.wake(deployment)
         return deployment is not None
 
@@ -317,7 +337,10 @@ class AdvancedRouter(PicksFromLists):
                 group = self.groups.get(deployment.name)
                 return (deployment,) if group is None else group.members
 
-            self.failover = FailoverPolicy(self.engine, members, **options)
+            def changed(deployment: Deployment, change: Change) -> None:
+                self.changes.breaker(deployment, change, members(deployment))
+
+            self.failover = FailoverPolicy(self.engine, members, **{"on_change": changed, **options})
         return self.failover
 
     def set_outside(self, loads: Mapping[str, float]) -> None:
@@ -328,41 +351,10 @@ class AdvancedRouter(PicksFromLists):
 
     def stats(self) -> dict[str, Any]:
         """Live numbers, ready for JSON: per model, per deployment; seconds, counts, requests."""
-        engine = self.engine
-        engine.settle()
-        now = engine.clock()
-        with engine.lock:
-            return {
-                "strategy": self.strategy,
-                "models": {
-                    name: {"strategy": group.strategy, "deployments": _rows(group.members, now, self.failover)}
-                    for name, group in self.groups.items()
-                },
-            }
+        return snapshot(self)
 
     def __repr__(self) -> str:
         return f"<AdvancedRouter {self.strategy}: {len(self.deployments)} deployments, {len(self.groups)} models>"
-
-
-def _rows(members: Iterable[Deployment], now: float, failover: FailoverPolicy | None) -> list[dict[str, Any]]:
-    return [
-        {
-            "id": d.id,
-            "in_flight": d.in_flight,
-            "outside": d.outside,
-            "picks": d.picks,
-            "successes": d.successes,
-            "failures": d.failures,
-            "last_failure": d.last_failure,
-            "latency": d.latency,
-            "first_token": d.first_token,
-            "eligible": not d.held,
-            "resting": round(max(0.0, d.resting_until - now), 3) if d.held & RESTING else 0.0,
-            "closed": bool(d.held & CLOSED),
-            "breaker": None if failover is None else failover.describe(d.id),
-        }
-        for d in members
-    ]
 
 
 class LeaseContext:

@@ -73,7 +73,7 @@ class AlbertConfig(BaseModel):
         `fast-router run --albert` and `ModelRegistry` follow it by themselves. A program of its own says
         ``fast_router.configure(**config.routing_settings())`` before it imports LiteLLM. The addresses hold passwords.
         """
-        from fast_router.celery_routing.config import albert_options  # noqa: PLC0415 - only for files that queue
+        from fast_router_albert.celery_options import albert_options  # noqa: PLC0415 - only for files that queue
 
         return albert_options(self)
 

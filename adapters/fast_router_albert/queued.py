@@ -150,9 +150,9 @@ def queue_for(config: AlbertConfig, engine: AdvancedRouter, former: Queue | None
     if options.routing != "celery" and (not chosen or "routing" in settings.sources()):
         return None
     try:
-        from fast_router.celery_routing.config import settings_of  # noqa: PLC0415 - an extra
         from fast_router.celery_routing.process import process_routing  # noqa: PLC0415
         from fast_router.celery_routing.routing import CeleryRouting  # noqa: PLC0415
+        from fast_router_albert.celery_options import settings_of  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
         logger.warning(
             "%s enables Celery, and %s is missing (pip install 'fast-router[celery]'): every process picks for itself",

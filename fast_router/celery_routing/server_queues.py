@@ -10,25 +10,24 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import re
 import threading
 import weakref
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from redis.exceptions import RedisError
 
 from fast_router import settings as options
-from fast_router.litellm_plugin.rests.health_probes import server_of
+from fast_router.server_metrics import server_of, waiting_in
 
 if TYPE_CHECKING:
     import httpx
 
     from fast_router.celery_routing.link import Link
-    from fast_router.celery_routing.routing import CeleryRouting
+    from fast_router.celery_routing.settings import CelerySettings
     from fast_router.engine import Deployment, Engine
 
-__all__ = ["QueueReader", "servers_of", "waiting_in"]
+__all__ = ["QueueReader", "servers_of"]
 
 logger = logging.getLogger("fast_router.celery")
 
@@ -40,16 +39,6 @@ _AT_ONCE = 20
 _LEFT_ALONE_MS = 60_000
 _WITH_METRICS = ("hosted_vllm/", "vllm/")
 _KINDS_WITH_METRICS = ("vllm", "tei")
-_SAMPLE = re.compile(
-    r"^(?:vllm:num_requests_waiting|te_queue_size)(?:\{[^}]*\})?\s+([0-9.eE+-]+)\s*$",
-    re.MULTILINE,
-)
-
-
-def waiting_in(text: str) -> float | None:
-    """The requests that wait at a server, by its Prometheus metrics; None if they do not say."""
-    found = _SAMPLE.findall(text)
-    return sum(map(float, found)) if found else None
 
 
 def servers_of(deployments: Sequence[Deployment]) -> dict[str, list[str]]:
@@ -77,6 +66,15 @@ def _shows_its_queue(entry: Mapping[str, Any]) -> bool:
     return isinstance(albert, Mapping) and albert.get("provider_type") in _KINDS_WITH_METRICS
 
 
+class Asks(Protocol):
+    """The part of `CeleryRouting` that the reader needs."""
+
+    settings: CelerySettings
+
+    def link_in_use(self) -> Link | None:
+        """The link over which workers can be told."""
+
+
 class QueueReader:
     """Reads the queues of the servers behind some engines for as long as a routing uses them.
 
@@ -84,7 +82,7 @@ class QueueReader:
         routing: Who tells the workers; not kept alive.
     """
 
-    def __init__(self, routing: CeleryRouting) -> None:
+    def __init__(self, routing: Asks) -> None:
         self._routing = weakref.ref(routing)
         self._interval = routing.settings.queue_interval
         self._engines: weakref.WeakSet[Engine] = weakref.WeakSet()

@@ -47,7 +47,8 @@ def worker(
     """
     try:
         # Here: Celery is an extra, and the other commands must work without it.
-        from fast_router.celery_routing.config import load_settings, models_of  # noqa: PLC0415
+        from fast_router_albert.celery_files import load_settings, models_of  # noqa: PLC0415
+
         from fast_router.celery_routing.envelope import Keys  # noqa: PLC0415
         from fast_router.celery_routing.worker.app import check_pool, run_worker, worker_redis  # noqa: PLC0415
         from fast_router.celery_routing.worker.models import ModelWatch  # noqa: PLC0415

@@ -151,4 +151,7 @@ async def acquire(
 
 def statuses() -> list[dict[str, Any]]:
     """The status of every state that is attached in this process, and who lacks one, for `fast_router.status()`."""
-    return [*(state.status() for state in list(_attached.values()) if not state.closed), *without_redis.statuses()]
+    return [
+        *(state.status() for state in list(_attached.values()) if not state.closed),
+        *without_redis.statuses(lambda router: state_of(router) is not None),
+    ]

@@ -7,14 +7,9 @@ about it (open leases, latency, usage) survives a recompiled group.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Protocol
 
-if TYPE_CHECKING:
-    from fast_router.engine.lease import Lease
-    from fast_router.engine.prefix_cache.work import Work
-    from fast_router.engine.strategies.base import Strategy
-
-__all__ = ["CLOSED", "FULL", "PROBING", "QOS", "RESTING", "SPENT", "Deployment"]
+__all__ = ["CLOSED", "FULL", "OPERATOR", "PROBING", "QOS", "RESTING", "SPENT", "Deployment", "EligibleSet"]
 
 # Why a deployment is not eligible: bits of `Deployment.held`. Eligible means no bit is set.
 RESTING = 1  # in cooldown until `resting_until`
@@ -22,7 +17,29 @@ FULL = 2  # as many leases as `max_parallel`
 SPENT = 4  # requests or tokens of this minute used up
 QOS = 8  # its measured quality is beyond the limit set for it
 PROBING = 16  # half-open: its single probe is out
-CLOSED = 32  # shut by its operator
+CLOSED = 32  # shut by its configuration
+OPERATOR = 64  # held by its operator until `operator_until`; nothing but the operator or that time lifts it
+
+
+class EligibleSet(Protocol):
+    """A strategy as its members see it: it keeps which of them are eligible."""
+
+    name: ClassVar[str]
+    follows_latency: ClassVar[bool]
+    respects_limits: ClassVar[bool]
+    members: tuple[Deployment, ...]
+
+    def add(self, deployment: Deployment) -> None:
+        """`deployment` became eligible."""
+
+    def remove(self, deployment: Deployment) -> None:
+        """`deployment` is eligible no longer."""
+
+    def moved(self, deployment: Deployment) -> None:
+        """The load of `deployment` changed."""
+
+    def observed(self, deployment: Deployment) -> None:
+        """Latency or usage of `deployment` changed."""
 
 
 class Deployment:
@@ -41,13 +58,17 @@ class Deployment:
         capacity: How much load one deployment takes compared with its siblings (1 = the same).
         in_flight: Open leases in this process.
         talking: Those of them whose stream has begun.
+        attempts: What whoever takes leases keeps of those under way (the plugin does), each with its ``lease``.
         outside: Load known from elsewhere (other processes, a server's own metrics), in requests.
         held: Bits that say why it is not eligible; 0 means eligible.
         resting_until: Engine clock, seconds; meaningful while the RESTING bit is set.
         probing_until: The same for the PROBING bit.
+        operator_until: The same for the OPERATOR bit.
+        operator_weight: The weight that its operator gave it in place of the configured one, None for none.
     """
 
     __slots__ = (
+        "attempts",
         "capacity",
         "counted",
         "counters",
@@ -73,6 +94,8 @@ class Deployment:
         "minute_tokens",
         "name",
         "on_lease",
+        "operator_until",
+        "operator_weight",
         "order",
         "outside",
         "outside_latency",
@@ -123,10 +146,13 @@ class Deployment:
         self.rank = 0
         self.in_flight = 0
         self.talking = 0
+        self.attempts: set[Any] = set()
         self.outside = 0.0
         self.held = 0
         self.resting_until = 0.0
         self.probing_until = 0.0
+        self.operator_until = 0.0
+        self.operator_weight: float | None = None
         # Slow start: from `slow_from` to `slow_until` (clock) its share ramps up; 0 means it is at full share.
         self.slow_from = 0.0
         self.slow_until = 0.0
@@ -166,15 +192,15 @@ class Deployment:
         self.outside_latency: tuple[float, float, float, float] | None = None
         self.limited = False
         # Told about each lease on it, under the engine's lock; set only by a breaker that has opened once.
-        self.on_lease: Callable[[Lease], None] | None = None
-        # What it has cached and has yet to compute; None while no strategy asks for that.
-        self.work: Work | None = None
+        self.on_lease: Callable[[Any], None] | None = None
+        # What it has cached and has yet to compute (`prefix_cache.work.Work`); None while no strategy asks for that.
+        self.work: Any = None
         # True while a lease on it has nothing to do but count, itself or for a single strategy (see `refresh`).
         self.plain = False
         self.counted = False
         # The strategies whose eligible set this deployment belongs to, and those of them that follow its load.
-        self.strategies: tuple[Strategy, ...] = ()
-        self.counters: tuple[Strategy, ...] = ()
+        self.strategies: tuple[EligibleSet, ...] = ()
+        self.counters: tuple[EligibleSet, ...] = ()
         self.update(
             name,
             entry if entry is not None else {},
@@ -207,14 +233,14 @@ class Deployment:
         """Take over what the configuration says; live numbers stay."""
         self.name = name
         self.entry = entry
-        self.weight = weight
+        self.weight = weight if self.operator_weight is None else self.operator_weight
         self.rpm = rpm
         self.tpm = tpm
         self.max_parallel = max_parallel
         self.order = order
         self.price = price
         self.capacity = capacity
-        self.share = weight or capacity
+        self.share = self.weight or capacity
         self.qos_metric = qos_metric
         self.qos_limit = qos_limit
         self.refresh()

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from fast_router.engine.strategies import strategy_class
 
 if TYPE_CHECKING:
+    from fast_router.engine.ask import Ask, Rng
     from fast_router.engine.deployment import Deployment
-    from fast_router.engine.strategies.base import Ask, Rng, Strategy
+    from fast_router.engine.strategies.base import Strategy
 
 __all__ = ["ModelGroup"]
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from fast_router.engine.strategies.peak_ewma import failure_seconds, observe_peak
+from math import exp
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from fast_router.engine.deployment import Deployment
 
-__all__ = ["average", "observe"]
+__all__ = ["Learnt", "average", "failure_seconds", "learnt", "observe", "observe_peak", "unlearn"]
 
 SAMPLES = 10
 """Latency samples kept per deployment (LiteLLM's max_latency_list_size)."""
@@ -35,7 +34,7 @@ def observe(
         deployment: Who was called.
         now: Engine clock, seconds.
         seconds: How long the attempt took.
-        error: What failed, None for a success.
+        error: What failed and is the deployment's fault, None for a success.
         completion_tokens: Tokens of the answer, 0 if unknown.
         first_token: Seconds to the first token of a stream.
     """
@@ -90,3 +89,72 @@ def _push(samples: list[float], sample: float) -> float:
 def _is_timeout(error: BaseException) -> bool:
     # By name, too: LiteLLM's and httpx's timeouts share no base with the built-in one.
     return isinstance(error, TimeoutError) or "Timeout" in type(error).__name__
+
+
+class Learnt(NamedTuple):
+    """What a deployment's speed is taken for, to be restored if a failure turns out not to be its own."""
+
+    ewma: float | None
+    ewma_at: float
+    ewma_load: float
+    ewma_failed: bool
+    failed_at: float
+
+
+def learnt(deployment: Deployment, now: float) -> Learnt:
+    """Keep what is known of `deployment` before a failure of this moment (engine clock) counts against it."""
+    return Learnt(deployment.ewma, deployment.ewma_at, deployment.ewma_load, deployment.ewma_failed, now)
+
+
+def unlearn(deployment: Deployment, before: Learnt) -> None:
+    """Take a failure back; what came after it stays."""
+    failed_at = before.failed_at
+    if deployment.ewma_at == failed_at:
+        deployment.ewma, deployment.ewma_at, deployment.ewma_load, deployment.ewma_failed, _ = before
+    if deployment.latency_at == failed_at and deployment.latencies and deployment.latencies[-1] == TIMEOUT_LATENCY:
+        deployment.latencies.pop()
+        deployment.latency = None
+        if deployment.latencies:
+            deployment.latency = sum(deployment.latencies) / len(deployment.latencies)
+        if deployment.outside_latency is not None:
+            average(deployment)
+
+
+DECAY = 10.0
+"""Seconds after which an estimate that nothing confirms has decayed to 1/e."""
+
+
+FAILURE_FACTOR = 4.0
+"""Times the present estimate that a failed attempt counts for."""
+
+
+FAILURE_PENALTY = 5.0
+"""Seconds that it counts for at the most, unless it took longer or the server is that slow anyway."""
+
+
+def observe_peak(deployment: Deployment, seconds: float, now: float, decay: float = DECAY) -> None:
+    """Feed one attempt's duration (seconds) into the estimate of `deployment`."""
+    ewma = deployment.ewma
+    if ewma is None or seconds > ewma:
+        deployment.ewma = seconds
+        deployment.ewma_load = deployment.in_flight + deployment.outside
+    else:
+        kept = exp((deployment.ewma_at - now) / decay)
+        deployment.ewma = ewma * kept + seconds * (1.0 - kept)
+        load = deployment.in_flight + deployment.outside
+        deployment.ewma_load = deployment.ewma_load * kept + load * (1.0 - kept)
+    deployment.ewma_at = now
+
+
+def failure_seconds(deployment: Deployment, seconds: float) -> float:
+    """What a failed attempt of so many seconds counts for: more than a success, and not for longer than need be.
+
+    The first failure after a success is forgotten within a quarter of a minute, and further ones only begin that time
+    anew: a server that goes on failing is for its breaker.
+    """
+    ewma = deployment.ewma
+    if ewma is None:
+        return max(seconds, FAILURE_PENALTY)
+    if deployment.ewma_failed:
+        return max(seconds, ewma)
+    return max(seconds, ewma, min(FAILURE_FACTOR * ewma, FAILURE_PENALTY))

@@ -2,14 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from fast_router.engine.deployment import Deployment
-    from fast_router.engine.engine import Engine
+    from fast_router.engine.failover.blame import Blame, Case
+    from fast_router.engine.learning import Learnt
 
-__all__ = ["Lease"]
+__all__ = ["Lease", "Releases"]
+
+
+class Releases(Protocol):
+    """The engine as a lease sees it: told of its end and of its first token."""
+
+    clock: Callable[[], float]
+
+    def first_token(self, lease: Lease) -> None:
+        """The first token has arrived."""
+
+    def release(
+        self,
+        lease: Lease,
+        error: BaseException | None = None,
+        completion_tokens: float = 0,
+        total_tokens: float = 0,
+        cancelled: bool = False,  # noqa: FBT001, FBT002, RUF100 - called positionally on the hot path
+        observe: bool = True,  # noqa: FBT001, FBT002, RUF100
+        prompt_tokens: float = 0,
+        cached_tokens: float | None = None,
+    ) -> bool:
+        """The attempt has ended; True the first time."""
+        ...
+
+    def observe(
+        self,
+        deployment: Deployment,
+        seconds: float,
+        *,
+        completion_tokens: float = 0,
+        total_tokens: float = 0,
+        first_token: float | None = None,
+    ) -> None:
+        """Learn from an attempt that was released with `observe=False`."""
+
+    def disown(self, lease: Lease, *, elsewhere: bool) -> None:
+        """The caller asks with a key or at an address of its own."""
+
+    def abandon(self, lease: Lease) -> None:
+        """The attempt has ended in a finaliser: no lock may be taken."""
 
 
 class Lease:
@@ -21,11 +62,30 @@ class Lease:
         deployment: Where the attempt goes.
         started: When it was taken, engine clock, seconds.
         generation: The breaker's generation at that time; a later one makes this attempt's outcome stale.
+        case: Its request, set before a failed attempt is released by whoever sees requests.
+        blame: Whom its failure speaks against, set by its release.
+        before: What the deployment's speed was taken for before that failure.
     """
 
-    __slots__ = ("__weakref__", "_engine", "_first_token", "_open", "deployment", "generation", "started")
+    __slots__ = (
+        "__weakref__",
+        "_engine",
+        "_first_token",
+        "_open",
+        "before",
+        "blame",
+        "case",
+        "deployment",
+        "generation",
+        "started",
+    )
 
-    def __init__(self, engine: Engine, deployment: Deployment, started: float) -> None:
+    # Set for failures alone: a lease is made at every pick.
+    case: Case | None
+    blame: Blame
+    before: Learnt
+
+    def __init__(self, engine: Releases, deployment: Deployment, started: float) -> None:
         self._engine = engine
         self._open = True
         self._first_token: float | None = None
@@ -86,6 +146,14 @@ class Lease:
         return self._engine.release(
             self, error, completion_tokens, total_tokens, cancelled, observe, prompt_tokens, cached_tokens
         )
+
+    def disown(self, *, elsewhere: bool) -> None:
+        """Note that the caller asks with a key or at an address of its own: the attempt uses up nothing shared.
+
+        Args:
+            elsewhere: The server is the caller's too: nothing is in flight here, the lease is over.
+        """
+        self._engine.disown(self, elsewhere=elsewhere)
 
     def abandon(self) -> None:
         """Give the slot back from a finaliser: takes no lock, counts as cancelled."""

@@ -9,74 +9,26 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from importlib import import_module
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+
+from fast_router.litellm_plugin.feature_table import FEATURES, RUST_FEATURES
+from fast_router.litellm_plugin.switch import WATCHED, off_by_environment, switch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-    from fast_router.litellm_plugin.bands.methods import Band
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.router import AdvancedRouter
 
-__all__ = ["advanced_router", "check_settings", "disable", "enable", "install_hook", "invalidate", "status"]
-
-_WATCHED = "litellm.router"
-_OFF = frozenset({"0", "false", "no", "off", "f", "n"})
-
-FEATURES = (
-    ("attempts", "fast_router.litellm_plugin.layers.lease"),
-    ("selection", "fast_router.litellm_plugin.picks.lanes"),
-    ("cooldowns", "fast_router.litellm_plugin.rests.mirror"),
-    ("strategies", "fast_router.litellm_plugin.picks.strategies_by_name"),
-    ("failover", "fast_router.litellm_plugin.layers.failures"),
-    ("admission", "fast_router.litellm_plugin.layers.quality_limits"),
-    ("bookkeeping", "fast_router.litellm_plugin.overhead"),
-    ("model_list", "fast_router.litellm_plugin.model_list.calls"),
-    ("process_status", "fast_router.observe.process_status"),
-    ("shared_state", "fast_router.litellm_plugin.fleet.shared_state"),
-    ("celery_routing", "fast_router.litellm_plugin.layers.routing_worker_gate"),
-)
-"""What `enable` installs, in this order: a name, and a module with `install(patches, band)`."""
-
-RUST_FEATURES = (
-    ("selection", "fast_router.litellm_plugin.bands.rust.steps"),
-    ("strategies", "fast_router.litellm_plugin.bands.rust.strategies_by_name"),
-    ("model_list", "fast_router.litellm_plugin.model_list.calls"),
-    ("process_status", "fast_router.observe.process_status"),
-)
-"""The same for a LiteLLM whose core is not written in Python: cooldowns and failover stay the core's."""
-
-
-class _Switch:
-    """The state behind the functions of this module."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.wanted = False
-        self.watching = False
-        self.enabled = False
-        self.band: Band | None = None
-        self.patches: PatchSet | None = None
-        self.features: list[str] = []
-        self.skipped: dict[str, str] = {}
-        self.stuck: list[str] = []
-        self.warned = False
-
-
-_switch = _Switch()
-
-
-def _off_by_environment() -> bool:
-    return os.environ.get("FAST_ROUTER_ENABLED", "").strip().lower() in _OFF
+__all__ = ["advanced_router", "bind_all", "check_settings", "disable", "enable", "install_hook", "invalidate"]
 
 
 def _allowed() -> bool:
     """Whether the settings let LiteLLM be touched; programs that set nothing do not load what reads settings."""
-    if _off_by_environment():
+    if off_by_environment():
         return False
     if "fast_router.settings" not in sys.modules and not any(name.startswith("FAST_ROUTER_") for name in os.environ):
         return True
@@ -113,7 +65,7 @@ def check_settings() -> None:
     Raises:
         ConfigurationError: A setting is wrong, and fast_router is not switched off.
     """
-    if not _off_by_environment():
+    if not off_by_environment():
         from fast_router import settings  # noqa: PLC0415
 
         settings.load()
@@ -132,16 +84,16 @@ def enable() -> bool:
     Raises:
         ConfigurationError: A setting is wrong; nothing has changed then.
     """
-    with _switch.lock:
+    with switch.lock:
         if not _allowed():
             return False
-        _switch.wanted = True
-        if _switch.enabled:
+        switch.wanted = True
+        if switch.enabled:
             return True
-        module = sys.modules.get(_WATCHED)
+        module = sys.modules.get(WATCHED)
         if module is not None and hasattr(module, "Router"):
             _patch(module)
-            return _switch.enabled
+            return switch.enabled
         _watch()
         return False
 
@@ -153,14 +105,14 @@ def disable() -> list[str]:
         Attributes that somebody else has patched over since, so that they could not be put back; ours only
         forwards there from now on. Empty in the normal case.
     """
-    with _switch.lock:
-        _switch.wanted = False
-        if _switch.patches is not None:
-            _switch.stuck = _switch.patches.restore()
-        _switch.enabled = False
-        _switch.patches = None
-        _switch.features = []
-        return list(_switch.stuck)
+    with switch.lock:
+        switch.wanted = False
+        if switch.patches is not None:
+            switch.stuck = switch.patches.restore()
+        switch.enabled = False
+        switch.patches = None
+        switch.features = []
+        return list(switch.stuck)
 
 
 class _Trigger:
@@ -179,28 +131,28 @@ class _Trigger:
 
 
 def _watch() -> None:
-    if _switch.watching:
+    if switch.watching:
         return
-    _switch.watching = True
+    switch.watching = True
     if "litellm" in sys.modules:
         _watch_with_wrapt()
     else:
         sys.meta_path.insert(0, _Trigger())
 
 
-def _watch_with_wrapt(name: str = _WATCHED) -> None:
+def _watch_with_wrapt(name: str = WATCHED) -> None:
     import wrapt  # noqa: PLC0415
 
     wrapt.register_post_import_hook(_imported, name)
 
 
 def _imported(_module: ModuleType) -> None:
-    module = sys.modules.get(_WATCHED)
+    module = sys.modules.get(WATCHED)
     if module is None:
         _watch_with_wrapt()
         return
-    with _switch.lock:
-        if not _switch.wanted or _switch.enabled:
+    with switch.lock:
+        if not switch.wanted or switch.enabled:
             return
         try:
             if _allowed():
@@ -216,35 +168,39 @@ def _patch(module: ModuleType) -> None:
     from fast_router import settings  # noqa: PLC0415
     from fast_router.litellm_plugin.bands.methods import UnknownBandError, find_band  # noqa: PLC0415
     from fast_router.litellm_plugin.patching import PatchSet  # noqa: PLC0415
+    from fast_router.litellm_plugin.start_line import install as install_start_line  # noqa: PLC0415
     from fast_router.litellm_plugin.tally import tally  # noqa: PLC0415
+    from fast_router.settings.log_level import prepare  # noqa: PLC0415
 
+    prepare()
     patches = PatchSet()
-    _switch.features, _switch.skipped, _switch.stuck = [], {}, []
+    switch.features, switch.skipped, switch.stuck = [], {}, []
     try:
-        _switch.band = find_band(module)
+        switch.band = find_band(module)
     except UnknownBandError as error:
-        _switch.band = None
+        switch.band = None
         _install("public hook", _public_hook(str(error)), patches, None)
     except Exception as error:  # noqa: BLE001 - importing LiteLLM must not fail because of us
         tally.failed(error, "enable")
         return
     else:
         disabled = settings.current().disabled_features
-        for name, path in FEATURES if _switch.band.no_fast_lane is None else RUST_FEATURES:
+        for name, path in FEATURES if switch.band.no_fast_lane is None else RUST_FEATURES:
             if name in disabled:
-                _switch.skipped[name] = "switched off by disabled_features"
+                switch.skipped[name] = "switched off by disabled_features"
             else:
-                _install(name, _installer(path), patches, _switch.band)
-    _switch.patches = patches
-    _switch.enabled = bool(_switch.features)
+                _install(name, _installer(path), patches, switch.band)
+        install_start_line(patches, switch.band)
+    switch.patches = patches
+    switch.enabled = bool(switch.features)
     _warn_of_unknown_variables()
 
 
 def _warn_of_unknown_variables() -> None:
     """Say once a process which variables look like options and are none: a typo would go unnoticed otherwise."""
-    if _switch.warned:
+    if switch.warned:
         return
-    _switch.warned = True
+    switch.warned = True
     from fast_router import settings  # noqa: PLC0415
     from fast_router.litellm_plugin.tally import LOGGER  # noqa: PLC0415
 
@@ -278,69 +234,13 @@ def _install(name: str, install: Callable[[PatchSet, Any], list[str]], patches: 
         done = install(patches, band)
     except ModuleNotFoundError as error:
         patches.rewind(mark)
-        _switch.skipped[name] = f"not installed: no module {error.name!r}"
+        switch.skipped[name] = f"not installed: no module {error.name!r}"
     except Exception as error:  # noqa: BLE001 - a feature that fails leaves LiteLLM as it is
         patches.rewind(mark)
-        _switch.skipped[name] = f"{type(error).__name__} while installing"
+        switch.skipped[name] = f"{type(error).__name__} while installing"
         tally.failed(error, f"installing {name}")
     else:
-        _switch.features.extend(done)
-
-
-def status() -> dict[str, Any]:
-    """What is on, what is patched, who picked, ready for JSON; no key, header or prompt in it.
-
-    `picks` counts `fast` (answered from a compiled plan), `filtered` (LiteLLM's filters ran, we chose among
-    what they left) and `delegated` (LiteLLM chose), the last two by reason. `shared_state` lists the Routers that
-    share their state over Redis: who else is there, and whether Redis answers (or that `limits: strict` has none).
-    `resting` lists the deployments that rest or have yet to prove that they are back: model, id, state, reason,
-    seconds_left. `celery` is there while Celery routing is on: whether broker and Redis answer, `picks` by workers,
-    `local_picks` by reason.
-    """
-    from fast_router.litellm_plugin.tally import resting, tally  # noqa: PLC0415
-
-    with _switch.lock:
-        band = _switch.band
-        patched = _switch.patches.patched if _switch.patches is not None else []
-        late = sorted(_switch.patches.late) if _switch.patches is not None else []
-        skipped = dict(_switch.skipped)
-        if band is not None and _switch.enabled and not band.fast_lane:
-            unknown = f"the routing code of LiteLLM {band.version} is not one that was checked against"
-            skipped["fast lane"] = band.no_fast_lane or unknown
-        return {
-            "version": _version(),
-            "enabled": _switch.enabled,
-            "switched_off_by_environment": _off_by_environment(),
-            "waiting_for_litellm": _switch.wanted and not _switch.enabled and _WATCHED not in sys.modules,
-            "litellm": band.version if band is not None else None,
-            "band": band.name if band is not None else None,
-            "patched": patched,
-            "patched_over": list(_switch.stuck),
-            "features": [*_switch.features, *late],
-            "skipped": skipped,
-            **tally.report(),
-            "shared_state": _shared_state(),
-            "resting": resting(),
-            **_celery(),
-        }
-
-
-def _shared_state() -> list[dict[str, Any]]:
-    # Not imported for the sake of a report: who shares state has it loaded.
-    cluster = sys.modules.get("fast_router.cluster")
-    return cluster.statuses() if cluster is not None else []
-
-
-def _celery() -> dict[str, Any]:
-    process = sys.modules.get("fast_router.celery_routing.process")
-    found = process.status() if process is not None else None
-    return {} if found is None else {"celery": found}
-
-
-def _version() -> str:
-    import fast_router  # noqa: PLC0415
-
-    return fast_router.__version__
+        switch.features.extend(done)
 
 
 def invalidate(router: Any) -> None:
@@ -350,10 +250,22 @@ def invalidate(router: Any) -> None:
     """
     from fast_router.litellm_plugin.picks.binding import existing  # noqa: PLC0415
 
-    if _switch.band is not None:
-        binding = existing(_switch.band.core_of(router))
+    if switch.band is not None:
+        binding = existing(switch.band.core_of(router))
         if binding is not None:
             binding.invalidate()
+
+
+def bind_all() -> None:
+    """Have each `litellm.Router` of the process shown, those that have not picked yet included."""
+    from fast_router.litellm_plugin.start_line import routers  # noqa: PLC0415
+
+    band = switch.band
+    if switch.enabled and band is not None:
+        for router in routers():
+            core = band.core_of(router)
+            if core is not None:
+                band.binding(core)
 
 
 def advanced_router(router: Any) -> AdvancedRouter:
@@ -363,8 +275,8 @@ def advanced_router(router: Any) -> AdvancedRouter:
         RuntimeError: The plugin is not enabled, or this LiteLLM is an unknown one.
         TypeError: `router` is not a `litellm.Router`.
     """
-    band = _switch.band
-    if not _switch.enabled or band is None:
+    band = switch.band
+    if not switch.enabled or band is None:
         msg = "fast_router is not enabled for this LiteLLM: see fast_router.status()"
         raise RuntimeError(msg)
     core = band.core_of(router) if isinstance(router, (band.router, band.core)) else None

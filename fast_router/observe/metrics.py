@@ -61,7 +61,7 @@ class RouterCollector:
         """One family per number; called by prometheus_client at each scrape."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily  # noqa: PLC0415
 
-        from fast_router.litellm_plugin.hook import status  # noqa: PLC0415
+        from fast_router.litellm_plugin.report import status  # noqa: PLC0415
         from fast_router.router import live_routers  # noqa: PLC0415
 
         routers = live_routers()

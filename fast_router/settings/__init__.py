@@ -21,6 +21,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from fast_router.errors import ConfigurationError
+from fast_router.settings.features import FEATURES, OVERHEAD
 from fast_router.settings.table import PREFIX, Row, Settings, markdown, options, rows, shown
 
 if TYPE_CHECKING:
@@ -205,9 +206,7 @@ def _checked(name: str, value: object) -> object:
 def _features(given: tuple[str, ...]) -> tuple[str, ...]:
     names = tuple(feature.lower().replace("-", "_") for feature in given)
     if names:
-        from fast_router.settings.features import known
-
-        features = sorted(known())
+        features = sorted((*FEATURES, *OVERHEAD))
         wrong = [_no_feature(name, features) for name in names if name not in features]
         if wrong:
             raise ConfigurationError("; ".join(wrong))

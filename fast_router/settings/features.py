@@ -1,18 +1,63 @@
-"""Every name that `disabled_features` knows, whichever LiteLLM is here."""
+"""Every name that `disabled_features` knows, whichever LiteLLM is here.
+
+Plain names: settings are read before LiteLLM is there, and must not load what changes it. A test holds them against
+what installs.
+"""
 
 from __future__ import annotations
 
-from fast_router.litellm_plugin.hook import FEATURES, RUST_FEATURES
+__all__ = ["FEATURES", "OVERHEAD"]
 
-__all__ = ["INNER", "known"]
+FEATURES = (
+    "attempts",
+    "selection",
+    "cooldowns",
+    "strategies",
+    "failover",
+    "lane",
+    "admission",
+    "bookkeeping",
+    "model_list",
+    "process_status",
+    "shared_state",
+    "celery_routing",
+    "counters_behind",
+    "hedging",
+    "stream_failover",
+    "waiting",
+)
+"""The features that `enable` installs, and their parts."""
 
-INNER = ("counters_behind", "hedging", "stream_failover", "waiting")
-"""Parts of other features with a name of their own; the modules that install those features ask for it."""
-
-
-def known() -> frozenset[str]:
-    """The features that `enable` installs, their parts, and those of the bookkeeping."""
-    # Not cheap, and wanted only by those who switch a feature off.
-    from fast_router.litellm_plugin import overhead  # noqa: PLC0415
-
-    return frozenset({*(name for name, _ in (*FEATURES, *RUST_FEATURES)), *INNER, *overhead.FEATURES})
+OVERHEAD = (
+    "absent_modules",
+    "access_groups",
+    "answer_headers",
+    "awaitable_answers",
+    "clients",
+    "cooldown_read",
+    "custom_prices",
+    "deployment_marks",
+    "deployment_objects",
+    "fallback_hops",
+    "hidden_params",
+    "memory_reads",
+    "metadata_names",
+    "minute_counts",
+    "mock_testing",
+    "model_lists",
+    "pre_call_checks",
+    "price_map",
+    "print_deployment",
+    "proxy_questions",
+    "response_headers",
+    "service_hooks",
+    "startup_heap",
+    "strategy_state",
+    "success_callback",
+    "token_counting",
+    "token_reservations",
+    "trace_spans",
+    "usage_verdict",
+    "wildcards",
+)
+"""What takes the Router's own cost down; see `litellm_plugin.overhead`."""

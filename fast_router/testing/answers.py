@@ -10,22 +10,28 @@ import base64
 import functools
 import hashlib
 import io
+import json
 import struct
 import wave
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fast_router.testing.shapes import Answer
 
 __all__ = [
     "Prompt",
     "answer_text",
     "chat",
     "chat_chunks",
+    "compact",
     "completion",
     "completion_chunks",
     "embeddings",
     "image",
+    "moderation",
     "ocr",
     "prompt_tokens",
     "rerank_albert",
@@ -35,6 +41,7 @@ __all__ = [
     "responses_events",
     "speech",
     "transcription",
+    "whole",
 ]
 
 Json = dict[str, Any]
@@ -342,6 +349,13 @@ def image(body: Body) -> Json:
     return {"created": _CREATED, "data": [{"b64_json": _pixel()} for _ in range(wanted)]}
 
 
+def moderation(body: Body, number: int, model: str) -> Json:
+    """A verdict on each input: harmless."""
+    flags = {"harassment": False, "hate": False, "violence": False}
+    verdict = {"flagged": False, "categories": flags, "category_scores": dict.fromkeys(flags, 0.0)}
+    return {"id": f"modr-{number}", "model": model, "results": [verdict for _ in _items(body.get("input"))]}
+
+
 def ocr(model: str, tokens: int) -> Json:
     """One page of text, as Mistral's /v1/ocr."""
     page = {
@@ -351,3 +365,40 @@ def ocr(model: str, tokens: int) -> Json:
         "dimensions": {"dpi": 200, "height": 100, "width": 100},
     }
     return {"pages": [page], "model": model, "usage_info": {"pages_processed": 1, "doc_size_bytes": 1}}
+
+
+def whole(
+    answer: Answer, body: dict[str, Any], number: int, model: str, tokens: int, prompt: Prompt | None
+) -> tuple[bytes, str]:
+    """The body of a whole answer, and its content type."""
+    if answer == "speech":
+        return speech(), "audio/wav"
+    value: Any
+    if answer == "chat":
+        value = chat(body, number, model, tokens, prompt)
+    elif answer == "completion":
+        value = completion(body, number, model, tokens, prompt)
+    elif answer == "responses":
+        value = responses(body, number, model, tokens, prompt)
+    elif answer == "embeddings":
+        value = embeddings(body, model)
+    elif answer == "rerank_tei":
+        value = rerank_tei(body)
+    elif answer == "rerank_albert" and "prompt" in body:
+        value = rerank_albert(body, number, model)
+    elif answer in {"rerank", "rerank_albert"}:
+        value = rerank_cohere(body, number, model)
+    elif answer == "transcription":
+        value = transcription(tokens)
+    elif answer == "image":
+        value = image(body)
+    elif answer == "moderation":
+        value = moderation(body, number, model)
+    else:
+        value = ocr(model, tokens)
+    return compact(value).encode(), "application/json"
+
+
+def compact(value: object) -> str:
+    """Write JSON without blanks, as the servers do."""
+    return json.dumps(value, separators=(",", ":"))

@@ -45,6 +45,7 @@ class Behaviour:
         cache_blocks: Blocks that the prefix cache holds.
         block_size: Tokens per block.
         report_cached: Whether usage says how many prompt tokens were cached (vLLM: --enable-prompt-tokens-details).
+        kv_silent: While true KV-cache events are numbered and kept for a replay, but not sent.
         error_rate: Share answered with `error_status`.
         error_status: HTTP status of an ordered error, 400–599.
         error_message: Its message; LiteLLM knows a context window or a content policy by it.
@@ -79,6 +80,7 @@ class Behaviour:
     cache_blocks: int = 4096
     block_size: int = 16
     report_cached: bool = True
+    kv_silent: bool = False
     error_rate: float = 0.0
     error_status: int = 500
     error_message: str = "Ordered to fail."

@@ -7,12 +7,13 @@ beside it (the server's `per_token`). That is the world of `fast-router simulate
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 from fast_router.testing.answers import Prompt
 from fast_router.testing.behaviour import Behaviour
+from fast_router.testing.kv_publisher import KvPublisher
 from fast_router.testing.prefix_cache import Change, Hold, PrefixCache
 from fast_router.testing.prompts import rendered, tokenizer
 from fast_router.testing.records import Records
@@ -27,20 +28,20 @@ class Prefill:
     Args:
         orders: The server's at the start.
         tokens: Name of the tokenizer (`prompts.tokenizer`).
-        changed: Hears what changed in the cache, for KV-cache events.
+        publisher: Of KV-cache events.
     """
 
-    def __init__(self, orders: Behaviour, tokens: str | None, changed: Callable[[Change], None] | None = None) -> None:
+    def __init__(self, orders: Behaviour, tokens: str | None, publisher: KvPublisher | None = None) -> None:
         self.cache = PrefixCache(orders.cache_blocks, orders.block_size)
         self._encode = tokenizer(tokens)
-        self._changed = changed
+        self._publisher = publisher
         self._line = Slots(1)
         self._until = 0.0
 
     def apply(self, orders: Behaviour) -> None:
         """Take over changed orders. Another block size empties the cache."""
         if orders.block_size != self.cache.size:
-            self.cache.clear()
+            self.clear()
             self.cache.size = orders.block_size
         if removed := self.cache.resize(orders.cache_blocks):
             self._tell(Change(removed=removed))
@@ -48,6 +49,8 @@ class Prefill:
     def clear(self) -> None:
         """Forget every block."""
         self.cache.clear()
+        if self._publisher is not None:
+            self._publisher.cleared()
 
     @asynccontextmanager
     async def computed(
@@ -66,7 +69,7 @@ class Prefill:
         """
         text = rendered(body)
         tokens = self._encode(text) if isinstance(text, str) else text
-        hold = await self._turn(tokens, orders, records)
+        hold = await self._turn(tokens, str(body.get("cache_salt") or ""), orders, records)
         try:
             yield Prompt(max(1, hold.tokens), hold.cached if orders.report_cached else None)
             whole = self._encode(text + answer) if isinstance(text, str) else [*text, *self._encode(answer)]
@@ -74,7 +77,7 @@ class Prefill:
         finally:
             self._tell(Change(removed=self.cache.end(hold)))
 
-    async def _turn(self, tokens: list[int], orders: Behaviour, records: Records) -> Hold:
+    async def _turn(self, tokens: list[int], salt: str, orders: Behaviour, records: Records) -> Hold:
         clock = asyncio.get_running_loop().time
         came = clock()
         records.waiting += 1
@@ -88,7 +91,7 @@ class Prefill:
         start = max(came, self._until)
         hold = None
         try:
-            hold = self.cache.begin(tokens)
+            hold = self.cache.begin(tokens, salt)
             records.prompt_tokens += hold.tokens
             records.cached_tokens += hold.cached
             rate = orders.prefill_rate or float("inf")
@@ -106,5 +109,5 @@ class Prefill:
         return hold
 
     def _tell(self, change: Change) -> None:
-        if self._changed is not None and (change.stored or change.removed):
-            self._changed(change)
+        if self._publisher is not None:
+            self._publisher.changed(change, self.cache.size)

@@ -25,11 +25,13 @@ class Block:
         name: 64 bits that stand for its tokens and all before them.
         parent: Name of the block before it, None for the first.
         tokens: Its token ids.
+        salt: What separates it from the same tokens of others, "" for nothing.
     """
 
     name: int
     parent: int | None
     tokens: tuple[int, ...]
+    salt: str = ""
 
 
 @dataclass(slots=True)
@@ -53,6 +55,7 @@ class Hold:
         blocks: The whole blocks of its tokens.
         tokens: Length of its prompt.
         life: The cache's life that it belongs to: `clear` ends one.
+        salt: Its `cache_salt`.
         cached: Tokens of the prompt that were there when it began.
         names: Blocks that it holds, from the first on.
     """
@@ -60,6 +63,7 @@ class Hold:
     blocks: list[Block]
     tokens: int
     life: int
+    salt: str = ""
     cached: int = 0
     names: list[int] = field(default_factory=list)
 
@@ -90,24 +94,25 @@ class PrefixCache:
         """Share of the blocks that running requests hold, 0 to 1; a block kept for later counts as free."""
         return min(1.0, len(self._held) / self.capacity) if self.capacity else 0.0
 
-    def blocks(self, tokens: Sequence[int]) -> list[Block]:
+    def blocks(self, tokens: Sequence[int], salt: str = "") -> list[Block]:
         """Cut tokens into whole blocks; what is left over at the end belongs to none."""
         found: list[Block] = []
         parent: int | None = None
+        key = salt.encode("utf-8", "surrogatepass")[: hashlib.blake2b.MAX_KEY_SIZE]
         for start in range(0, len(tokens) - self.size + 1, self.size):
             content = tuple(tokens[start : start + self.size])
             packed = struct.pack(f"<Q{self.size}q", parent or 0, *content)
-            name = int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little")
-            found.append(Block(name, parent, content))
+            name = int.from_bytes(hashlib.blake2b(packed, digest_size=8, key=key).digest(), "little")
+            found.append(Block(name, parent, content, salt))
             parent = name
         return found
 
-    def begin(self, tokens: Sequence[int]) -> Hold:
+    def begin(self, tokens: Sequence[int], salt: str = "") -> Hold:
         """Look a prompt up and hold the blocks of it that are there until `end`.
 
         The last token is always computed: its output is the first token of the answer.
         """
-        hold = Hold(self.blocks(tokens), len(tokens), self._life)
+        hold = Hold(self.blocks(tokens, salt), len(tokens), self._life, salt)
         for block in hold.blocks[: max(0, hold.tokens - 1) // self.size]:
             if not self._has(block.name):
                 break
@@ -130,7 +135,7 @@ class PrefixCache:
         if hold.life != self._life:
             return change
         if more is not None:
-            hold.blocks = self.blocks(more)
+            hold.blocks = self.blocks(more, hold.salt)
         for block in hold.blocks[len(hold.names) :]:
             fresh = not self._has(block.name)
             if fresh and len(self) >= self.capacity:

@@ -60,23 +60,18 @@ def tokenizer(name: str | None) -> Tokenize:
     """Make a tokenizer.
 
     Args:
-        name: None for four characters per token; `tiktoken:<encoding>`; or the path of a `tokenizer.json` (or of
-            the folder with it).
+        name: None for four characters per token, or the path of a `tokenizer.json` (or of the folder with it).
 
     Raises:
         ConfigurationError: There is no such file.
     """
     if name is None:
         return _pieces
-    if name.startswith("tiktoken:"):
-        import tiktoken  # noqa: PLC0415
-
-        return tiktoken.get_encoding(name.removeprefix("tiktoken:")).encode_ordinary
     path = Path(name)
     if path.is_dir():
         path = path / "tokenizer.json"
     if not path.is_file():
-        raise ConfigurationError(f"no tokenizer at {path}; give the path of a tokenizer.json, or tiktoken:cl100k_base")
+        raise ConfigurationError(f"no tokenizer at {path}; give the path of a tokenizer.json")
     from tokenizers import Tokenizer  # noqa: PLC0415
 
     loaded = Tokenizer.from_file(str(path))

@@ -37,6 +37,7 @@ async def _serve(specs: list[dict[str, Any]], *, until_stdin_ends: bool) -> None
             api_key=spec["api_key"],
             name=spec["name"],
             tokenizer=spec["tokenizer"],
+            kv_events=spec["kv_events"],
         )
         for spec in specs
     ]
@@ -83,7 +84,14 @@ def main(
                 specs = json.loads(stdin.readline())
         else:
             behaviour = Behaviour().ordered(**dict(_order(text) for text in orders)).as_dict()
-            common = {"kind": shape, "models": list(models), "behaviour": behaviour, "api_key": None, "tokenizer": None}
+            common = {
+                "kind": shape,
+                "models": list(models),
+                "behaviour": behaviour,
+                "api_key": None,
+                "tokenizer": None,
+                "kv_events": None,
+            }
             specs = [{**common, "name": f"{shape}-{n}", "seed": seed + n} for n in range(count)]
         asyncio.run(_serve(specs, until_stdin_ends=specs_from_stdin))
     except ConfigurationError as error:

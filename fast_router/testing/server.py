@@ -20,6 +20,7 @@ from aiohttp import web
 from fast_router.errors import ConfigurationError
 from fast_router.testing import answers
 from fast_router.testing.behaviour import Behaviour
+from fast_router.testing.kv_publisher import KvPublisher, Spelling
 from fast_router.testing.metrics_page import page
 from fast_router.testing.prefill import Prefill
 from fast_router.testing.records import Records, Seen
@@ -51,7 +52,8 @@ class UpstreamServer:
         api_key: If given, requests need `Authorization: Bearer <api_key>`; anything else is answered 401.
         name: Name for logs and control; by default the shape's.
         tokenizer: How it counts prompts where it has a prefix cache (`prefill_rate`): None for four characters per
-            token, `tiktoken:<encoding>`, or the path of a `tokenizer.json`.
+            token, or the path of a `tokenizer.json`.
+        kv_events: Whether it publishes KV-cache events, and how it spells them: "arrays" or "maps" (`kv_publisher`).
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class UpstreamServer:
         api_key: str | None = None,
         name: str | None = None,
         tokenizer: str | None = None,
+        kv_events: Spelling | None = None,
     ) -> None:
         self.shape = shape(kind)
         self.name = name or kind
@@ -75,6 +78,10 @@ class UpstreamServer:
         self.port = 0
         self.starts = 0
         self._tokenizer = tokenizer
+        self._kv_events = kv_events
+        self._publisher: KvPublisher | None = None
+        # Addresses of events and of missed ones; "" before the first start, the same after every further one.
+        self.kv_endpoint = self.kv_replay = ""
         self._prefill = Prefill(self.behaviour, tokenizer)
         self._restarting: asyncio.Task[None] | None = None
         self._seed = seed
@@ -122,7 +129,11 @@ class UpstreamServer:
         self._runner = runner
         self._stopping = False
         self.starts += 1
-        self._prefill = Prefill(self.behaviour, self._tokenizer)
+        if self._kv_events is not None:
+            known = (self.kv_endpoint, self.kv_replay) if self.kv_endpoint else ()
+            self._publisher = KvPublisher(self._kv_events, *known)
+            self.kv_endpoint, self.kv_replay = self._publisher.endpoint, self._publisher.replay
+        self._prefill = Prefill(self.behaviour, self._tokenizer, self._publisher)
         self.port = runner.addresses[0][1]
         self._apply()
 
@@ -133,6 +144,9 @@ class UpstreamServer:
         runner, self._runner, self._stopping = self._runner, None, True
         self._apply()
         await runner.cleanup()
+        if self._publisher is not None:
+            await self._publisher.close()
+            self._publisher = None
 
     async def restart(self) -> None:
         """Stop and start again: every connection is cut, the prefix cache is empty."""
@@ -159,6 +173,8 @@ class UpstreamServer:
     def _apply(self) -> None:
         self._slots.resize(self.behaviour.slots)
         self._prefill.apply(self.behaviour)
+        if self._publisher is not None:
+            self._publisher.silent = self.behaviour.kv_silent
         # Whoever waits for the old one looks at the new orders.
         self._ordered.set()
         self._ordered = asyncio.Event()
@@ -281,7 +297,7 @@ class UpstreamServer:
             if seen.fault == "garbage":
                 seen.status = 200
                 return web.Response(text=_GARBAGE, content_type="application/json")
-            content, kind = _whole(answer, body, number, model, tokens, prompt)
+            content, kind = answers.whole(answer, body, number, model, tokens, prompt)
             return await self._send(request, answer, seen, content, kind, tokens)
 
     async def _send(
@@ -317,13 +333,15 @@ class UpstreamServer:
             if seen.fault == "cut" and sent >= orders.cut_after:
                 return _reset(request, response)
             if seen.fault == "stream_error" and sent >= orders.cut_after:
-                await response.write(f"data: {_dump(_told(orders.error_status, orders.error_message))}\n\n".encode())
+                await response.write(
+                    f"data: {answers.compact(_told(orders.error_status, orders.error_message))}\n\n".encode()
+                )
                 break
             if seen.fault == "garbage":
                 await response.write(f"data: {_GARBAGE}\n\n".encode())
             else:
                 head = f"event: {event['type']}\n" if named else ""
-                await response.write(f"{head}data: {_dump(event)}\n\n".encode())
+                await response.write(f"{head}data: {answers.compact(event)}\n\n".encode())
             if sent < tokens:
                 self.records.tokens += 1
         if seen.fault == "cut":
@@ -379,6 +397,7 @@ class UpstreamServer:
             "name": self.name,
             "shape": self.shape.name,
             "starts": self.starts,
+            "kv_events": [self.kv_endpoint, self.kv_replay],
             "behaviour": self.behaviour.as_dict(),
             "records": self.records.as_dict(),
         }
@@ -420,39 +439,6 @@ def _tokens(body: Mapping[str, Any], ordered: int) -> int:
         if isinstance(limit, int) and limit > 0:
             ordered = min(ordered, limit)
     return ordered
-
-
-def _whole(
-    answer: Answer, body: dict[str, Any], number: int, model: str, tokens: int, prompt: answers.Prompt | None
-) -> tuple[bytes, str]:
-    if answer == "speech":
-        return answers.speech(), "audio/wav"
-    value: Any
-    if answer == "chat":
-        value = answers.chat(body, number, model, tokens, prompt)
-    elif answer == "completion":
-        value = answers.completion(body, number, model, tokens, prompt)
-    elif answer == "responses":
-        value = answers.responses(body, number, model, tokens, prompt)
-    elif answer == "embeddings":
-        value = answers.embeddings(body, model)
-    elif answer == "rerank_tei":
-        value = answers.rerank_tei(body)
-    elif answer == "rerank_albert" and "prompt" in body:
-        value = answers.rerank_albert(body, number, model)
-    elif answer in {"rerank", "rerank_albert"}:
-        value = answers.rerank_cohere(body, number, model)
-    elif answer == "transcription":
-        value = answers.transcription(tokens)
-    elif answer == "image":
-        value = answers.image(body)
-    else:
-        value = answers.ocr(model, tokens)
-    return _dump(value).encode(), "application/json"
-
-
-def _dump(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"))
 
 
 def _told(status: int, message: str) -> answers.Json:

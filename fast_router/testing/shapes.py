@@ -24,6 +24,7 @@ Answer = Literal[
     "transcription",
     "speech",
     "image",
+    "moderation",
     "ocr",
 ]
 
@@ -73,7 +74,12 @@ SHAPES: Mapping[str, Shape] = MappingProxyType(
                 | _EMBED
                 | _RESPONSES
                 | _LISTEN
-                | {"/v1/audio/speech": "speech", "/v1/images/generations": "image"},
+                | {
+                    "/v1/audio/speech": "speech",
+                    "/v1/images/generations": "image",
+                    "/v1/images/edits": "image",
+                    "/v1/moderations": "moderation",
+                },
             ),
             Shape(
                 "vllm",

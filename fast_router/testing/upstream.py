@@ -23,6 +23,7 @@ import httpx
 
 from fast_router.errors import ConfigurationError, FastRouterError
 from fast_router.testing.behaviour import Behaviour
+from fast_router.testing.kv_publisher import Spelling
 from fast_router.testing.records import Records
 from fast_router.testing.server import CONTROL, UpstreamServer
 
@@ -47,6 +48,7 @@ class Spec:
         seed: Seed of its random source; by default its position in the fleet.
         api_key: Key that requests need, None for none.
         tokenizer: How prompts are counted by a server with a prefix cache, see `UpstreamServer`.
+        kv_events: Whether it publishes KV-cache events, and in which spelling: "arrays" or "maps".
     """
 
     kind: str = "openai"
@@ -56,6 +58,7 @@ class Spec:
     seed: int | None = None
     api_key: str | None = field(default=None, repr=False)
     tokenizer: str | None = None
+    kv_events: Spelling | None = None
 
 
 class UpstreamFace(ABC):
@@ -94,6 +97,11 @@ class UpstreamFace(ABC):
     @abstractmethod
     def reset(self) -> None:
         """Forget the records and start the random source again from its seed."""
+
+    @property
+    @abstractmethod
+    def kv_events(self) -> tuple[str, str]:
+        """Addresses of its KV-cache events and of missed ones; empty texts where it publishes none."""
 
     @abstractmethod
     def restart(self) -> None:
@@ -175,6 +183,7 @@ class Upstream(UpstreamFace):
         api_key: If given, requests need it.
         name: Its name, by default the shape's.
         tokenizer: How prompts are counted by a server with a prefix cache, see `UpstreamServer`.
+        kv_events: Whether it publishes KV-cache events, see `UpstreamServer`.
         thread: The loop to run on; by default one of its own.
         behaviour: The orders at the start.
         orders: Single orders, on top of `behaviour`.
@@ -194,6 +203,7 @@ class Upstream(UpstreamFace):
         api_key: str | None = None,
         name: str | None = None,
         tokenizer: str | None = None,
+        kv_events: Spelling | None = None,
         thread: _LoopThread | None = None,
         behaviour: Behaviour | None = None,
         **orders: Any,
@@ -208,6 +218,7 @@ class Upstream(UpstreamFace):
             api_key=api_key,
             name=name,
             tokenizer=tokenizer,
+            kv_events=kv_events,
         )
         self.name = self._server.name
 
@@ -220,6 +231,11 @@ class Upstream(UpstreamFace):
     def port(self) -> int:
         """Its port; 0 before the first start."""
         return self._server.port
+
+    @property
+    def kv_events(self) -> tuple[str, str]:
+        """Addresses of its KV-cache events and of missed ones; known once it was started."""
+        return self._server.kv_endpoint, self._server.kv_replay
 
     @property
     def running(self) -> bool:
@@ -315,6 +331,11 @@ class _Remote(UpstreamFace):
     def reset(self) -> None:
         self._client.post(self._url + CONTROL + "/reset").raise_for_status()
 
+    @property
+    def kv_events(self) -> tuple[str, str]:
+        events, replay = self._state()["kv_events"]
+        return events, replay
+
     def restart(self) -> None:
         before = self._state()["starts"]
         self._client.post(self._url + CONTROL + "/restart").raise_for_status()
@@ -395,6 +416,7 @@ class Fleet(Mapping[str, UpstreamFace]):
                 api_key=spec.api_key,
                 name=spec.name,
                 tokenizer=spec.tokenizer,
+                kv_events=spec.kv_events,
                 thread=thread,
                 behaviour=spec.behaviour,
             )
@@ -434,6 +456,7 @@ def _plain(spec: Spec) -> dict[str, Any]:
         "seed": spec.seed,
         "api_key": spec.api_key,
         "tokenizer": spec.tokenizer,
+        "kv_events": spec.kv_events,
         "behaviour": spec.behaviour.as_dict(),
     }
 

@@ -13,11 +13,11 @@ import tempfile
 
 import click.testing
 import pytest
+from fast_router_albert.celery_files import load_settings, models_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fast_router import settings as options
-from fast_router.celery_routing.config import load_settings, models_of
 from fast_router.celery_routing.envelope import (
     amqp_headers,
     body,

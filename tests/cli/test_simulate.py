@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 from click.testing import CliRunner
 
 from fast_router.cli.group import main
 from fast_router.simulation import Fault, ServerSpec, World, simulate
+from fast_router.testing import Fleet, Spec
+from fast_router.testing.behaviour import Behaviour
 
 FLEET = """
 model_list:
@@ -40,6 +43,121 @@ def test_the_table_and_the_plot(config):
     assert "m: 2 deployments" in done.output
     assert "peak_ewma" in done.output
     assert "▁" in done.output
+
+
+def test_servers_are_named_behind_their_shares_within_80_columns(config):
+    done = call(config, "--seconds", 20, "--rate", 10)
+    assert "  least_busy: one " in done.output
+    assert max(map(len, done.output.splitlines())) <= 80
+
+
+def test_a_large_fleet_names_the_busiest_and_counts_the_others(tmp_path):
+    entries = [
+        {"model_name": "m", "litellm_params": {"model": "openai/x"}, "model_info": {"simulate": {"latency": 0.2}}}
+        for _ in range(30)
+    ]
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_list": entries}))  # JSON is YAML
+    done = call(path, "--seconds", 20, "--rate", 20, "--strategies", "simple_shuffle")
+    assert ", 24 others " in done.output.replace("\n    ", " ")
+    assert max(map(len, done.output.splitlines())) <= 80
+
+
+SILENT = """
+model_list:
+  - model_name: m
+    litellm_params: {model: openai/a, api_base: "BASE0", api_key: none}
+    model_info: {id: one}
+  - model_name: m
+    litellm_params: {model: openai/b, api_base: "BASE1", api_key: none}
+    model_info: {id: two}
+"""
+
+
+def test_an_unknown_latency_is_asked_for_not_invented(tmp_path):
+    path = tmp_path / "config.yml"
+    path.write_text(SILENT)
+    done = call(path)
+    assert done.exit_code == 2
+    assert "nothing says how long a request to one takes (2 of 2 deployments)" in done.output
+    assert "--measure 5" in done.output
+    given = call(path, "--latency", 0.4, "--seconds", 20, "--strategies", "least_busy")
+    assert "As given: 0.4 s (median) for 2 deployments" in given.output
+
+
+def test_latencies_are_measured_with_real_requests(tmp_path):
+    """The slower of two real servers is the slower one of the simulation, too."""
+    path = tmp_path / "config.yml"
+    specs = [Spec(name="fast"), Spec(name="slow", behaviour=Behaviour(latency=0.3))]
+    with Fleet(specs) as fleet:
+        bases = [fleet[name].api_base for name in ("fast", "slow")]
+        path.write_text(SILENT.replace("BASE0", bases[0]).replace("BASE1", bases[1]))
+        done = call(path, "--measure", 3, "--seconds", 30, "--rate", 5, "--json", "--strategies", "peak_ewma")
+        assert done.exit_code == 0, done.output
+        assert [fleet[name].records.served for name in ("fast", "slow")] == [2 + 3, 3]
+        (row,) = json.loads(done.output)
+        assert row["attempts"]["one"] > row["attempts"]["two"]
+        fleet["slow"].order(error_rate=1)
+        failed = call(path, "--measure", 1)
+    assert failed.exit_code == 2
+    assert "two cannot be measured (" in failed.output
+    assert "Traceback" not in failed.output
+
+
+def test_registered_strategies_take_part(config, tmp_path, monkeypatch):
+    from fast_router.engine import strategies
+
+    monkeypatch.setattr(strategies, "_classes", dict(strategies._classes))
+    monkeypatch.setattr(strategies, "_names", dict(strategies._names))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "of_mine_for_a_test.py").write_text(
+        "from fast_router import register_strategy\n"
+        "from fast_router.engine.strategies.base import Strategy\n"
+        "@register_strategy\n"
+        "class Mine(Strategy):\n"
+        "    name = 'mine_for_a_test'\n"
+        "    def choose(self, candidates, now, ask):\n"
+        "        return candidates[-1]\n"
+        "    def pick(self, now, ask):\n"
+        "        return self.ready[-1] if self.ready else None\n"
+    )
+    done = call(config, "--seconds", 10, "--import", "of_mine_for_a_test", "--json")
+    assert done.exit_code == 0, done.output
+    assert "mine_for_a_test" in [row["strategy"] for row in json.loads(done.output)]
+    missing = call(config, "--import", "no_such_module_at_all")
+    assert missing.exit_code == 2
+    assert "no_such_module_at_all" in missing.output
+
+
+def test_a_plot_is_written(config, tmp_path):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "out.svg"
+    done = call(config, "--seconds", 10, "--plot", out)
+    assert done.exit_code == 0, done.output
+    text = out.read_text()
+    assert text.startswith("<?xml")
+    assert ">peak_ewma<" in text  # words, not outlines
+    assert len(text) < 100_000
+    call(config, "--seconds", 10, "--plot", tmp_path / "again.svg")
+    assert (tmp_path / "again.svg").read_text() == text
+    for name, said in (("out.docx", "must end in one of"), ("none/out.svg", "there is no folder")):
+        refused = call(config, "--plot", tmp_path / name)
+        assert refused.exit_code == 2
+        assert said in refused.output
+
+
+def test_without_matplotlib_the_extra_is_named(config, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
+    done = call(config, "--plot", tmp_path / "out.svg")
+    assert done.exit_code == 2
+    assert "fast-router[plots]" in done.output
+
+
+def test_without_rich_the_table_is_plain(config, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    done = call(config, "--seconds", 10, "--strategies", "least_busy")
+    assert done.exit_code == 0, done.output
+    assert "strategy    p50 s  p99 s" in done.output
 
 
 def test_json_is_the_same_twice(config):

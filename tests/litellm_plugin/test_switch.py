@@ -14,10 +14,10 @@ import pytest
 from litellm import Router
 
 import fast_router
-from fast_router.litellm_plugin import hook
+from fast_router.litellm_plugin import hook, report
 from fast_router.litellm_plugin.bands import methods
 from fast_router.litellm_plugin.patching import PatchSet
-from fast_router.litellm_plugin.picks import lanes
+from fast_router.litellm_plugin.picks import guard
 from fast_router.litellm_plugin.picks.binding import Binding
 from fast_router.settings import features
 from tests.support.plugin import asynchronous, core_of, discard, entry, in_flight, pick_id, picks, router, sync_id
@@ -187,8 +187,8 @@ print(json.dumps({"names": names, "still_on": still_on, "errors": fast_router.st
 def test_the_names_of_features_are_those_that_are_installed():
     # One may be off on this LiteLLM, but none is on that `disabled_features` does not know.
     on = set(fast_router.status()["features"])
-    assert on <= features.known()
-    assert set(features.INNER) - {"counters_behind"} <= on
+    assert on <= {*features.FEATURES, *features.OVERHEAD}
+    assert {"hedging", "stream_failover", "waiting"} <= on
 
 
 @pytest.mark.parametrize(("name", "told"), [("FAST_ROUTER_MAXWAIT", 1), ("FAST_ROUTER_TEST_X", 0)])
@@ -257,7 +257,7 @@ def test_an_error_of_ours_is_counted_and_litellm_answers(monkeypatch, caplog):
         raise ZeroDivisionError("sk-secret")
 
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, logger="fast_router"):
-        patch.setattr(lanes, "bind", broken)
+        patch.setattr(guard, "bind", broken)
         assert {pick_id(made), sync_id(made)} <= {"a", "b"}
     status = fast_router.status()
     assert status["errors"]["count"] == errors + 2
@@ -298,9 +298,9 @@ def test_a_litellm_without_the_members_is_left_alone_but_for_its_public_hook(cap
     try:
         with caplog.at_level(logging.WARNING, logger="fast_router"):
             hook._patch(stranger)
-        assert hook.status()["features"] == ["public hook"]
-        assert hook.status()["band"] is None
-        assert hook.status()["patched"] == []
+        assert report.status()["features"] == ["public hook"]
+        assert report.status()["band"] is None
+        assert report.status()["patched"] == []
         assert len([r for r in caplog.records if "FAST_ROUTER_ENABLED=0" in r.getMessage()]) == 1
         made = router(*(entry(name) for name in "abcd"))
         seen = {pick_id(made, litellm_call_id=f"call-{n}") for n in range(4)}

@@ -21,9 +21,9 @@ from fast_router.cluster.shared_state.options import ClusterOptions
 from fast_router.cluster.shared_state.rate_limited_log import QuietLog
 from fast_router.cluster.shared_state.redis_link import Link, Target
 from fast_router.cluster.shared_state.round_trip import Batch, code
+from fast_router.cluster.shared_state.write_behind import succeed, unregister
 from fast_router.cluster.strict_limits.limits import StrictLimits
 from fast_router.engine import outside
-from fast_router.litellm_plugin.fleet.redis_cache import succeed, unregister
 
 if TYPE_CHECKING:
     from fast_router.engine import Deployment, Engine

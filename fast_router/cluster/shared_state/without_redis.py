@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -47,14 +48,16 @@ def forget() -> None:
         _alone.routers.clear()
 
 
-def statuses() -> list[dict[str, Any]]:
-    """One entry like those of `ClusterState.status()`, with a `problem`, while there is such a router."""
-    from fast_router.cluster import state_of  # noqa: PLC0415 - it imports this module
+def statuses(has_state: Callable[[AdvancedRouter], bool]) -> list[dict[str, Any]]:
+    """One entry like those of `ClusterState.status()`, with a `problem`, while there is such a router.
 
+    Args:
+        has_state: Whether a router shares its state by now.
+    """
     with _alone.lock:
         routers = list(_alone.routers)
     # Others have been given a Redis since.
-    if all(state_of(router) is not None for router in routers):
+    if all(map(has_state, routers)):
         return []
     return [
         {

@@ -18,13 +18,14 @@ import json
 import re
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from fast_router.cluster.shared_state.round_trip import Command
 
-__all__ = ["WriteBehind"]
+__all__ = ["WriteBehind", "register", "registered", "succeed", "unregister"]
 
 _NEVER: Final = -float("inf")
 _MOST_KEYS: Final = 20_000
@@ -222,3 +223,24 @@ def _text(value: dict[str, Any]) -> str:
         return json.dumps(value)
     except (TypeError, ValueError):
         return str(value)
+
+
+registered: weakref.WeakKeyDictionary[Any, WriteBehind] = weakref.WeakKeyDictionary()
+
+
+def register(cache: Any, behind: WriteBehind) -> None:
+    """Send the counters that LiteLLM writes through `cache` by way of `behind`."""
+    registered[cache] = behind
+
+
+def succeed(old: WriteBehind | None, new: WriteBehind | None) -> None:
+    """After a fork: what the parent has not sent yet is the parent's; the child counts anew."""
+    for cache in [cache for cache, found in list(registered.items()) if found is old]:
+        if new is not None:
+            registered[cache] = new
+
+
+def unregister(behind: WriteBehind) -> None:
+    """Let LiteLLM write its counters itself again."""
+    for cache in [cache for cache, found in list(registered.items()) if found is behind]:
+        registered.pop(cache, None)

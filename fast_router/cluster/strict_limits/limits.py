@@ -16,17 +16,19 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from fast_router.cluster.shared_state.round_trip import code
 from fast_router.cluster.strict_limits.scripts import Caps, admit_call, release_call, spend_call
 from fast_router.engine.deployment import SPENT
 
 if TYPE_CHECKING:
+    from fast_router.cluster.shared_state.exchange import Exchange
+    from fast_router.cluster.shared_state.options import ClusterOptions
+    from fast_router.cluster.shared_state.rate_limited_log import QuietLog
     from fast_router.cluster.shared_state.redis_link import Link
     from fast_router.cluster.shared_state.round_trip import Batch
-    from fast_router.cluster.shared_state.state import ClusterState
-    from fast_router.engine import Deployment, Lease
+    from fast_router.engine import Deployment, Engine, Lease
 
 __all__ = ["Admission", "StrictLimits", "caps_of"]
 
@@ -76,6 +78,32 @@ class _Asked:
     loop: asyncio.AbstractEventLoop
 
 
+class Shared(Protocol):
+    """The part of the shared state that strict limits need: where Redis is, and how to reach its thread."""
+
+    link: Link | None
+    loop: asyncio.AbstractEventLoop | None
+
+    @property
+    def engine(self) -> Engine:
+        """Whose leases are limited."""
+
+    @property
+    def exchange(self) -> Exchange:
+        """Names and clock of the fleet."""
+
+    @property
+    def options(self) -> ClusterOptions:
+        """Timeouts."""
+
+    @property
+    def quiet(self) -> QuietLog:
+        """Where trouble is told, at most once a minute."""
+
+    def nudge(self) -> None:
+        """Have the round that is due run now."""
+
+
 class StrictLimits:
     """Asks Redis to admit requests, and gives their slots back.
 
@@ -83,7 +111,7 @@ class StrictLimits:
         state: The shared state that it belongs to.
     """
 
-    def __init__(self, state: ClusterState) -> None:
+    def __init__(self, state: Shared) -> None:
         self._state = state
         self.begin()
         state.engine.on_release.append(self._released)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fast_router.engine.prefix_cache.work import Call
+    from fast_router.engine.prefix_cache.call import Call
 
 __all__ = ["Backlog"]
 

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fast_router.engine.prefix_cache.prompt import BYTES_PER_TOKEN
 from fast_router.engine.prefix_cache.speed import FIXED, RATE
 
 if TYPE_CHECKING:
     from fast_router.engine.prefix_cache.holders import Holders
-    from fast_router.engine.prefix_cache.work import Work
+    from fast_router.engine.prefix_cache.speed import Speed
 
-__all__ = ["CACHE_TOKENS", "Fleet"]
+__all__ = ["CACHE_TOKENS", "Fleet", "Member"]
 
 CACHE_TOKENS = 400_000.0
 """Tokens that a cache holds before anything is known."""
@@ -29,6 +29,16 @@ STALE = 120.0
 _FEWEST = 2048
 _NEWEST = 0.05
 _EVERY = 16
+
+
+class Member(Protocol):
+    """One of the servers (`Work`)."""
+
+    speed: Speed
+    learnt_at: float
+
+    def join(self, fleet: Fleet) -> None:
+        """Belong to `fleet` from now on."""
 
 
 class Fleet:
@@ -67,10 +77,10 @@ class Fleet:
         self.known = False
         self.tokens = 500.0
         self.most = BLOCKS
-        self._works: list[Work] = []
+        self._works: list[Member] = []
         self._learnt = 0
 
-    def members(self, works: list[Work]) -> None:
+    def members(self, works: list[Member]) -> None:
         """Say who belongs to it."""
         self._works = works
         self.most = max(_FEWEST, min(BLOCKS, ALL_BLOCKS // max(1, len(works))))

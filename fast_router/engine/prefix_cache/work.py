@@ -10,16 +10,17 @@ from math import exp, log
 from typing import TYPE_CHECKING, Any
 
 from fast_router.engine.prefix_cache.backlog import Backlog
-from fast_router.engine.prefix_cache.mirror import Mirror, Run
+from fast_router.engine.prefix_cache.call import Call
+from fast_router.engine.prefix_cache.mirror import Mirror
 from fast_router.engine.prefix_cache.prompt import Prompt
 from fast_router.engine.prefix_cache.speed import Speed
 
 if TYPE_CHECKING:
+    from fast_router.engine.ask import Ask
     from fast_router.engine.deployment import Deployment
     from fast_router.engine.prefix_cache.fleet import Fleet
-    from fast_router.engine.strategies.base import Ask
 
-__all__ = ["MARGIN", "Call", "Work"]
+__all__ = ["MARGIN", "Work"]
 
 MARGIN = 1.15
 """Times the budget that the mirror holds. What is at the edge may be cached or not: to have it sent where it was before
@@ -43,43 +44,6 @@ _TOLERANCE = 0.15
 _PENALTY = 0.5
 """Seconds that the first failure counts for as queue, until then; twice as long with each further one in a row."""
 _MOST_PENALTY = 10.0
-
-
-class Call:
-    """What was expected of one call when it was sent.
-
-    Attributes:
-        number: In the order of arrival at this server.
-        began: Engine clock, seconds.
-        tokens: Of the prompt.
-        cached: Tokens of it that were expected to be cached.
-        doubt: Tokens more that may be: our blocks are coarse.
-        work: Seconds to compute the rest.
-        full: Seconds to compute all of it.
-        stream: Whether a first token will be heard of.
-        prompt: None if its text is unknown.
-        runs: What was known of it before.
-        serial: Of its use in the mirror.
-        seconds: That computing it took, once that is known.
-    """
-
-    __slots__ = (
-        "began", "cached", "doubt", "full", "number", "prompt", "runs", "seconds", "serial", "stream", "tokens", "work",
-    )  # fmt: skip
-
-    def __init__(self, number: int, began: float, tokens: float, stream: bool) -> None:
-        self.number = number
-        self.began = began
-        self.tokens = tokens
-        self.stream = stream
-        self.cached = 0.0
-        self.doubt = 0.0
-        self.work = 0.0
-        self.full = 0.0
-        self.prompt: Prompt | None = None
-        self.runs: list[Run] = []
-        self.serial = -1
-        self.seconds: float | None = None
 
 
 class Work:
@@ -237,8 +201,7 @@ class Work:
             self.backlog.leave(key, now)
         if failed:
             if not spoken:
-                if call.prompt is not None:
-                    self.mirror.undo(call.prompt, call.serial, call.runs[-1][0] if call.runs else 0)
+                self._unlearn(call)
                 # One that fails at once must not look free.
                 self._penalty = now + min(_MOST_PENALTY, _PENALTY * 2.0**self._failed)
                 self._failed += 1
@@ -252,6 +215,18 @@ class Work:
             self.fleet.reports = True
         if self.fleet.reports:
             self._reported(call, prompt_tokens or call.tokens, cached_tokens, now)
+
+    def withdrawn(self, key: Any, now: float) -> None:
+        """A call went elsewhere after all."""
+        call = self._calls.pop(key, None)
+        if call is not None:
+            self.backlog.leave(key, now)
+            self._unlearn(call)
+
+    def _unlearn(self, call: Call) -> None:
+        """What of its prompt was new here was not computed."""
+        if call.prompt is not None:
+            self.mirror.undo(call.prompt, call.serial, call.runs[-1][0] if call.runs else 0)
 
     def rests(self, now: float) -> None:
         """It begins to rest, or rests longer."""

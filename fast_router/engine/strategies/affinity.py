@@ -15,7 +15,7 @@ from hashlib import blake2b
 from math import ceil
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fast_router.engine.strategies.base import Ask, Rng
+from fast_router.engine.ask import Ask, Rng
 from fast_router.engine.strategies.power_of_two import PowerOfTwo
 
 if TYPE_CHECKING:

@@ -17,11 +17,12 @@ from math import ceil
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from fast_router.engine.ask import Ask, Rng
 from fast_router.engine.prefix_cache.fleet import Fleet
 from fast_router.engine.prefix_cache.holders import Holders
 from fast_router.engine.prefix_cache.prompt import Prompt
 from fast_router.engine.prefix_cache.work import Work
-from fast_router.engine.strategies.base import Ask, Rng, Strategy
+from fast_router.engine.strategies.base import Strategy
 from fast_router.engine.strategies.ranking import Ranking
 
 if TYPE_CHECKING:
@@ -125,7 +126,6 @@ class CacheAware(Strategy):
         depths: list[int] = []
         for deployment in candidates:
             work = deployment.work
-            assert work is not None
             expected, guess = work.expected(prompt, now, guess)
             seconds.append(expected)
             depths.append(guess)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fast_router.engine.strategies.base import Ask, Rng, Strategy
+from fast_router.engine.ask import Ask, Rng
+from fast_router.engine.strategies.base import Strategy
 from fast_router.engine.strategies.ranking import Ranking
 
 if TYPE_CHECKING:

@@ -16,54 +16,21 @@ from collections.abc import Mapping, Sequence
 from math import exp, floor
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fast_router.engine.strategies.base import Ask, Rng
+from fast_router.engine.ask import Ask, Rng
+from fast_router.engine.learning import DECAY
 from fast_router.engine.strategies.power_of_two import PATIENCE, PowerOfTwo
 
 if TYPE_CHECKING:
     from fast_router.engine.deployment import Deployment
 
-__all__ = ["PeakEwma", "failure_seconds", "observe_peak"]
+__all__ = ["PeakEwma"]
 
-DECAY = 10.0
-"""Seconds after which an estimate that nothing confirms has decayed to 1/e."""
-FAILURE_FACTOR = 4.0
-"""Times the present estimate that a failed attempt counts for."""
-FAILURE_PENALTY = 5.0
-"""Seconds that it counts for at the most, unless it took longer or the server is that slow anyway."""
 # From so many members on, three are drawn: fewer would always be compared with one another.
 _THREE = 4
 # From this ratio of their latencies on, two members are not alike.
 _UNLIKE = 2.0
 # An unknown member whose probe is out costs more than any known one, and more with each further call.
 _UNKNOWN = 1e9
-
-
-def observe_peak(deployment: Deployment, seconds: float, now: float, decay: float = DECAY) -> None:
-    """Feed one attempt's duration (seconds) into the estimate of `deployment`."""
-    ewma = deployment.ewma
-    if ewma is None or seconds > ewma:
-        deployment.ewma = seconds
-        deployment.ewma_load = deployment.in_flight + deployment.outside
-    else:
-        kept = exp((deployment.ewma_at - now) / decay)
-        deployment.ewma = ewma * kept + seconds * (1.0 - kept)
-        load = deployment.in_flight + deployment.outside
-        deployment.ewma_load = deployment.ewma_load * kept + load * (1.0 - kept)
-    deployment.ewma_at = now
-
-
-def failure_seconds(deployment: Deployment, seconds: float) -> float:
-    """What a failed attempt of so many seconds counts for: more than a success, and not for longer than need be.
-
-    The first failure after a success is forgotten within a quarter of a minute, and further ones only begin that time
-    anew: a server that goes on failing is for its breaker.
-    """
-    ewma = deployment.ewma
-    if ewma is None:
-        return max(seconds, FAILURE_PENALTY)
-    if deployment.ewma_failed:
-        return max(seconds, ewma)
-    return max(seconds, ewma, min(FAILURE_FACTOR * ewma, FAILURE_PENALTY))
 
 
 class PeakEwma(PowerOfTwo):

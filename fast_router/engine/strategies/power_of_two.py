@@ -16,7 +16,8 @@ from itertools import accumulate
 from math import exp, floor
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fast_router.engine.strategies.base import Ask, Rng, Strategy
+from fast_router.engine.ask import Ask, Rng
+from fast_router.engine.strategies.base import Strategy
 
 if TYPE_CHECKING:
     from fast_router.engine.deployment import Deployment

@@ -12,8 +12,8 @@ from math import floor
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fast_router.engine.ask import Rng
     from fast_router.engine.deployment import Deployment
-    from fast_router.engine.strategies.base import Rng
 
 __all__ = ["Ranking"]
 

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from heapq import heappop, heappush, heapreplace
 from typing import TYPE_CHECKING, Any
 
-from fast_router.engine.strategies.base import Ask, Rng, Strategy
+from fast_router.engine.ask import Ask, Rng
+from fast_router.engine.strategies.base import Strategy
 
 if TYPE_CHECKING:
     from fast_router.engine.deployment import Deployment

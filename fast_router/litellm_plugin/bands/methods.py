@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.picks.binding import Binding
+    from fast_router.litellm_plugin.rests.store import RestStore
 
 __all__ = ["KNOWN_PIPELINES", "Band", "UnknownBandError", "find_band"]
 
@@ -173,6 +174,22 @@ class Band:
         from fast_router.litellm_plugin.picks.binding import bind  # noqa: PLC0415 - it imports this module
 
         return bind(core, self)
+
+    def new_binding(self, core: Any) -> Binding:
+        """A binding for a core that has none, which hears of every rest from now on."""
+        from fast_router.litellm_plugin.picks.binding import Binding  # noqa: PLC0415 - it imports this module
+        from fast_router.litellm_plugin.rests.mirror import attach  # noqa: PLC0415 - the same
+
+        found = Binding(self, core)
+        attach(found, core)
+        return found
+
+    def rest_store(self, core: Any) -> RestStore | None:
+        """Where this LiteLLM keeps a core's cooldowns, None if it has no such place."""
+        from fast_router.litellm_plugin.rests.store import CacheRests  # noqa: PLC0415 - few ask
+
+        cache = self.read(core, "cooldown_cache")
+        return None if cache is None else CacheRests(cache)
 
     @property
     def fast_lane(self) -> bool:

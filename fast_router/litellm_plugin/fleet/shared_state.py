@@ -20,8 +20,9 @@ from fast_router.cluster import attach, state_of
 from fast_router.cluster.shared_state import without_redis
 from fast_router.cluster.shared_state.options import ClusterOptions
 from fast_router.cluster.shared_state.redis_link import redis_of
+from fast_router.cluster.shared_state.write_behind import register
 from fast_router.errors import ConfigurationError
-from fast_router.litellm_plugin.fleet.redis_cache import install_behind, register
+from fast_router.litellm_plugin.fleet.redis_cache import install_behind
 from fast_router.settings import current as settings
 
 if TYPE_CHECKING:
@@ -200,6 +201,7 @@ def _give_up(lease: Lease) -> None:
     lease.release(cancelled=True)
     attempt = current.get()
     if attempt is not None and attempt.lease is lease:
+        lease.deployment.attempts.discard(attempt)
         attempt.lease = None
 
 

@@ -15,6 +15,7 @@ from fast_router import settings
 from fast_router.engine.failover.failures import classify
 from fast_router.engine.failover.ledger import AttemptLedger
 from fast_router.engine.failover.retry_after import retry_after_from_error
+from fast_router.litellm_plugin.callers import caller_of, terms_of
 from fast_router.litellm_plugin.layers import first_chunk, hedge, plain
 from fast_router.litellm_plugin.layers import lease as attempts
 from fast_router.litellm_plugin.layers import wait as failover_waiting
@@ -24,14 +25,16 @@ from fast_router.litellm_plugin.rests.policy import LiteLLMFailover, policy_of
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Hashable, Mapping
 
     from fast_router.engine.failover.ledger import RetryBudget
     from fast_router.litellm_plugin.bands.methods import Band
     from fast_router.litellm_plugin.layers.lease import Attempt
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["RequestLedger", "install"]
+__all__ = [
+    "RequestLedger", "ended", "enter", "install", "longer", "new_ledger", "spend", "within_budget",
+]  # fmt: skip
 
 # LiteLLM believes no Retry-After above this when it waits between two attempts.
 _LONGEST_SLEEP = 60.0
@@ -44,7 +47,9 @@ class RequestLedger(AttemptLedger):
 
     Attributes:
         failover: The Router's failover, None if it could not be made.
-        callers_timeout: Whether the caller set this request's timeout: then a timeout blames nobody.
+        request: Its keyword arguments; None once it is over.
+        retries: How many retries it has spent.
+        own_retries: Retries beyond which they are the caller's own wish, None if the Router's setting is not known.
         error: Identity of the error of the latest failure.
         model: The model name of the latest attempt.
         raised: The latest failure itself, for a retry that the budget refuses.
@@ -52,17 +57,40 @@ class RequestLedger(AttemptLedger):
         wait_until: Clock time in seconds until which it waits in all, None before its first wait.
     """
 
-    __slots__ = ("callers_timeout", "error", "failover", "may_wait", "model", "raised", "wait_until")
+    __slots__ = (
+        "error", "failover", "may_wait", "model", "own_retries", "raised", "request", "retries", "wait_until",
+    )  # fmt: skip
 
-    def __init__(self, failover: LiteLLMFailover | None, *, callers_timeout: bool, may_wait: bool = True) -> None:
+    def __init__(
+        self, failover: LiteLLMFailover | None, request: Mapping[str, Any] | None = None, *, may_wait: bool = True
+    ) -> None:
         super().__init__(None if failover is None else failover.policy.doubtful)
         self.failover = failover
-        self.callers_timeout = callers_timeout
+        self.request = request
+        if request is not None:
+            self.terms = terms_of(request)
+        self.retries = 0
+        self.own_retries: int | None = None
         self.error = 0
         self.model: object = None
         self.raised: Exception | None = None
         self.may_wait = may_wait
         self.wait_until: float | None = None
+
+    def caller(self) -> Hashable | None:
+        """Tell who makes the request; see `callers.caller_of`."""
+        return None if self.request is None else caller_of(self.request)
+
+    def fork(self) -> RequestLedger:
+        """Give the ledger of a second attempt of the same request, made side by side with the first one."""
+        fork = RequestLedger(self.failover)
+        fork.request, fork.terms, fork._case = self.request, self.terms, self.case
+        return fork
+
+    def over(self) -> None:
+        """Let go of what the request holds."""
+        self.raised = None
+        self.request = None
 
 
 def install(patches: PatchSet, band: Band) -> list[str]:
@@ -71,8 +99,8 @@ def install(patches: PatchSet, band: Band) -> list[str]:
     Returns:
         The features that are on, for `status()`.
     """
-    attempts.on_end.append(_ended)
-    patches.on_restore(lambda: attempts.on_end.remove(_ended))
+    attempts.on_end.append(ended)
+    patches.on_restore(lambda: attempts.on_end.remove(ended))
     patches.replace(band.core, band.slot("async_function_with_fallbacks"), lambda original: _request(original, band))
     patches.replace(band.core, band.slot("function_with_fallbacks"), _synchronous_request)
     patches.replace(
@@ -91,20 +119,21 @@ def install(patches: PatchSet, band: Band) -> list[str]:
         done += hedge.install(patches, band)
     patches.replace(band.core, band.slot("should_retry_this_error"), _should_retry)
     patches.replace(band.core, band.slot("_time_to_sleep_before_retry"), _sleep)
-    repairs.install(patches, band)
+    repairs.install(patches, band, _judged_later)
     if "waiting" not in off:
         done += failover_waiting.install(patches, band)
     plain.install(patches, band, RequestLedger, _seen)
     return done
 
 
-def _new_ledger(core: Any, band: Band, kwargs: Mapping[str, Any], *, may_wait: bool = True) -> RequestLedger:
+def new_ledger(core: Any, band: Band, kwargs: Mapping[str, Any], *, may_wait: bool = True) -> RequestLedger:
+    """Give the ledger of a request that begins now; never raises."""
     failover = None
     try:
         failover = policy_of(core, band)
     except Exception as error:  # noqa: BLE001 - LiteLLM's own failover goes on
         tally.failed(error, "failover")
-    return RequestLedger(failover, callers_timeout=kwargs.get("timeout") is not None, may_wait=may_wait)
+    return RequestLedger(failover, kwargs, may_wait=may_wait)
 
 
 def _request(original: Any, band: Band) -> Any:
@@ -114,7 +143,7 @@ def _request(original: Any, band: Band) -> Any:
         if isinstance(attempts.ledger.get(), RequestLedger):
             kwargs.pop(_ON_A_LOOP, None)
             return await original(self, *args, **kwargs)
-        ledger = _new_ledger(self, band, kwargs, may_wait=not kwargs.pop(_ON_A_LOOP, None))
+        ledger = new_ledger(self, band, kwargs, may_wait=not kwargs.pop(_ON_A_LOOP, None))
         token = attempts.ledger.set(ledger)
         try:
             if not settings.current().max_wait or not ledger.may_wait:
@@ -122,7 +151,7 @@ def _request(original: Any, band: Band) -> Any:
             return await _outlasting(self, original, args, kwargs, ledger)
         finally:
             attempts.ledger.reset(token)
-            ledger.raised = None
+            ledger.over()
 
     return async_function_with_fallbacks
 
@@ -166,7 +195,7 @@ def _mid_stream(original: Any, band: Band) -> Any:
         if watch is None or attempts.ledger.get() is not None:
             return await original(self, *args, **kwargs)
         request = kwargs.get("kwargs")
-        ledger = _new_ledger(self, band, request if isinstance(request, dict) else {})
+        ledger = new_ledger(self, band, request if isinstance(request, dict) else {})
         token = attempts.ledger.set(ledger)
         try:
             earlier = watch.attempt.ledger
@@ -174,11 +203,11 @@ def _mid_stream(original: Any, band: Band) -> Any:
                 for attempt in earlier.attempts:
                     ledger.failed(*attempt)
             elif watch.attempt.lease is not None:
-                _enter(ledger, watch.attempt, error)
+                enter(ledger, watch.attempt, error)
             return await original(self, *args, **kwargs)
         finally:
             attempts.ledger.reset(token)
-            ledger.raised = None
+            ledger.over()
 
     return async_function_with_fallbacks_common_utils
 
@@ -200,7 +229,8 @@ def _before_its_first_token(error: Exception, request: Any) -> bool:
 # -- attempts ------------------------------------------------------------------------------------------------
 
 
-def _ended(attempt: Attempt, error: BaseException | None, cancelled: bool) -> None:
+def ended(attempt: Attempt, error: BaseException | None, cancelled: bool) -> None:
+    """Enter the end of an attempt into its request's ledger and its group's budget; one of `attempts.on_end`."""
     ledger = attempt.ledger
     lease = attempt.lease
     if not isinstance(ledger, RequestLedger) or lease is None:
@@ -209,11 +239,16 @@ def _ended(attempt: Attempt, error: BaseException | None, cancelled: bool) -> No
         budget = ledger.failover.policy.budget(lease.deployment.name)
         if budget is not None:
             budget.request(lease._engine.clock())
+    if cancelled or attempt.foreign:
+        cancelled = cancelled or error is None
+    elif error is None and ledger.attempts and ledger.failover is not None:
+        ledger.failover.policy.vindicated(ledger.case)
     if error is not None and not cancelled:
-        _enter(ledger, attempt, error)
+        enter(ledger, attempt, error)
 
 
-def _enter(ledger: RequestLedger, attempt: Attempt, error: BaseException | None) -> None:
+def enter(ledger: RequestLedger, attempt: Attempt, error: BaseException | None) -> None:
+    """Note a failed attempt in a ledger, once however often it is told."""
     lease = attempt.lease
     if lease is None or error is None:
         return
@@ -230,11 +265,9 @@ def _make_call(original: Any, band: Band) -> Any:
         if ledger.__class__ is not RequestLedger:
             return await original(self, original_function, *args, **kwargs)
         retried = ledger.raised if ledger.attempts and ledger.model == kwargs.get("model") else None
-        if retried is not None and not _spend(ledger):
+        if retried is not None and not spend(ledger):
             raise retried
         ledger.model = kwargs.get("model")
-        if ledger.callers_timeout:
-            original_function = _noting_timeouts(original_function)
         try:
             return await original(self, original_function, *args, **kwargs)
         except Exception as error:
@@ -245,34 +278,21 @@ def _make_call(original: Any, band: Band) -> Any:
     return make_call
 
 
-def _noting_timeouts(original_function: Any) -> Any:
-    """Mark timeouts that the caller asked for, inside the attempt: the breaker hears of its end right after."""
-
-    async def function(*args: Any, **kwargs: Any) -> Any:
-        try:
-            response = original_function(*args, **kwargs)
-            return await response if inspect.isawaitable(response) else response
-        except Exception as error:
-            if _is_timeout(error):
-                error.__dict__["_fast_router_callers_timeout"] = True
-            raise
-
-    # LiteLLM looks at the name of what it calls.
-    function.__name__ = getattr(original_function, "__name__", function.__name__)
-    return function
-
-
-def _is_timeout(error: BaseException) -> bool:
-    return getattr(error, "status_code", None) == 408 or isinstance(error, (TimeoutError, asyncio.TimeoutError))
+def _judged_later(deployment_id: Any) -> bool:
+    """Tell whether a failure that LiteLLM's callback hears of is that of the attempt which is still under way."""
+    attempt = attempts.current.get()
+    if attempt is None or attempt.lease is None or getattr(attempt.ledger, "failover", None) is None:
+        return False
+    # A caller's own key or address makes a deployment of another id, of LiteLLM's.
+    return attempt.foreign or attempt.lease.id == str(deployment_id)
 
 
 def _seen(core: Any, band: Band, ledger: RequestLedger, error: Exception, kwargs: dict[str, Any]) -> None:
     try:
         latest = ledger.last()
-        if latest is None or ledger.error != id(error):
+        if latest is None or ledger.error != id(error) or ledger.failover is None:
             return
-        model = kwargs.get("model")
-        repairs.judge(core, band, error, latest.id, kwargs, model if isinstance(model, str) else None)
+        repairs.judge(core, band, ledger.failover.policy, ledger.case, error, latest, kwargs)
     except Exception as ours:  # noqa: BLE001 - LiteLLM's error is the one to raise
         tally.failed(ours, "judging a failure")
 
@@ -283,7 +303,7 @@ def _seen(core: Any, band: Band, ledger: RequestLedger, error: Exception, kwargs
 def _should_retry(original: Any) -> Any:
     def should_retry_this_error(self: Any, error: Exception, *args: Any, **kwargs: Any) -> Any:
         result = original(self, error, *args, **kwargs)
-        if not _within_budget():
+        if not within_budget():
             raise error
         return result
 
@@ -291,17 +311,33 @@ def _should_retry(original: Any) -> Any:
 
 
 def _budget(ledger: object) -> tuple[RetryBudget, float] | None:
-    """Give the retry budget of the model that failed last, and the time."""
+    """Give the budget that the next retry comes out of, and the time.
+
+    The group's is for what its deployments bring about. Retries after failures that are the request's or the caller's,
+    and those beyond the Router's own setting, are the caller's: one that asks for fifty spends no other's.
+    """
     if not isinstance(ledger, RequestLedger) or ledger.failover is None:
         return None
     latest = ledger.last()
-    engine = ledger.failover.policy.engine
-    deployment = None if latest is None else engine.deployments.get(latest.id)
-    budget = None if deployment is None else ledger.failover.policy.budget(deployment.name)
-    return None if budget is None else (budget, engine.clock())
+    policy = ledger.failover.policy
+    deployment = None if latest is None else policy.engine.deployments.get(latest.id)
+    if deployment is None:
+        return None
+    if ledger.own_retries is None:
+        ledger.own_retries = ledger.failover.own_retries()
+    case = ledger.case
+    beyond = ledger.retries >= ledger.own_retries
+    share = None
+    if case.caller is not None and (beyond or not case.counted):
+        share = case.caller
+    elif beyond:
+        share = "unknown"  # whoever they are, they have one share together
+    budget = policy.budget(deployment.name, share)
+    return None if budget is None else (budget, policy.engine.clock())
 
 
-def _within_budget() -> bool:
+def within_budget() -> bool:
+    """Tell whether the running request's group may retry at all; counts a refusal if it may not."""
     found = _budget(attempts.ledger.get())
     if found is None or found[0].left(found[1]) >= 1:
         return True
@@ -309,43 +345,54 @@ def _within_budget() -> bool:
     return False
 
 
-def _spend(ledger: RequestLedger) -> bool:
-    """Take one retry from the budget. LiteLLM asks before a retry (see above), but not under a retry policy."""
+def spend(ledger: RequestLedger) -> bool:
+    """Take one retry from the budget; False if there is none.
+
+    LiteLLM asks before a retry (see above), but not under a retry policy.
+    """
     found = _budget(ledger)
+    ledger.retries += 1
     return found is None or found[0].retry(found[1])
 
 
 def _sleep(original: Any) -> Any:
     def _time_to_sleep_before_retry(self: Any, e: Exception, *args: Any, **kwargs: Any) -> float:
-        seconds = float(original(self, e, *args, **kwargs))
-        try:
-            return _longer(self, seconds)
-        except Exception as error:  # noqa: BLE001 - LiteLLM's own time stands
-            tally.failed(error, "the time before a retry")
-            return seconds
-
-    def _longer(core: Any, seconds: float) -> float:
-        """Heed what the provider asks for where the next attempt can only repeat one that failed."""
-        ledger = attempts.ledger.get()
-        if not isinstance(ledger, RequestLedger) or not ledger.attempts:
-            return seconds
-        binding = existing(core)
-        latest = ledger.last()
-        deployment = None if binding is None or latest is None else binding.engine.deployments.get(latest.id)
-        if binding is None or deployment is None or ledger.failover is None:
-            return seconds
-        now = binding.engine.clock()
-        waits = []
-        for member in ledger.failover.members(deployment):
-            known = ledger.knows(member.id)
-            if member.held:
-                continue
-            if known is None:
-                return seconds
-            waits.append(max(0.0, known.at + (known.retry_after or 0.0) - now))
-        wait = min(waits, default=0.0)
-        if wait > _LONGEST_SLEEP:
-            return seconds
-        return max(seconds, wait)
+        return longer(self, float(original(self, e, *args, **kwargs)))
 
     return _time_to_sleep_before_retry
+
+
+def longer(core: Any, seconds: float) -> float:
+    """Heed what the provider asks for where the next attempt can only repeat one that failed; never raises.
+
+    Args:
+        core: The Router's core.
+        seconds: How long LiteLLM would wait before the retry.
+    """
+    try:
+        return _longer(core, seconds)
+    except Exception as error:  # noqa: BLE001 - LiteLLM's own time stands
+        tally.failed(error, "the time before a retry")
+        return seconds
+
+
+def _longer(core: Any, seconds: float) -> float:
+    ledger = attempts.ledger.get()
+    if not isinstance(ledger, RequestLedger) or not ledger.attempts:
+        return seconds
+    binding = existing(core)
+    latest = ledger.last()
+    deployment = None if binding is None or latest is None else binding.engine.deployments.get(latest.id)
+    if binding is None or deployment is None or ledger.failover is None:
+        return seconds
+    now = binding.engine.clock()
+    waits = []
+    for member in ledger.failover.members(deployment):
+        known = ledger.knows(member.id)
+        if member.held:
+            continue
+        if known is None:
+            return seconds
+        waits.append(max(0.0, known.at + (known.retry_after or 0.0) - now))
+    wait = min(waits, default=0.0)
+    return seconds if wait > _LONGEST_SLEEP else max(seconds, wait)

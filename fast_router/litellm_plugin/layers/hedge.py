@@ -129,7 +129,7 @@ class _Race:
             lease = None if self._attempt is None else self._attempt.lease
             if lease is None or not self._others(lease.deployment) or not self._hedge.take():
                 return None
-            fork = type(self._ledger)(self._failover, callers_timeout=self._ledger.callers_timeout)
+            fork = self._ledger.fork()
             fork.failed(lease.id, FailureKind.TIMEOUT, self._failover.policy.engine.clock())
             kwargs = dict(self._kwargs)
             for name in _METADATA:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router.errors import ConfigurationError
 from fast_router.litellm_plugin.model_list.implicit_router import ImplicitRouter, is_deployments
+from fast_router.litellm_plugin.model_list.sync_stream import SyncStream
 
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.methods import Band
@@ -36,9 +37,18 @@ _log = logging.getLogger("fast_router")
 # A call that names one of these says itself where it goes.
 _EXPLICIT = ("api_base", "base_url", "api_key", "custom_llm_provider", "deployment_id", "model_list")
 _METADATA = ("metadata", "litellm_metadata")
+# Where `litellm.anthropic.messages.acreate` and `.create` take the two functions from, at each call.
+_ANTHROPIC = "litellm.anthropic_interface.messages"
+_ANTHROPIC_GLOBALS = {
+    "anthropic_messages": "_async_anthropic_messages",
+    "anthropic_messages_handler": "_sync_anthropic_messages",
+}
 
 # The functions of the litellm package, and the Router method that answers in each one's place. Where the Router
 # has no method with retries for a sync function, it runs as a generic call (see `_generic`).
+# A sync function's asynchronous twin is its name after an "a", and so is the flag by which that one runs it, but for:
+_TWIN = {"anthropic_messages_handler": "aanthropic_messages"}
+_FLAG = {"anthropic_messages_handler": "is_async"}
 _FUNCTIONS: tuple[tuple[str, str | None], ...] = (
     ("acompletion", "acompletion"),
     ("aembedding", "aembedding"),
@@ -46,6 +56,7 @@ _FUNCTIONS: tuple[tuple[str, str | None], ...] = (
     ("aimage_generation", "aimage_generation"),
     ("amoderation", "amoderation"),
     ("anthropic_messages", "aanthropic_messages"),
+    ("anthropic_messages_handler", None),
     ("arerank", "arerank"),
     ("aresponses", "aresponses"),
     ("aspeech", "aspeech"),
@@ -115,9 +126,12 @@ def _uninstall() -> None:
 
 def _holders(name: str) -> list[tuple[Any, str]]:
     """The module attributes through which callers reach the Python function `name`."""
+    interface = sys.modules.get(_ANTHROPIC)
+    inside = _ANTHROPIC_GLOBALS.get(name, "")
+    used = [(interface, inside)] if interface is not None and callable(vars(interface).get(inside)) else []
     public = _litellm.get(name)
     if public is None:
-        return []
+        return used
     home = sys.modules.get(getattr(public, "__module__", None) or "")
     dispatched = f"_PYTHON_{name.upper()}"
     if home is not None and callable(vars(home).get(dispatched)):
@@ -130,12 +144,12 @@ def _holders(name: str) -> list[tuple[Any, str]]:
         found = [(sys.modules["litellm"], name)]
     if home is not None and vars(home).get(name) is function:
         found.append((home, name))
-    return found
+    return found + used
 
 
 def _replacement(original: Callable[..., Any], name: str, method: str | None) -> Callable[..., Any]:
-    names = tuple(inspect.signature(original).parameters)
-    inner = "a" + name
+    names, needed = _parameters(original, name)
+    twin, flag = _TWIN.get(name, "a" + name), _FLAG.get(name, "a" + name)
 
     if inspect.iscoroutinefunction(original):
 
@@ -144,11 +158,13 @@ def _replacement(original: Callable[..., Any], name: str, method: str | None) ->
             listed = _litellm.get("model_list")
             if listed is _plain or not _active:
                 return await original(*args, **kwargs)
-            call = _routed(listed, names, args, kwargs)
+            call = _routed(listed, names, needed, args, kwargs)
+            if name == "acompletion":
+                each = _one_by_one_call(listed, names, call, args, kwargs)
+                if each is not None:
+                    return await _one_by_one("async_completion_with_fallbacks", each)
             if call is None:
                 return await original(*args, **kwargs)
-            if name == "acompletion" and not _fallbacks_known(listed, call):
-                return await _one_by_one("async_completion_with_fallbacks", call)
             return await getattr(_implicit.router, method or name)(**call)
 
         return routed_async
@@ -157,37 +173,58 @@ def _replacement(original: Callable[..., Any], name: str, method: str | None) ->
     def routed(*args: Any, **kwargs: Any) -> Any:
         listed = _litellm.get("model_list")
         # LiteLLM's async functions run their sync twin with a flag: what to do with that call is decided already.
-        if listed is _plain or not _active or kwargs.get(inner):
+        if listed is _plain or not _active or kwargs.get(flag):
             return original(*args, **kwargs)
-        call = _routed(listed, names, args, kwargs)
+        call = _routed(listed, names, needed, args, kwargs)
+        if name == "completion":
+            each = _one_by_one_call(listed, names, call, args, kwargs)
+            if each is not None:
+                return _one_by_one("completion_with_fallbacks", each)
         if call is None:
             return original(*args, **kwargs)
-        if name == "completion" and not _fallbacks_known(listed, call):
-            return _one_by_one("completion_with_fallbacks", call)
         router = _implicit.router
-        if method is None and hasattr(router, "function_with_fallbacks"):
+        # LiteLLM's sync messages reach some providers only, and their streams may be asynchronous ones.
+        if method is None and name not in _TWIN and hasattr(router, "function_with_fallbacks"):
             return _generic(router, original, call)
+        if method is None and not call.get("stream"):
+            return _in_a_loop(getattr(router, twin), call)
         # A stream must be one that can be read without a loop.
-        if method is None and not (call.get("stream") and hasattr(router, name)):
-            return _in_a_loop(getattr(router, inner), call)
+        if method is None and not hasattr(router, name):
+            return SyncStream(getattr(router, twin), call)
         return getattr(router, method or name)(**call)
 
     return routed
 
 
+def _parameters(original: Callable[..., Any], name: str) -> tuple[tuple[str, ...], frozenset[str]]:
+    """The names of a function's parameters in order, and of those that carry what is asked for."""
+    parameters = inspect.signature(original).parameters
+    if "args" in parameters:
+        # Some async functions hand everything on to their sync twin.
+        twin = _litellm.get(name.removeprefix("a"))
+        parameters = inspect.signature(twin).parameters if callable(twin) else parameters
+    named = [one for one in parameters.values() if one.kind in {one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD}]
+    needed = frozenset(one.name for one in named if one.default is one.empty or isinstance(one.default, list))
+    return tuple(one.name for one in named), needed
+
+
 def _routed(
-    listed: Any, names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
+    listed: Any, names: tuple[str, ...], needed: frozenset[str], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[str, Any] | None:
     """The arguments for the Router, by name; None if the call is plain LiteLLM's.
+
+    An argument that is None is one that was not given, as in a plain call: a Router would put it in the place of
+    the deployment's own.
 
     Raises:
         ConfigurationError: `litellm.model_list` is malformed.
     """
     global _plain  # noqa: PLW0603
     try:
-        call = {**dict(zip(names, args, strict=False)), **kwargs} if args else dict(kwargs)
+        given = {**dict(zip(names, args, strict=False)), **kwargs} if args else kwargs
+        call = {key: value for key, value in given.items() if value is not None or key in needed}
         model = call.get("model")
-        if not isinstance(model, str) or any(call.get(name) is not None for name in _EXPLICIT):
+        if not isinstance(model, str) or any(name in call for name in _EXPLICIT):
             return None
         for key in _METADATA:
             marks = call.get(key)
@@ -211,19 +248,54 @@ def _routed(
     return call
 
 
-def _fallbacks_known(listed: Any, call: Mapping[str, Any]) -> bool:
-    """False if the call names fallback models that are not in the list: the Router cannot call those."""
+def _one_by_one_call(
+    listed: Any, names: tuple[str, ...], call: dict[str, Any] | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any] | None:
+    """The arguments of a chat call whose models, the first and its fallbacks, are not all the Router's; else None."""
+    if not kwargs.get("fallbacks"):
+        return None
+    if call is None:
+        return _falling_into_the_list(listed, names, args, kwargs)
+    return _falling_out_of_the_list(listed, call)
+
+
+def _falling_into_the_list(
+    listed: Any, names: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any] | None:
+    """The arguments of a plain chat call one of whose fallbacks is a model group of the list; None for any other.
+
+    LiteLLM calls each fallback with the arguments of the first model, its address and key included; those are of no
+    use to a model group, whose deployments have their own.
+    """
+    fallbacks = kwargs.get("fallbacks")
+    if not isinstance(fallbacks, list):
+        return None
+    nowhere = dict.fromkeys(_EXPLICIT)
+    try:
+        if not is_deployments(listed) or any("model_group" in (kwargs.get(key) or ()) for key in _METADATA):
+            return None
+        own = [isinstance(item, str) and _implicit.serves(listed, item) for item in fallbacks]
+    except Exception:  # noqa: BLE001 - what is wrong here is LiteLLM's to say
+        return None
+    if not any(own):
+        return None
+    changed = [{**nowhere, "model": item} if ours else item for item, ours in zip(fallbacks, own, strict=True)]
+    return {**dict(zip(names, args, strict=False)), **kwargs, "fallbacks": changed}
+
+
+def _falling_out_of_the_list(listed: Any, call: dict[str, Any]) -> dict[str, Any] | None:
+    """The call itself if it names fallback models that are not in the list, which the Router cannot call; else None."""
     fallbacks = call.get("fallbacks")
     if not isinstance(fallbacks, list):
-        return True
+        return None
     for item in fallbacks:
         # {"group": ["other"]} is the Router's own form.
         if isinstance(item, Mapping) and "model" not in item:
-            return True
+            return None
         wanted = item.get("model") if isinstance(item, Mapping) else item
         if isinstance(wanted, str) and not _implicit.serves(listed, wanted):
-            return False
-    return True
+            return call
+    return None
 
 
 def _one_by_one(function: str, call: dict[str, Any]) -> Any:

@@ -14,9 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router.engine import Deployment, ModelGroup
 from fast_router.litellm_plugin.picks import strategies_by_name
-from fast_router.litellm_plugin.picks.plan_compiler import STRATEGIES, Plan, compile_plan, price_of
-from fast_router.litellm_plugin.tally import LOGGER
+from fast_router.litellm_plugin.picks.plan import Plan
+from fast_router.litellm_plugin.picks.plan_compiler import compile_plan
+from fast_router.litellm_plugin.picks.prices import price_of
+from fast_router.litellm_plugin.strategy_names import STRATEGIES
+from fast_router.litellm_plugin.tally import LOGGER, tally
 from fast_router.model_entry import read_entry, unknown_keys
+from fast_router.naming import Name, server_of, short_id
 from fast_router.router import AdvancedRouter
 
 if TYPE_CHECKING:
@@ -71,6 +75,8 @@ class Binding:
         self.core: weakref.ref[Any] = weakref.ref(core)
         self.router = AdvancedRouter()
         self.engine = self.router.engine
+        self.router.complete = _completing(weakref.ref(self))
+        self.router.reader = _reading(weakref.ref(self))
         self.plans: dict[str, Plan] = {}
         self.version = 0
         self.redis_due = float("inf")
@@ -102,6 +108,10 @@ class Binding:
             if plan.listed:
                 self.plans[model] = plan
             return plan
+
+    def list_all(self, core: Any) -> None:
+        """Have every deployment of the Router in `router`, picked or not."""
+        self.compile_all(core)
 
     def compile_all(self, core: Any) -> None:
         """Compile a plan for every model name and routing group, so that `router` shows them all."""
@@ -189,8 +199,10 @@ class Binding:
         for key, remedy in unknown_keys(entry).items():
             if (id_, key) not in self._warned:
                 self._warned.add((id_, key))
-                message = "fast_router: deployment %r: model_info.fast_router has %r, which means nothing; %s"
-                LOGGER.warning(message, id_, key, remedy)
+                name = Name(
+                    str(entry.get("model_name")), server_of(entry), short_id(id_, list(self.engine.deployments))
+                )
+                LOGGER.warning("%s: model_info.fast_router has %r, which means nothing; %s", name, key, remedy)
 
     def group(
         self, name: str, strategy: str, options: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
@@ -264,6 +276,28 @@ class Binding:
         return None if id_ is None else self.engine.deployments.get(str(id_))
 
 
+def _completing(reference: weakref.ref[Binding]) -> Callable[[], None]:
+    def complete() -> None:
+        binding = reference()
+        core = None if binding is None else binding.core()
+        if binding is not None and core is not None:
+            try:
+                binding.list_all(core)
+            except Exception as error:  # noqa: BLE001 - whoever looks sees what there is
+                tally.failed(error, "listing deployments")
+
+    return complete
+
+
+def _reading(reference: weakref.ref[Binding]) -> Callable[[], None]:
+    def read() -> None:
+        binding = reference()
+        if binding is not None:
+            binding.invalidate()
+
+    return read
+
+
 def existing(core: Any) -> Binding | None:
     """The binding of a core, if it has one."""
     found: Binding | None = vars(core).get(KEY)
@@ -275,14 +309,10 @@ def bind(core: Any, band: Band) -> Binding:
     state = vars(core)
     found: Binding | None = state.get(KEY)
     if found is None:
-        from fast_router.litellm_plugin.rests.mirror import attach  # noqa: PLC0415 - it imports this module
-
         with _birth:
             found = state.get(KEY)
             if found is None:
-                found = Binding(band, core)
-                attach(found, core)
-                state[KEY] = found
+                found = state[KEY] = band.new_binding(core)
                 for hook in on_bind:
                     hook(found, core)
     return found

@@ -12,177 +12,18 @@ from collections.abc import Mapping, Sequence
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
-from fast_router.engine import Engine, ModelGroup
 from fast_router.errors import FastRouterError
 from fast_router.litellm_plugin.picks import strategies_by_name
+from fast_router.litellm_plugin.picks.plan import AUTH, LEFT_BEHIND, TEAM, Plan
+from fast_router.litellm_plugin.picks.reasons import is_team_name, why_async, why_sync
 from fast_router.litellm_plugin.picks.replaced_selectors import replaces
+from fast_router.litellm_plugin.strategy_names import ASYNC, SELECTORS, STRATEGIES, options_of
 from fast_router.litellm_plugin.tally import LOGGER
 
 if TYPE_CHECKING:
-    from fast_router.litellm_plugin.bands.methods import Band
     from fast_router.litellm_plugin.picks.binding import Binding
 
-__all__ = ["SPECIAL", "STRATEGIES", "Plan", "compile_plan", "options_of", "price_of", "watched_attributes"]
-
-STRATEGIES = {
-    "simple-shuffle": "simple_shuffle",
-    "least-busy": "least_busy",
-    "latency-based-routing": "latency_based",
-    "cost-based-routing": "cost_based",
-    "usage-based-routing": "usage_based",
-    "usage-based-routing-v2": "usage_based",
-}
-"""LiteLLM's strategies by their names there, and here."""
-
-# For these LiteLLM selects asynchronously; for any other it runs its synchronous selection.
-_ASYNC = frozenset(STRATEGIES) - {"usage-based-routing"}
-
-_SELECTORS = {
-    "least-busy": ("leastbusy_logger", "LeastBusyLoggingHandler"),
-    "latency-based-routing": ("lowestlatency_logger", "LowestLatencyLoggingHandler"),
-    "cost-based-routing": ("lowestcost_logger", "LowestCostLoggingHandler"),
-    "usage-based-routing": ("lowesttpm_logger", "LowestTPMLoggingHandler"),
-    "usage-based-routing-v2": ("lowesttpm_logger_v2", "LowestTPMLoggingHandler_v2"),
-}
-
-# A request with one of these is not ordinary.
-SPECIAL = frozenset(
-    {
-        "routing_strategy",
-        "enable_tag_filtering",
-        "_router_weights",
-        "_target_order",
-        "_excluded_deployment_ids",
-        "_retry_skipped_deployment_ids",
-    }
-)
-# Metadata that an earlier pass of the same request through LiteLLM's routing left behind: LiteLLM clears it.
-_LEFT_BEHIND = frozenset(
-    {
-        "routing_decision",
-        "_autorouter_baseline_route",
-        "_session_deployment_affinity_ttl",
-        "_consumed_request_tags",
-        "_auto_routed_request",
-        "_client_output_ceiling",
-    }
-)
-_TEAM = frozenset({"user_api_key_team_id"})
-_AUTH = frozenset({"user_api_key_auth"})
-
-# What a deployment's model_info can ask of LiteLLM's filters, with the word for the status.
-_INFO_FEATURES = (
-    ("team_id", "teams"),
-    ("access_windows", "access windows"),
-    ("enable_tag_filtering", "tags"),
-    ("ptu_shares", "PTU shares"),
-    ("enforce_supported_endpoints", "enforced endpoints"),
-    ("max_embedding_batch_size", "embedding batch size"),
-)
-_SETTINGS = (
-    "model_list",
-    "model_names",
-    "model_group_alias",
-    "routing_strategy",
-    "routing_groups",
-    "_routing_groups",
-    "default_deployment",
-    "cooldown_cache",
-    "cache",
-)
-_ROUTER_FEATURES = (
-    ("enable_pre_call_checks", "pre-call checks"),
-    ("enable_tag_filtering", "tags"),
-    ("enable_health_check_routing", "health-check routing"),
-    ("routing_plugins", "routing plugins"),
-    ("auto_routers", "auto routers"),
-    ("complexity_routers", "auto routers"),
-    ("adaptive_routers", "auto routers"),
-    ("quality_routers", "auto routers"),
-    ("_request_scoped_selectors", "request-scoped callbacks"),
-    ("_request_scoped_policies", "request-scoped callbacks"),
-)
-
-
-def watched_attributes(band: Band) -> frozenset[str]:
-    """What makes plans outdated when it is assigned to a Router: settings, and methods of the pipeline."""
-    names = {*_SETTINGS, *(name for name, _ in _ROUTER_FEATURES), *(names[0] for names in _SELECTORS.values())}
-    return frozenset({*names, *(f"_core_{name}" for name in names), *band.stock_names()})
-
-
-class Plan:
-    """How one model name of one Router is picked, until the Router changes.
-
-    Attributes:
-        model: The name as requests say it.
-        version: The binding's when this was compiled.
-        listed: False for names that are not in the Router's lists: such a plan is made for one request.
-        group: Who is picked from; None if the name stands for nothing that can be grouped.
-        why: Why asynchronous picks cannot take the fast lane, None if they can.
-        why_sync: The same for synchronous picks, for which LiteLLM runs fewer filters.
-        short: `why` is None, and nothing but streaming matters about the request: the engine can be asked right away.
-        short_sync: The same for synchronous picks.
-        special: Request keys that send a request through LiteLLM's filters.
-        gated: Metadata keys that do.
-        asks: True if the pick needs to know about the request: streaming, or its tokens.
-        streams: True if only whether it streams matters about the request.
-        counts: True if a candidate has a tokens/minute limit that the strategy observes.
-        services: True if LiteLLM reports these picks to `litellm.service_callback`.
-        overlay: The name of our own strategy that takes the place of LiteLLM's simple-shuffle here.
-    """
-
-    __slots__ = (
-        "acquire",
-        "alias",
-        "asks",
-        "counts",
-        "gated",
-        "group",
-        "listed",
-        "model",
-        "model_list",
-        "options",
-        "overlay",
-        "peek",
-        "services",
-        "short",
-        "short_sync",
-        "size",
-        "special",
-        "strategy",
-        "streams",
-        "target",
-        "version",
-        "why",
-        "why_sync",
-    )
-
-    def __init__(self, model: str, engine: Engine) -> None:
-        self.model = model
-        self.listed = True
-        self.group: ModelGroup | None = None
-        self.why: str | None = None
-        self.why_sync: str | None = None
-        self.short = False
-        self.short_sync = False
-        self.special = SPECIAL
-        self.gated: frozenset[str] = frozenset()
-        self.asks = False
-        self.streams = False
-        self.counts = False
-        self.services = False
-        self.overlay: str | None = None
-        self.options: Mapping[str, Any] = {}
-        # What every pick compares, see `selection`.
-        self.version = -1
-        self.model_list: Any = None
-        self.size = -1
-        self.strategy: Any = None
-        self.alias: Any = None
-        self.target: Any = None
-        # The engine's, at hand.
-        self.acquire = engine.acquire
-        self.peek = engine.peek
+__all__ = ["compile_plan"]
 
 
 class _NotFast(Exception):  # noqa: N818 - not an error: the reason why a plan has no fast lane
@@ -240,19 +81,19 @@ def _resolve(binding: Binding, core: Any, plan: Plan) -> None:
     if "continuation_deployments" in vars(band.module):
         # A stream that goes on elsewhere (1.109): some deployments cannot take up another's half of an answer.
         plan.special = plan.special | {"_mid_stream_continuation"}
-    sync_why = _why_sync(binding, core, plan, entries)
+    sync_why = why_sync(binding, core, plan, entries)
     plan.why_sync = plan.why_sync or sync_why
-    if plan.strategy not in _ASYNC:
+    if plan.strategy not in ASYNC:
         # LiteLLM answers asynchronous requests by its synchronous selection then.
         plan.why = plan.why or plan.why_sync
         return
-    plan.why = plan.why or sync_why or _why_async(band, core, entries)
+    plan.why = plan.why or sync_why or why_async(band, core, entries)
     clears = band.has("_stamp_or_clear_metadata_key") or band.has("_record_routing_decision")
-    gated = set(_LEFT_BEHIND) if clears else set()
+    gated = set(LEFT_BEHIND) if clears else set()
     if any((e.get("model_info") or {}).get("access_groups") for e in entries):
-        gated |= _AUTH
-    if _is_team_name(binding, core, model, resolved):
-        gated |= _TEAM
+        gated |= AUTH
+    if is_team_name(binding, core, model, resolved):
+        gated |= TEAM
     plan.gated = frozenset(gated)
     if any("supports_web_search" in (e.get("model_info") or {}) for e in entries):
         plan.special = plan.special | {"tools"}
@@ -302,11 +143,11 @@ def _strategy(
         name, selector = band.call(core, "_get_routing_context", plan.model)
     else:
         name = plan.strategy if isinstance(plan.strategy, str) else None
-        selector = vars(core).get(_SELECTORS[name][0]) if name in _SELECTORS else None
+        selector = vars(core).get(SELECTORS[name][0]) if name in SELECTORS else None
     if name not in STRATEGIES:
         raise _NotFast(f"the strategy {name!r} is LiteLLM's alone")
     if name != "simple-shuffle":
-        expected = _SELECTORS[name][1]
+        expected = SELECTORS[name][1]
         if type(selector).__name__ != expected or not type(selector).__module__.startswith("litellm."):
             raise _NotFast("a strategy object of somebody else")
     options = options_of(selector)
@@ -315,101 +156,3 @@ def _strategy(
     if selector is not None:
         replaces(selector, binding)
     return STRATEGIES[name], options
-
-
-def options_of(selector: Any) -> Mapping[str, Any] | None:
-    """The options of a strategy object of LiteLLM's in our terms, None if it has some that we lack."""
-    given = getattr(selector, "routing_args", None)
-    if given is None or "Latency" not in type(selector).__name__:
-        return {}
-    if getattr(given, "ttft_percentile", None) is not None or getattr(given, "max_latency_list_size", 10) != 10:
-        return None
-    buffer = getattr(given, "lowest_latency_buffer", 0) or 0
-    return {"lowest_latency_buffer": buffer} if buffer else {}
-
-
-def _why_sync(binding: Binding, core: Any, plan: Plan, entries: Sequence[Mapping[str, Any]]) -> str | None:
-    """Reasons that hold for LiteLLM's synchronous selection, which has the fewer filters."""
-    band = binding.band
-    if not band.fast_lane:
-        return "a routing code of LiteLLM's that was not checked against"
-    state = vars(core)
-    cls = type(core)
-    for name in band.stock_names():
-        if name in state:
-            return "a method replaced on the Router"
-        if cls is not band.core and any(name in vars(c) for c in cls.__mro__[: cls.__mro__.index(band.core)]):
-            return "a Router subclass with a pipeline of its own"
-    for name, word in _ROUTER_FEATURES:
-        if name != "enable_tag_filtering" and band.read(core, name):
-            return word
-    for entry in entries:
-        info = entry.get("model_info") or {}
-        for key, word in _INFO_FEATURES:
-            if key != "enable_tag_filtering" and info.get(key) is not None:
-                return word
-    if band.facade:
-        return _why_facade(core, plan, entries)
-    return None
-
-
-def _why_async(band: Band, core: Any, entries: Sequence[Mapping[str, Any]]) -> str | None:
-    if band.read(core, "enable_tag_filtering"):
-        return "tags"
-    if any((entry.get("model_info") or {}).get("enable_tag_filtering") is not None for entry in entries):
-        return "tags"
-    return None
-
-
-def _why_facade(core: Any, plan: Plan, entries: Sequence[Mapping[str, Any]]) -> str | None:
-    """What the core of 1.109 filters by in addition."""
-    discovery = vars(core).get("_core_kubernetes_pod_discovery")
-    eligible = getattr(discovery, "_eligible", None)
-    if eligible is not None and any(eligible(entry) is not None for entry in entries):
-        return "Kubernetes pod discovery"
-    if any((entry.get("model_info") or {}).get("mode") == "batch" for entry in entries):
-        return "batch deployments"
-    blind = getattr(type(core), "_deployment_declares_no_vision", None)
-    if blind is not None and len(entries) > 1:
-        verdicts = {bool(blind(entry, plan.model)) for entry in entries}
-        if len(verdicts) > 1:
-            return "deployments without vision"
-    return None
-
-
-def _is_team_name(binding: Binding, core: Any, *models: str) -> bool:
-    """True if some team has deployments of its own under that public name: they come first for that team."""
-    index = binding.band.read(core, "team_model_to_deployment_indices", default=None) or {}
-    names = {key[1] for key in index if isinstance(key, tuple) and len(key) == 2}
-    return not names.isdisjoint(models)
-
-
-def price_of(entry: Mapping[str, Any]) -> float:
-    """LiteLLM's price of a deployment for cost-based routing, except that a price of 0 is a price.
-
-    Money per token, input and output added: from litellm_params, else LiteLLM's price list, else 5 for each.
-    """
-    import litellm  # noqa: PLC0415 - it is imported: its Router asks
-
-    params = entry.get("litellm_params") or {}
-    listed: Mapping[str, Any] | None = None
-    total = 0.0
-    for key in ("input_cost_per_token", "output_cost_per_token"):
-        price = params.get(key)
-        if price is None:
-            if listed is None:
-                listed = _listed_price(litellm, entry)
-            price = listed.get(key)
-        total += float(price) if isinstance(price, (int, float)) and not isinstance(price, bool) else 5.0
-    return total
-
-
-def _listed_price(litellm: Any, entry: Mapping[str, Any]) -> Mapping[str, Any]:
-    from litellm.router_strategy import lowest_cost  # noqa: PLC0415
-
-    rates = getattr(lowest_cost, "_deployment_cost_map_rates", None)
-    if rates is not None:
-        given, taken = rates(entry)
-        return {"input_cost_per_token": given, "output_cost_per_token": taken}
-    found: Mapping[str, Any] = litellm.model_cost.get((entry.get("litellm_params") or {}).get("model"), {})
-    return found

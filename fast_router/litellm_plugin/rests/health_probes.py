@@ -9,69 +9,35 @@ healthy server, so those wait for their deadline.
 from __future__ import annotations
 
 import asyncio
-import re
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fast_router import settings
 from fast_router.engine import outside
 from fast_router.engine.failover.breaker import BreakerState
 from fast_router.engine.failover.failures import FailureKind
 from fast_router.litellm_plugin.tally import tally
+from fast_router.server_metrics import load_from_metrics, server_of
 
 if TYPE_CHECKING:
     import httpx
 
     from fast_router.engine import Deployment
-    from fast_router.litellm_plugin.rests.policy import LiteLLMFailover
+    from fast_router.engine.failover.policy import FailoverPolicy
 
-__all__ = ["HealthMonitor", "load_from_metrics", "server_of"]
+__all__ = ["HealthMonitor"]
 
 _TIMEOUT = 2.0
 _OK, _SERVER_ERROR = 200, 500
 _AT_ONCE = 20
 _CURED_BY_HEALTH = frozenset({FailureKind.CONNECTION, FailureKind.TIMEOUT, FailureKind.SERVER})
-_SAMPLE = re.compile(
-    r"^vllm:(num_requests_running|num_requests_waiting|kv_cache_usage_perc|gpu_cache_usage_perc)"
-    r"(?:\{[^}]*\})?\s+([0-9.eE+-]+)\s*$",
-    re.MULTILINE,
-)
 
 
-def server_of(deployment: Deployment) -> str | None:
-    """Give the root URL of a deployment's server, None if it has no `api_base` of its own."""
-    params = deployment.entry.get("litellm_params")
-    base = params.get("api_base") if isinstance(params, dict) else None
-    if not isinstance(base, str):
-        return None
-    parts = urlsplit(base)
-    return f"{parts.scheme}://{parts.netloc}" if parts.scheme in ("http", "https") and parts.netloc else None
+class Watched(Protocol):
+    """A Router's failover, as its probes see it."""
 
-
-def load_from_metrics(text: str) -> float | None:
-    """Read a vLLM's load off its Prometheus metrics.
-
-    Args:
-        text: The body of `/metrics`.
-
-    Returns:
-        Requests: those running, and those waiting weighted up to double as the key-value cache fills (a
-        waiting request then waits for memory, too). None if these are no vLLM metrics.
-    """
-    running = waiting = cache = 0.0
-    found = False
-    for name, value in _SAMPLE.findall(text):
-        found = True
-        number = float(value)
-        if name == "num_requests_running":
-            running += number
-        elif name == "num_requests_waiting":
-            waiting += number
-        else:
-            cache = max(cache, number)
-    return running + waiting * (1.0 + min(1.0, cache)) if found else None
+    policy: FailoverPolicy
 
 
 class HealthMonitor:
@@ -81,7 +47,7 @@ class HealthMonitor:
         failover: Whose deployments to watch; watched as long as somebody else holds it.
     """
 
-    def __init__(self, failover: LiteLLMFailover) -> None:
+    def __init__(self, failover: Watched) -> None:
         self._failover = weakref.ref(failover)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -129,7 +95,7 @@ class HealthMonitor:
                 await asyncio.sleep(min(1.0, max(0.01, min(pauses, default=1.0))))
 
     @staticmethod
-    async def probe(client: httpx.AsyncClient, failover: LiteLLMFailover) -> None:
+    async def probe(client: httpx.AsyncClient, failover: Watched) -> None:
         """Ask the servers of resting deployments once: wake those that are well, leave the others where they are."""
         policy = failover.policy
         interval = settings.current().health_interval
@@ -157,7 +123,7 @@ class HealthMonitor:
         await asyncio.gather(*(ask(deployment) for deployment in resting))
 
     @staticmethod
-    async def read_loads(client: httpx.AsyncClient, failover: LiteLLMFailover) -> None:
+    async def read_loads(client: httpx.AsyncClient, failover: Watched) -> None:
         """Read every server's metrics once, and tell the engine the load that is not its own."""
         engine = failover.policy.engine
         servers: dict[str, list[Deployment]] = {}

@@ -19,21 +19,23 @@ from fast_router.engine.failover.ledger import BudgetOptions
 from fast_router.engine.failover.outliers import OutlierOptions
 from fast_router.engine.failover.policy import EjectionOptions, FailoverPolicy
 from fast_router.engine.failover.retry_after import retry_after_from_error
-from fast_router.engine.failover.silence import SilenceOptions
+from fast_router.engine.failover.silence import OpenCall, SilenceOptions
 from fast_router.litellm_plugin.picks.binding import bind
 from fast_router.litellm_plugin.rests.health_probes import HealthMonitor
-from fast_router.litellm_plugin.tally import LOGGER, tally
+from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from fast_router.engine import Deployment
     from fast_router.engine.failover.hedging import HedgeOptions, HedgePolicy
     from fast_router.litellm_plugin.bands.methods import Band
 
-__all__ = ["LiteLLMFailover", "explicit_allowed_fails", "memory_of", "note_allowed_fails", "policy_of"]
+__all__ = ["LiteLLMFailover", "explicit_allowed_fails", "note_allowed_fails", "policy_of"]
 
 _STATE = "_fast_router_failover"
+# What a Router retries where nothing is said (the openai package's own number).
+_LITELLMS_RETRIES = 2
 _ALLOWED = "_fast_router_allowed_fails"
 # Breaker options that `model_info: {fast_router: {…}}` may set for one deployment.
 _PER_DEPLOYMENT = {
@@ -93,6 +95,7 @@ class LiteLLMFailover:
             budget=BudgetOptions(options.retry_budget_ratio, options.retry_budget_per_second),
             outliers=OutlierOptions(interval=options.outlier_interval) if options.outlier_interval else None,
             silence=SilenceOptions(options.breaker_silence) if options.breaker_silence else None,
+            calls=_open_calls,
             decides=self._decides,
             retry_after=self._retry_after,
             why=self._why,
@@ -142,6 +145,12 @@ class LiteLLMFailover:
             **values,
         )
 
+    def own_retries(self) -> int:
+        """Give how often the Router itself lets a request be retried."""
+        core = self._core()
+        value = None if core is None else self._band.read(core, "num_retries", default=None)
+        return value if isinstance(value, int) else _LITELLMS_RETRIES
+
     def _allowed_fails(self, deployment: Deployment) -> int | None:
         own = _info(deployment).get("allowed_fails")
         if own is not None:
@@ -152,15 +161,13 @@ class LiteLLMFailover:
         value = self._band.read(core, "allowed_fails", default=None)
         return None if value is None else int(value)
 
-    def _decides(self, deployment: Deployment, error: BaseException, kind: FailureKind) -> bool:
+    def _decides(self, deployment: Deployment, _error: BaseException, kind: FailureKind) -> bool:
         core = self._core()
         if core is None or not settings.current().breaker:
             return False
         if self._band.read(core, "disable_cooldowns", default=False) or not self._options(deployment).cooldown:
             return False
         if deployment.id in (self._band.read(core, "provider_default_deployment_ids", default=()) or ()):
-            return False
-        if getattr(error, "_fast_router_callers_timeout", False):
             return False
         info = _info(deployment)
         counted = (
@@ -178,11 +185,9 @@ class LiteLLMFailover:
 
     def _why(self, deployment: Deployment) -> str:
         core = self._core()
-        cache = None if core is None else self._band.read(core, "cooldown_cache")
-        entry = None
-        if cache is not None:
-            entry = memory_of(cache).get_cache(type(cache).get_cooldown_cache_key(deployment.id))
-        status = entry.get("status_code") if isinstance(entry, dict) else None
+        rests = None if core is None else self._band.rest_store(core)
+        found = None if rests is None else rests.read(deployment.id)
+        status = None if found is None else found.get("status_code")
         return "a cooldown" if status is None else f"LiteLLM's cooldown after status {status}"
 
     # What follows from a change.
@@ -192,45 +197,29 @@ class LiteLLMFailover:
             self._write(deployment, change)
         except Exception as error:  # noqa: BLE001 - LiteLLM's store is a copy: ours stands without it
             tally.failed(error, "writing a cooldown")
-        if change.new is change.old:
-            return
-        resting = bool(deployment.held & RESTING)
-        if change.new is BreakerState.OPEN:
-            seconds = max(0.0, change.until - self._router.engine.clock())
-            what = f"rests for {seconds:.1f} s" if resting else "goes on serving (too many others rest)"
-            LOGGER.warning("deployment %r of %r %s: %s", deployment.id, deployment.name, what, change.reason)
-        else:
-            state = change.new.value.replace("_", "-")
-            LOGGER.info("deployment %r of %r is %s: %s", deployment.id, deployment.name, state, change.reason)
+        self._router.changes.breaker(deployment, change, self.members(deployment))
 
     def _write(self, deployment: Deployment, change: Change) -> None:
         core = self._core()
-        cache = None if core is None else self._band.read(core, "cooldown_cache")
-        if cache is None or change.new is BreakerState.HALF_OPEN:
+        rests = None if core is None else self._band.rest_store(core)
+        if rests is None or change.new is BreakerState.HALF_OPEN:
             return
         now = self._router.engine.clock()
         if change.new is BreakerState.OPEN:
             if not change.ordered and deployment.held & RESTING:
                 status = 500 if change.failure is None else _STATUS.get(change.failure, 500)
-                cache.add_deployment_to_cooldown(
-                    model_id=deployment.id,
-                    original_exception=RuntimeError(change.reason),
-                    exception_status=status,
-                    cooldown_time=max(0.0, deployment.resting_until - now),
-                )
+                rests.write(deployment.id, max(0.0, deployment.resting_until - now), status, change.reason)
         elif change.old is BreakerState.OPEN:
             # Back before its deadline: nobody else should hold it either.
-            _store_of(cache).delete_cache(type(cache).get_cooldown_cache_key(deployment.id))
+            rests.clear(deployment.id)
 
 
-def _store_of(cache: Any) -> Any:
-    """Give the two-tier cache that holds LiteLLM's cooldowns: its own from 1.106 on, before that the Router's."""
-    return getattr(cache, "cooldown_store", None) or cache.cache
-
-
-def memory_of(cache: Any) -> Any:
-    """Give this process's tier of it."""
-    return _store_of(cache).in_memory_cache
+def _open_calls(deployment: Deployment) -> Iterator[OpenCall]:
+    for attempt in tuple(deployment.attempts):
+        lease, ledger = attempt.lease, attempt.ledger
+        if lease is not None and not attempt.foreign:
+            voice = attempt if ledger is None else ledger.case.voice
+            yield OpenCall(lease.started, lease.seconds_to_first_token is not None, voice)
 
 
 _STATUS = {
@@ -264,5 +253,8 @@ def _counts_fails(band: Band, core: Any) -> bool:
     value = band.read(core, "allowed_fails", default=None)
     if value is None:
         return False
-    explicit = explicit_allowed_fails(core) or getattr(core, "explicit_allowed_fails", None) is not None
+    given = band.read(core, "explicit_allowed_fails")
+    if given is None and hasattr(type(core), "explicit_allowed_fails"):
+        given = core.explicit_allowed_fails
+    explicit = explicit_allowed_fails(core) or given is not None
     return explicit or value != litellm.allowed_fails

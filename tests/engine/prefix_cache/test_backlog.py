@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fast_router.engine.prefix_cache.backlog import Backlog
-from fast_router.engine.prefix_cache.work import Call
+from fast_router.engine.prefix_cache.call import Call
 
 
 def call(number: int, began: float, work: float, *, full: float | None = None, stream: bool = True) -> Call:

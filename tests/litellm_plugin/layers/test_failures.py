@@ -17,8 +17,9 @@ from litellm.types.router import RouterRateLimitError
 
 import fast_router
 from fast_router import settings
-from fast_router.litellm_plugin.hook import _switch
-from fast_router.litellm_plugin.rests.policy import memory_of, policy_of
+from fast_router.litellm_plugin.rests.policy import policy_of
+from fast_router.litellm_plugin.rests.store import memory_of, seconds_left
+from fast_router.litellm_plugin.switch import switch as _switch
 from fast_router.testing import Fleet
 
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -216,36 +217,51 @@ async def test_allowed_fails_of_three_means_three(servers):
     assert failover(r).describe("d0")["state"] == "open"
 
 
+async def all_fail(r, kind):
+    """Two requests: what one meets at every server may be its own fault."""
+    for _ in range(2):
+        with pytest.raises(kind):
+            await ask(r)
+
+
 async def test_retry_after_is_honoured_and_never_shortened(servers):
     for server in servers:
         server.order(throttle_rate=1.0, retry_after=3000)
     r = router(servers)
-    with pytest.raises(litellm.RateLimitError):
-        await ask(r)
+    await all_fail(r, litellm.RateLimitError)
     before = {i: failover(r).describe(f"d{i}")["seconds_left"] for i in range(3)}
     assert all(2000 < seconds <= 3000 for seconds in before.values())
-    core = r.__dict__.get("_core", r)
-    cache = getattr(core, "_core_cooldown_cache", None) or r.cooldown_cache
+    core, band = _switch.band.core_of(r), _switch.band
+    cache, store = band.read(core, "cooldown_cache"), band.rest_store(core)
     cache.add_deployment_to_cooldown("d0", RuntimeError("again"), 429, 1.0)
     assert failover(r).describe("d0")["seconds_left"] > 2000
     assert dict(cache.get_active_cooldowns(["d0"], None))["d0"]["cooldown_time"] == pytest.approx(3000, abs=600)
     # And a later one counts from when it comes.
     cache.add_deployment_to_cooldown("d0", RuntimeError("again"), 429, 60000.0)
     assert failover(r).describe("d0")["seconds_left"] > 50000
-    assert memory_of(cache).ttl_dict["deployment:d0:cooldown"] > time.time() + 50000
+    assert seconds_left(store.read("d0")) > 50000
+    if hasattr(cache.cooldown_store if hasattr(cache, "cooldown_store") else cache.cache, "in_memory_cache"):
+        assert memory_of(cache).ttl_dict["deployment:d0:cooldown"] > time.time() + 50000
+
+
+def age(cache, store, id_, seconds):
+    """Let a cooldown have begun so much earlier."""
+    value = store.read(id_)
+    value["timestamp"] -= seconds  # the dict itself, where it is LiteLLM's own
+    native = getattr(getattr(cache, "cooldown_store", None), "_handle", None)
+    if native is not None:
+        native.delete_local(id_)
+        native.put(id_, value, value["timestamp"] + value["cooldown_time"] - time.time())
 
 
 async def test_the_error_tells_the_true_remaining_time(servers):
     for server in servers:
         server.order(throttle_rate=1.0, retry_after=3000)
     r = router(servers, num_retries=2)
-    with pytest.raises(litellm.RateLimitError):
-        await ask(r)
-    core = r.__dict__.get("_core", r)
-    cache = getattr(core, "_core_cooldown_cache", None) or r.cooldown_cache
+    await all_fail(r, litellm.RateLimitError)
+    core, band = _switch.band.core_of(r), _switch.band
     for i in range(3):
-        value = memory_of(cache).get_cache(f"deployment:d{i}:cooldown")
-        value["timestamp"] -= 2000
+        age(band.read(core, "cooldown_cache"), band.rest_store(core), f"d{i}", 2000)
     with pytest.raises(RouterRateLimitError) as caught:
         await ask(r)
     assert 0 < caught.value.cooldown_time <= 1000.1
@@ -268,6 +284,11 @@ async def test_failures_behind_a_shared_logging_object_are_seen(servers):
     with pytest.raises(litellm.AuthenticationError):
         await ask(r, litellm_logging_obj=shared, litellm_call_id="one")
     assert requests(servers) == [1, 1, 1]
+    # All three may be its own fault; that of a second request is not.
+    assert [failover(r).describe(f"d{i}")["state"] for i in range(3)] == ["closed"] * 3
+    with pytest.raises(litellm.AuthenticationError):
+        await ask(r, litellm_logging_obj=shared, litellm_call_id="one")
+    assert requests(servers) == [2, 2, 2]
     assert [failover(r).describe(f"d{i}")["state"] for i in range(3)] == ["open"] * 3
 
 
@@ -305,7 +326,9 @@ async def test_one_log_line_for_each_change_and_none_with_a_key(servers, caplog)
     for _ in range(30):
         await ask(r)
     lines = [record.getMessage() for record in caplog.records if record.name == "fast_router"]
-    assert lines == ["deployment 'log0' of 'm' rests for 60.0 s: LiteLLM's cooldown after status 429"]
+    (line,) = lines
+    assert line.startswith("m on ")
+    assert "(id log0) rests for 60.0 s: LiteLLM's cooldown after status 429; meanwhile" in line
 
 
 async def test_the_status_tells_who_rests_why_and_until_when(servers):
@@ -320,6 +343,8 @@ async def test_the_status_tells_who_rests_why_and_until_when(servers):
         await ask(r)
     (told,) = [found for found in fast_router.status()["resting"] if found["id"] in names]
     assert 500 < told.pop("seconds_left") <= 600
+    assert told.pop("since") <= time.time()
+    assert told.pop("server") in gone
     assert told == {
         "model": "m",
         "id": "rests",
@@ -414,8 +439,7 @@ async def test_max_wait_waits_for_the_first_to_come_back(servers):
     for server in servers:
         server.order(throttle_rate=1.0, retry_after=1)
     r = router(servers, num_retries=2)
-    with pytest.raises(litellm.RateLimitError):
-        await ask(r)
+    await all_fail(r, litellm.RateLimitError)
     settings.configure(max_wait=10)
     for server in servers:
         server.order(throttle_rate=0.0)
@@ -427,8 +451,7 @@ async def test_max_wait_gives_up_with_litellms_error(servers):
     for server in servers:
         server.order(throttle_rate=1.0, retry_after=3000)
     r = router(servers, num_retries=2)
-    with pytest.raises(litellm.RateLimitError):
-        await ask(r)
+    await all_fail(r, litellm.RateLimitError)
     settings.configure(max_wait=0.3)
     began = time.monotonic()
     with pytest.raises(RouterRateLimitError) as caught:
@@ -441,8 +464,7 @@ async def test_a_cancelled_waiter_leaves_nothing_behind(servers):
     for server in servers:
         server.order(throttle_rate=1.0, retry_after=30)
     r = router(servers, num_retries=2)
-    with pytest.raises(litellm.RateLimitError):
-        await ask(r)
+    await all_fail(r, litellm.RateLimitError)
     settings.configure(max_wait=30)
     waiting = asyncio.ensure_future(ask(r))
     core = r.__dict__.get("_core", r)

@@ -18,10 +18,11 @@ from litellm.caching.caching import Cache
 import fast_router
 from fast_router import settings
 from fast_router.engine.failover.breaker import BreakerState
-from fast_router.litellm_plugin.hook import _switch
 from fast_router.litellm_plugin.layers import first_chunk
-from fast_router.litellm_plugin.rests.health_probes import HealthMonitor, load_from_metrics
+from fast_router.litellm_plugin.rests.health_probes import HealthMonitor
 from fast_router.litellm_plugin.rests.policy import policy_of
+from fast_router.litellm_plugin.switch import switch as _switch
+from fast_router.server_metrics import load_from_metrics
 from fast_router.testing import Fleet, Upstream
 
 MESSAGES = [{"role": "user", "content": "hello"}]

@@ -14,10 +14,10 @@ from litellm.types.router import RouterRateLimitError
 import fast_router
 from fast_router import settings
 from fast_router.engine.failover.failures import classify
-from fast_router.litellm_plugin.hook import _switch
 from fast_router.litellm_plugin.layers.failures import RequestLedger
 from fast_router.litellm_plugin.layers.outage import Outage, outlast
 from fast_router.litellm_plugin.rests.policy import policy_of
+from fast_router.litellm_plugin.switch import switch as _switch
 from fast_router.testing import Fleet
 
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -170,7 +170,7 @@ async def test_a_request_that_fails_while_others_are_answered_gets_its_error(ser
     group = fast_router.advanced_router(r).groups["m"]
     failover = policy_of(_switch.band.core_of(r), _switch.band)
 
-    ledger = RequestLedger(failover, callers_timeout=False)
+    ledger = RequestLedger(failover)
     outage = Outage(time.monotonic)
     calls = []
 

@@ -129,7 +129,7 @@ def test_a_key_that_means_nothing_is_one_warning_with_the_deployments_id(caplog)
         made.set_model_list([wrong, entry("b")])
         pick_id(made)
     (told,) = [record.getMessage() for record in caplog.records if record.name == "fast_router"]
-    assert told.startswith("fast_router: deployment 'a': model_info.fast_router has 'strateggy', which means nothing; ")
+    assert told.startswith("m on 127.0.0.1:9 (id a): model_info.fast_router has 'strateggy', which means nothing; ")
     assert told.endswith("; did you mean 'strategy'?")
 
 

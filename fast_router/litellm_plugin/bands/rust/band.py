@@ -16,21 +16,30 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router.errors import FastRouterError
 from fast_router.litellm_plugin.bands.methods import Band, UnknownBandError
+from fast_router.litellm_plugin.bands.rust import rests
 from fast_router.litellm_plugin.picks import strategies_by_name
-from fast_router.litellm_plugin.picks.binding import KEY, Binding
-from fast_router.litellm_plugin.picks.plan_compiler import STRATEGIES
+from fast_router.litellm_plugin.picks.binding import Binding, bind
+from fast_router.litellm_plugin.strategy_names import STRATEGIES
 from fast_router.litellm_plugin.tally import LOGGER
 
 if TYPE_CHECKING:
     from fast_router.engine import Deployment, ModelGroup
+    from fast_router.litellm_plugin.rests.store import RestStore
 
 __all__ = ["RustBand", "RustBinding"]
 
 _CORE = "litellm.router_rust.core"
 _CORE_MEMBERS = (
+    "_answer_cache",
+    "_answer_cache_sync",
     "_answer_callback_filters",
     "_answer_select",
     "_answer_select_sync",
+    "_call_sync",
+    "_custom_pick_sync",
+    "_drive",
+    "_failure_error",
+    "_pre_route",
     "_records_of",
     "_run",
     "_run_sync",
@@ -40,7 +49,8 @@ _CORE_MEMBERS = (
     "recover_stream_sync",
     "retry_stream",
 )
-_DRIVER_MEMBERS = ("attempt", "attempt_sync")
+_HELD = {"cache": "_cache", "cooldown_cache": "_cooldowns"}
+_DRIVER_MEMBERS = ("_failed", "attempt", "attempt_sync")
 
 
 class RustBand(Band):
@@ -79,12 +89,32 @@ class RustBand(Band):
 
     def binding(self, core: Any) -> RustBinding:
         """The binding of a core, made now if it has none, with the deployments as they are."""
-        state = vars(core)
-        found: RustBinding | None = state.get(KEY)
-        if found is None:
-            found = state.setdefault(KEY, RustBinding(self, core))
+        found = bind(core, self)
+        assert isinstance(found, RustBinding)
         found.refresh(core)
         return found
+
+    def new_binding(self, core: Any) -> RustBinding:
+        """As of any band; the deployments are known from the beginning."""
+        found = RustBinding(self, core)
+        found.refresh(core)
+        return found
+
+    def rest_store(self, core: Any) -> RestStore | None:
+        """As of any band."""
+        return rests.NativeRests(core)
+
+    def read(self, core: Any, *names: str, default: Any = None) -> Any:
+        """As of any band: a setting, or one of the few objects that the core holds under a name of its own."""
+        for name in names:
+            held = _HELD.get(name)
+            if held is not None:
+                return vars(core)[held]
+            if name == "provider_default_deployment_ids":
+                return core._provider_default_ids()
+            if hasattr(core._resolved, name):
+                return core._resolved.read(name)
+        return default
 
 
 class RustBinding(Binding):
@@ -106,7 +136,7 @@ class RustBinding(Binding):
     def refresh(self, core: Any) -> None:
         """Read the deployments anew if the core's registry has changed."""
         handle = core._handle
-        seen = (handle, handle.registry_version(), handle.registry_rewritten())
+        seen = (handle, handle.registry_version(), handle.registry_rewritten(), core._cooldowns)
         if seen == self._seen:
             return
         with self.lock:
@@ -118,18 +148,26 @@ class RustBinding(Binding):
             for id_ in [id_ for id_ in self.engine.deployments if id_ not in live]:
                 del self.engine.deployments[id_]
                 self._specs.pop(id_, None)
+                self._warned = {told for told in self._warned if told[0] != id_}
             self._stale.update(self._extra)
-            for name in list(self.router.groups):
-                self.engine.drop_group(self.router.groups.pop(name))
+            self._group(core)
+            elsewhere = self._seen[3:] != seen[3:]
             self._seen = seen
+            if elsewhere:
+                rests.attach(self, core)
 
     def _take(self, entry: Mapping[str, Any]) -> None:
         try:
-            # With every limit; a shuffle, which goes by fewer, is the core's own.
-            self.deployment(entry, "")
+            # A shuffle goes by fewer limits than the others, as in LiteLLM.
+            self.deployment(entry, "simple_shuffle" if self._shuffles(entry) else "")
         except FastRouterError as error:
             # Its pick is LiteLLM's; said once per change of the Router.
             LOGGER.warning("fast_router: a deployment is left to LiteLLM: %s", error)
+
+    def _shuffles(self, entry: Mapping[str, Any]) -> bool:
+        core = self.core()
+        shuffles = core is not None and core._resolved.routing_strategy == "simple-shuffle"
+        return shuffles and strategies_by_name.of_model([entry]) is None
 
     def group_containing(
         self, name: str, strategy: str, options: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
@@ -147,16 +185,42 @@ class RustBinding(Binding):
     def _litellms_strategy(self, core: Any) -> Any:
         return str(core.settings().routing_strategy)
 
-    def compile_all(self, core: Any) -> None:
-        """Group everybody by model name, so that `router` shows them all."""
+    def _group(self, core: Any) -> None:
+        """Group everybody by model name, so that `router` shows them all and each name's choice is at hand."""
         self._name_strategy(core)
-        with self.lock:
-            given: strategies_by_name.Strategies | None = vars(core).get(strategies_by_name.KEY)
-            strategy = given.router if given is not None else None
-            strategy = strategy or STRATEGIES.get(str(core.settings().routing_strategy), "simple_shuffle")
-            by_name: dict[str, list[Deployment]] = {}
-            for deployment in self.engine.deployments.values():
-                by_name.setdefault(deployment.name, []).append(deployment)
-            for name, members in by_name.items():
-                if name not in self.router.groups:
-                    self.router.groups[name] = self.engine.compile_group(name, tuple(members), strategy)
+        by_name: dict[str, list[Deployment]] = {}
+        for deployment in self.engine.deployments.values():
+            by_name.setdefault(deployment.name, []).append(deployment)
+        groups = self.router.groups
+        for name in [name for name in groups if name not in by_name]:
+            self.engine.drop_group(groups.pop(name))
+        for name, members in by_name.items():
+            strategy, options = self._strategy_of(core, members)
+            former = groups.get(name)
+            if (
+                former is None
+                or former.strategy != strategy
+                or former.options != dict(options)
+                or former.members != tuple(members)
+            ):
+                groups[name] = self.engine.compile_group(name, tuple(members), strategy, options, replaces=former)
+
+    def _strategy_of(self, core: Any, members: Sequence[Deployment]) -> tuple[str, Mapping[str, Any]]:
+        given: strategies_by_name.Strategies | None = vars(core).get(strategies_by_name.KEY)
+        try:
+            own = strategies_by_name.of_model([member.entry for member in members])
+        except FastRouterError as error:
+            LOGGER.warning("fast_router: the model %r is left to LiteLLM: %s", members[0].name, error)
+            own = None
+        if own is None and given is not None and given.router is not None:
+            own = given.router, given.options
+        return own or (STRATEGIES.get(str(core._resolved.routing_strategy), "simple_shuffle"), {})
+
+    def list_all(self, core: Any) -> None:
+        """As `compile_all`."""
+        self._name_strategy(core)
+        self.refresh(core)
+
+    def compile_all(self, core: Any) -> None:
+        """Read the deployments as they are now, so that `router` shows them all."""
+        self.refresh(core)

@@ -1,49 +1,71 @@
 """LiteLLM 1.110: our choice among the Rust core's candidates, leases around its attempts.
 
-One request is one `_run` of the core, whatever its retries and fallbacks: for that long a ContextVar holds what it
-has tried. A `select` step for a strategy is answered by ours, with the lease taken there and then; the attempt that
-follows takes it over and ends it. Where the core picks by itself (its shuffle), the lease begins with the attempt,
-and after a failure the core is told whom we prefer: it takes that one if its later filters keep it.
+One request is one walk of the core (`_run`), whatever its retries and fallbacks: for that long a ContextVar holds what
+it has tried. A `select` step for a strategy is answered by ours, with the lease taken there and then; the attempt that
+follows takes it over and ends it. Where the core would shuffle by itself it is told whom we prefer, by the step before
+(its callback filters'), and takes that one if its later filters keep it; if not, the lease begins with the attempt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fast_router.engine.failover.failures import classify
-from fast_router.engine.failover.ledger import AttemptLedger
-from fast_router.engine.failover.retry_after import retry_after_from_error
+from fast_router import operator_holds
+from fast_router.engine.failover.failures import remember
+from fast_router.errors import FastRouterError
+from fast_router.litellm_plugin.layers import failures, lease
+from fast_router.litellm_plugin.layers.failures import RequestLedger
 from fast_router.litellm_plugin.layers.lease import Attempt, answered, failed
 from fast_router.litellm_plugin.layers.stream_end import driving, install_usage
 from fast_router.litellm_plugin.picks import strategies_by_name
 from fast_router.litellm_plugin.picks.filtered import Filtered, filtered_pick, install_selectors
-from fast_router.litellm_plugin.tally import LOGGER, tally
+from fast_router.litellm_plugin.picks.request_facts import ask_of
+from fast_router.litellm_plugin.rests.by_operator import without_held
+from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
     from fast_router.engine import Deployment
-    from fast_router.litellm_plugin.bands.rust.band import RustBand, RustBinding
+    from fast_router.litellm_plugin.bands.rust.band import RustBand
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["install"]
+__all__ = ["Walk", "carried", "install", "make_ledger", "new_ledger", "walk"]
 
 _RUST = "LiteLLM's Rust core"
-_RETRY = "a retry of LiteLLM's Rust core"
+_SHUFFLE = "simple-shuffle"
 _OWN_PICK = "a shuffle of LiteLLM's Rust core"
 
 
-class _Request:
-    """What one request has tried, and the attempt whose pick is made but whose call is not."""
+class Walk:
+    """One walk of the core through attempts, retries and fallbacks.
 
-    __slots__ = ("attempt", "ledger", "preferred")
+    Attributes:
+        core: The core.
+        ledger: What the request has tried.
+        attempt: The attempt whose pick is made but whose call is not.
+        preferred: True if `attempt` was picked by a preference, which the core need not follow.
+        step: The latest `attempt` step, None before the first.
+        picking: True from the beginning of a pick until it is made.
+        refused: Why the request was turned away before any call, None if it was not.
+    """
 
-    def __init__(self) -> None:
-        self.ledger = AttemptLedger()
+    __slots__ = ("attempt", "core", "ledger", "picking", "preferred", "refused", "step")
+
+    def __init__(self, core: Any, ledger: RequestLedger) -> None:
+        self.core = core
+        self.ledger = ledger
         self.attempt: Attempt | None = None
-        # True if `attempt` was picked by a preference, which the core need not follow.
         self.preferred = False
+        self.step: Mapping[str, Any] | None = None
+        self.picking = False
+        self.refused: Exception | None = None
+
+    @property
+    def targeted(self) -> bool:
+        """Whether the core itself goes from one order tier to the next."""
+        return self.step is not None and self.step.get("target_order") is not None
 
     def next_attempt(self, model: Any) -> Attempt:
         """The attempt that the next pick is for."""
@@ -57,58 +79,72 @@ class _Request:
         if attempt is not None:
             attempt.end(cancelled=True)
 
-    def note(self, attempt: Attempt, error: BaseException | None) -> None:
-        """Remember a failed attempt: the next pick goes elsewhere."""
-        lease = attempt.lease
-        if lease is not None and isinstance(error, Exception):
-            self.ledger.failed(lease.id, classify(error), lease._engine.clock(), retry_after_from_error(error))
 
+walk: ContextVar[Walk | None] = ContextVar("fast_router_rust_walk", default=None)
+"""The walk that is running."""
 
-_request: ContextVar[_Request | None] = ContextVar("fast_router_rust_request", default=None)
-_broken: ContextVar[_Request | None] = ContextVar("fast_router_rust_broken_stream", default=None)
+carried: ContextVar[RequestLedger | None] = ContextVar("fast_router_rust_ledger", default=None)
+"""The ledger for the walk that begins next, of a request that has tried something already."""
+
+make_ledger: list[Callable[[Any, Mapping[str, Any]], RequestLedger]] = []
+"""Gives the ledger of a request, from its core and itself; failover has one that knows its policy."""
 
 
 # -- one request -------------------------------------------------------------------------------------------
 
 
-def _begin_request() -> tuple[_Request, _Request | None]:
-    # The request of a stream that broke goes on with what it has tried.
-    request, outer = _broken.get() or _Request(), _request.get()
-    _request.set(request)
-    return request, outer
+def new_ledger(core: Any, request: Mapping[str, Any]) -> RequestLedger:
+    """Give the ledger of a request that begins now."""
+    if make_ledger:
+        return make_ledger[-1](core, request)
+    return RequestLedger(None, request)
 
 
-def _end_request(request: _Request, outer: _Request | None) -> None:
-    _request.set(outer)
-    try:
-        request.drop()
-    except Exception as error:  # noqa: BLE001 - the answer, or LiteLLM's error, must reach the caller
-        tally.failed(error, "the end of a request")
+class _Walking:
+    """`with _Walking(core, request):` around one walk."""
+
+    __slots__ = ("_ledger", "_outer", "_token", "_walk")
+
+    def __init__(self, core: Any, request: Any) -> None:
+        self._ledger = carried.get()
+        self._walk = Walk(core, self._ledger or new_ledger(core, request if isinstance(request, Mapping) else {}))
+        self._outer: Walk | None = None
+
+    def __enter__(self) -> None:
+        self._outer = walk.get()
+        walk.set(self._walk)
+        # It is this walk's; a call that one of its attempts makes through a Router begins with none.
+        carried.set(None)
+        self._token = lease.ledger.set(self._walk.ledger)
+
+    def __exit__(self, *error: object) -> None:
+        lease.ledger.reset(self._token)
+        carried.set(self._ledger)
+        walk.set(self._outer)
+        self._walk.ledger.raised = None
+        try:
+            self._walk.drop()
+        except Exception as ours:  # noqa: BLE001 - the answer, or LiteLLM's error, must reach the caller
+            tally.failed(ours, "the end of a request")
 
 
 def _run(original: Any) -> Any:
-    async def _run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        request, outer = _begin_request()
-        try:
-            return await original(self, *args, **kwargs)
-        finally:
-            _end_request(request, outer)
+    async def _run(self: Any, plan: Any, call: Any, prepared: Any, *args: Any, **kwargs: Any) -> Any:
+        with _Walking(self, prepared):
+            return await original(self, plan, call, prepared, *args, **kwargs)
 
     return _run
 
 
 def _run_sync(original: Any) -> Any:
-    def _run_sync(self: Any, *args: Any, **kwargs: Any) -> Any:
-        request, outer = _begin_request()
-        try:
-            return original(self, *args, **kwargs)
-        finally:
-            _end_request(request, outer)
+    def _run_sync(self: Any, plan: Any, call: Any, prepared: Any, *args: Any, **kwargs: Any) -> Any:
+        with _Walking(self, prepared):
+            return original(self, plan, call, prepared, *args, **kwargs)
 
     return _run_sync
 
 
-def _stream_broke(args: Sequence[Any], kwargs: Mapping[str, Any]) -> _Request | None:
+def _stream_broke(core: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> RequestLedger | None:
     """End the attempt of the stream that is to be recovered; its last argument is how it failed."""
     try:
         error = kwargs.get("failure", args[-1] if args else None)
@@ -116,10 +152,13 @@ def _stream_broke(args: Sequence[Any], kwargs: Mapping[str, Any]) -> _Request | 
         if watch is None or not isinstance(error, BaseException):
             return None
         error = getattr(error, "original_exception", None) or error
-        request = _Request()
-        request.note(watch.attempt, error)
         watch.broken(error)
-        return request
+        request = next((value for value in (kwargs.get("request"), *args) if isinstance(value, Mapping)), {})
+        ledger = new_ledger(core, request)
+        earlier = watch.attempt.ledger
+        for attempt in earlier.attempts if isinstance(earlier, RequestLedger) else ():
+            ledger.failed(*attempt)
+        return ledger
     except Exception as ours:  # noqa: BLE001 - LiteLLM recovers the stream all the same
         tally.failed(ours, "a stream that broke")
         return None
@@ -127,24 +166,24 @@ def _stream_broke(args: Sequence[Any], kwargs: Mapping[str, Any]) -> _Request | 
 
 def _recover(original: Any) -> Any:
     async def recover(self: Any, *args: Any, **kwargs: Any) -> Any:
-        outer = _broken.get()
-        _broken.set(_stream_broke(args, kwargs))
+        outer = carried.get()
+        carried.set(_stream_broke(self, args, kwargs))
         try:
             return await original(self, *args, **kwargs)
         finally:
-            _broken.set(outer)
+            carried.set(outer)
 
     return recover
 
 
 def _recover_sync(original: Any) -> Any:
     def recover_sync(self: Any, *args: Any, **kwargs: Any) -> Any:
-        outer = _broken.get()
-        _broken.set(_stream_broke(args, kwargs))
+        outer = carried.get()
+        carried.set(_stream_broke(self, args, kwargs))
         try:
             return original(self, *args, **kwargs)
         finally:
-            _broken.set(outer)
+            carried.set(outer)
 
     return recover_sync
 
@@ -165,8 +204,8 @@ class _Choice(Filtered):
     __slots__ = ("_asked", "_own")
 
     def __init__(self, band: RustBand, core: Any, step: Mapping[str, Any], asked: Sequence[Any]) -> None:
-        request = _request.get()
-        attempt = None if request is None else request.next_attempt(step.get("model"))
+        walking = walk.get()
+        attempt = None if walking is None else walking.next_attempt(step.get("model"))
         # No plan: the core has resolved the name and filtered.
         super().__init__(band.binding(core), None, attempt, _RUST)
         self._asked = asked
@@ -233,8 +272,8 @@ def _answer_select_sync(original: Any, band: RustBand) -> Any:
     def _answer_select_sync(self: Any, step: Any, *args: Any, **kwargs: Any) -> Any:
         stage = step.get("stage")
         if stage == "callback_filters":
-            kept = original(self, step, *args, **kwargs)
-            preferred = _preferred(band, self, step, kept)
+            kept = _unheld(band, self, original(self, step, *args, **kwargs))
+            preferred = _preferred(band, self, step, args[0] if args else kwargs.get("request"), kept)
             return kept if preferred is None else (kept, preferred)
         if stage != "strategy":
             return original(self, step, *args, **kwargs)
@@ -244,50 +283,92 @@ def _answer_select_sync(original: Any, band: RustBand) -> Any:
     return _answer_select_sync
 
 
-# -- retries of the core's own shuffle ---------------------------------------------------------------------
+# -- the core's own shuffle --------------------------------------------------------------------------------
 
 
 def _answer_callback_filters(original: Any, band: RustBand) -> Any:
-    async def _answer_callback_filters(self: Any, step: Any, *args: Any, **kwargs: Any) -> Any:
-        answer, error = await original(self, step, *args, **kwargs)
-        if error is None and isinstance(answer, tuple) and answer[1] is None:
-            answer = (answer[0], _preferred(band, self, step, answer[0]))
+    async def _answer_callback_filters(self: Any, step: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        answer, error = await original(self, step, request, *args, **kwargs)
+        if error is None and isinstance(answer, tuple):
+            kept = _unheld(band, self, answer[0])
+            preferred = answer[1] if answer[1] in kept else None
+            answer = (kept, preferred if preferred is not None else _preferred(band, self, step, request, kept))
         return answer, error
 
     return _answer_callback_filters
 
 
-def _preferred(band: RustBand, core: Any, step: Mapping[str, Any], kept: Any) -> str | None:
-    """Whom a request that has failed before should go to, if the core is about to shuffle."""
-    request = _request.get()
-    if request is None or not request.ledger.tried:
-        return None
+def _unheld(band: RustBand, core: Any, kept: Any) -> Any:
+    """Leave out what an operator holds: the core filters by its own cooldowns only."""
     try:
-        if core.settings().routing_strategy != "simple-shuffle" or core._resolved.routing_groups:
-            return None  # a strategy will be asked, or might be
+        if isinstance(kept, list) and operator_holds.any_order():
+            binding = band.binding(core)
+            binding.engine.settle()
+            return without_held(binding, kept)
+    except Exception as error:  # noqa: BLE001 - LiteLLM's own candidates stand
+        tally.failed(error, "an operator's hold")
+    return kept
+
+
+def _preferred(band: RustBand, core: Any, step: Mapping[str, Any], request: Any, kept: Any) -> str | None:
+    """Whom the core should take where it would shuffle by itself: it does if its later filters keep that one."""
+    walking = walk.get()
+    if walking is None:
+        return None
+    walking.picking = False
+    try:
         binding = band.binding(core)
-        left = request.ledger.narrow(_candidates(binding, step, kept))
+        known = binding.engine.deployments
+        members = [known[id_] for id_ in kept if id_ in known]
+        named = _shuffled_by(core, step, request, members)
+        if named is None or len(members) < len(kept):
+            return None
+        left = walking.ledger.narrow(_candidates(step, members))
         if not left:
             return None
         name = str(step.get("model"))
-        group = binding.group_containing(name, "simple_shuffle", {}, [d.entry for d in left])
-        lease = binding.engine.acquire_from(group, left)
-        if lease is None:
+        group = binding.group_containing(name, *named, [d.entry for d in left])
+        ask = ask_of(group.strategy, request, (request.get("messages"), request.get("input")), counts=False)
+        taken = binding.engine.acquire_from(group, left, ask)
+        if taken is None:
             return None
-        request.next_attempt(name).take(lease)
-        request.preferred = True
-        return lease.id
+        walking.next_attempt(name).take(taken)
+        walking.preferred = True
+        return taken.id
+    except FastRouterError:
+        return None  # a mistake in the configuration: told when it was read
     except Exception as error:  # noqa: BLE001 - the core's own shuffle answers
-        tally.failed(error, "a retry's pick")
+        tally.failed(error, "a pick")
         return None
 
 
-def _candidates(binding: RustBinding, step: Mapping[str, Any], kept: Any) -> list[Deployment]:
+def _shuffled_by(
+    core: Any, step: Mapping[str, Any], request: Any, members: Sequence[Deployment]
+) -> tuple[str, Mapping[str, Any]] | None:
+    """The strategy to choose by where the core asks nobody; None where it will ask, or was told weights."""
+    if not isinstance(request, Mapping) or request.get("_router_weights") or request.get("routing_strategy"):
+        return None
+    resolved = core._resolved
+    strategy = resolved.routing_strategy
+    if resolved.routing_groups:
+        named = {step.get("model"), step.get("model_group")}
+        groups = [g for g in resolved.routing_groups if g.group_name in named or not named.isdisjoint(g.models)]
+        if len(groups) > 1 or resolved.routing_group_members is not None:
+            return None
+        strategy = groups[0].routing_strategy if groups else strategy
+    if strategy != _SHUFFLE:
+        return None
+    return strategies_by_name.of_model([member.entry for member in members]) or ("simple_shuffle", {})
+
+
+def _candidates(step: Mapping[str, Any], members: Sequence[Deployment]) -> list[Deployment]:
+    """Who may take the attempt: LiteLLM's lowest order, or the one that the request is at."""
     left_out = {*(step.get("excluded_ids") or ()), *(step.get("skipped_ids") or ())}
-    known = binding.engine.deployments
-    found = [known[id_] for id_ in kept if id_ in known and id_ not in left_out and not known[id_].held]
+    found = [member for member in members if member.id not in left_out and not member.held]
     order = step.get("target_order")
-    return found if order is None else [d for d in found if d.order == order]
+    if order is None:
+        order = min((member.order for member in found if member.order is not None), default=None)
+    return found if order is None else [member for member in found if member.order == order]
 
 
 # -- attempts ----------------------------------------------------------------------------------------------
@@ -295,24 +376,27 @@ def _candidates(binding: RustBinding, step: Mapping[str, Any], kept: Any) -> lis
 
 def _begin_attempt(band: RustBand, core: Any, step: Mapping[str, Any]) -> Attempt | None:
     """The attempt of this step, with a lease on its deployment; None if it has none that we know."""
-    request, id_ = _request.get(), step.get("deployment_id")
-    if request is None or not isinstance(id_, str):
+    walking, id_ = walk.get(), step.get("deployment_id")
+    if walking is None:
+        return None
+    walking.step, walking.picking = step, False
+    if not isinstance(id_, str):
         return None
     try:
-        attempt, preferred = request.attempt, request.preferred
+        attempt, preferred = walking.attempt, walking.preferred
         if attempt is not None and attempt.lease is not None and attempt.lease.id == id_:
-            request.attempt, request.preferred = None, False
+            walking.attempt, walking.preferred = None, False
             if preferred:
-                tally.count(tally.filtered, _RETRY)
+                tally.count(tally.filtered, _RUST)
             return attempt
-        request.drop()
+        walking.drop()
         binding = band.binding(core)
         deployment = binding.engine.deployments.get(id_)
         if deployment is None:
             return None
         if attempt is None or preferred:
             tally.count(tally.delegated, _OWN_PICK)
-        attempt = Attempt(step.get("model"), request.ledger)
+        attempt = Attempt(step.get("model"), walking.ledger)
         attempt.take(binding.engine.acquire_deployment(deployment))
         return attempt
     except Exception as error:  # noqa: BLE001 - the call is made all the same
@@ -325,19 +409,38 @@ def _end_attempt(driver: Any, attempt: Attempt, outcome: Any) -> None:
     try:
         if outcome.get("ok") is True:
             response = driver._last_response
-            if attempt.lease is not None and driver._request.get("stream"):
+            streams = driver._request.get("stream") and not attempt.foreign
+            if attempt.lease is not None and streams and not lease.is_cache_hit(response):
                 # The first chunk of a stream was read within the attempt.
                 attempt.lease.first_token()
+                failover = attempt.ledger.failover if isinstance(attempt.ledger, RequestLedger) else None
+                if failover is not None:
+                    failover.policy.first_token(attempt.lease)
             driver._last_response = answered(attempt, response)
             return
         error = driver._last_error
-        request = _request.get()
-        if request is not None:
-            request.note(attempt, error)
+        ledger = attempt.ledger
+        if isinstance(ledger, RequestLedger) and isinstance(error, Exception):
+            ledger.raised = error
+            if outcome.get("outside_deployment") or outcome.get("caller_scoped"):
+                # LiteLLM knows that it says nothing about the deployment: refused before the provider heard of it,
+                # or made with the caller's own key.
+                attempt.end(cancelled=True)
+                failures.enter(ledger, attempt, error)
+                return
         attempt.end(error, cancelled=error is None)
     except Exception as ours:  # noqa: BLE001 - LiteLLM goes on with the outcome
         tally.failed(ours, "the end of an attempt")
         attempt.end(cancelled=True)
+
+
+def _failed(original: Any) -> Any:
+    def _failed(self: Any, step: Any, deployment: Any, call: Any, error: Any) -> Any:
+        # LiteLLM chains a retry's failure to the first one: what was behind it is lost then.
+        remember(error)
+        return original(self, step, deployment, call, error)
+
+    return _failed
 
 
 def _attempt(original: Any, band: RustBand) -> Any:
@@ -345,11 +448,15 @@ def _attempt(original: Any, band: RustBand) -> Any:
         begun = _begin_attempt(band, self._core, step)
         if begun is None:
             return await original(self, step)
+        outer = lease.current.get()
+        lease.current.set(begun)
         try:
             outcome = await original(self, step)
         except BaseException as error:
             failed(begun, error)
             raise
+        finally:
+            lease.current.set(outer)
         _end_attempt(self, begun, outcome)
         return outcome
 
@@ -361,11 +468,15 @@ def _attempt_sync(original: Any, band: RustBand) -> Any:
         begun = _begin_attempt(band, self._core, step)
         if begun is None:
             return original(self, step)
+        outer = lease.current.get()
+        lease.current.set(begun)
         try:
             outcome = original(self, step)
         except BaseException as error:
             failed(begun, error)
             raise
+        finally:
+            lease.current.set(outer)
         _end_attempt(self, begun, outcome)
         return outcome
 
@@ -385,14 +496,12 @@ def install(patches: PatchSet, band: RustBand) -> list[str]:
         (core, "recover_stream", _recover),
         (core, "retry_stream", _recover),
         (core, "recover_stream_sync", _recover_sync),
+        (driver, "_failed", _failed),
         (driver, "attempt", partial(_attempt, band=band)),
         (driver, "attempt_sync", partial(_attempt_sync, band=band)),
     ):
         patches.replace(owner, name, make)
     install_usage(patches)
-    LOGGER.warning(
-        "fast_router: LiteLLM %s routes in a core of its own: strategies, exact counts and the choice at a retry are "
-        "ours; failover, waiting, shared state and constant-time picks are not to be had. For all of it: litellm<1.110",
-        band.version,
-    )
+    lease.on_end.append(failures.ended)
+    patches.on_restore(lambda: lease.on_end.remove(failures.ended))
     return ["attempts", "selection"]

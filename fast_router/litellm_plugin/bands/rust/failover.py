@@ -1,0 +1,188 @@
+"""Failover for LiteLLM 1.110: its Rust core walks through retries and fallbacks, we steer it.
+
+The core asks its host at every step, and believes the answers: who cools down (`rests`), how an attempt ended,
+how long to sleep. So retries avoid whom the request has tried, our breakers decide who rests, a spent retry budget
+ends the retries, and the time before a retry is what the provider asks for. What LiteLLM retries, how often and in
+which order stays its own affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from fast_router.engine.failover.retry_after import retry_after_from_error
+from fast_router.litellm_plugin.bands.rust import rests, steps
+from fast_router.litellm_plugin.layers import failures
+from fast_router.litellm_plugin.layers.failures import RequestLedger
+from fast_router.litellm_plugin.tally import tally
+
+if TYPE_CHECKING:
+    from fast_router.litellm_plugin.bands.rust.band import RustBand
+    from fast_router.litellm_plugin.bands.rust.steps import Walk
+    from fast_router.litellm_plugin.patching import PatchSet
+
+__all__ = ["install"]
+
+
+# -- who cools down ------------------------------------------------------------------------------------------
+
+
+def _answer_cache(original: Any, band: RustBand) -> Any:
+    async def _answer_cache(self: Any, step: Any) -> Any:
+        answer = await original(self, step)
+        ids = rests.ids_of(step)
+        return answer if ids is None else _cooling(band, self, ids, answer)
+
+    return _answer_cache
+
+
+def _answer_cache_sync(original: Any, band: RustBand) -> Any:
+    def _answer_cache_sync(self: Any, step: Any) -> Any:
+        answer = original(self, step)
+        ids = rests.ids_of(step)
+        return answer if ids is None else _cooling(band, self, ids, answer)
+
+    return _answer_cache_sync
+
+
+def _cooling(band: RustBand, core: Any, ids: list[str], answer: Any) -> Any:
+    try:
+        walking = steps.walk.get()
+        ledger = None if walking is None else walking.ledger
+        tiers = walking is not None and not walking.targeted and not _filters(core)
+        return rests.cooling(band.binding(core), ids, answer, ledger, tiers=tiers)
+    except Exception as error:  # noqa: BLE001 - LiteLLM's own answer stands
+        tally.failed(error, "who cools down")
+        return answer
+
+
+def _filters(core: Any) -> bool:
+    """Tell whether the core may filter out whom we would leave it: then an order tier is not ours to pass over."""
+    resolved = core._resolved
+    return bool(
+        resolved.enable_tag_filtering
+        or resolved.enable_pre_call_checks
+        or resolved.routing_plugins
+        or core._model_tag_filtering()
+    )
+
+
+# -- how an attempt ended ------------------------------------------------------------------------------------
+
+
+def _attempt(original: Any) -> Any:
+    async def attempt(self: Any, step: Any) -> Any:
+        refused = _refused(self, step)
+        return refused if refused is not None else _outcome(await original(self, step))
+
+    return attempt
+
+
+def _attempt_sync(original: Any) -> Any:
+    def attempt_sync(self: Any, step: Any) -> Any:
+        refused = _refused(self, step)
+        return refused if refused is not None else _outcome(original(self, step))
+
+    return attempt_sync
+
+
+def _walking() -> Walk | None:
+    walking = steps.walk.get()
+    return walking if walking is not None and walking.ledger.failover is not None else None
+
+
+def _refused(driver: Any, step: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The failed outcome of a retry for which there is no budget, as of the failure that it would have followed.
+
+    The core lets a first failure end the retries (see `_outcome`), but not a later one: those are ended here.
+    """
+    walking = _walking()
+    if walking is None or not step.get("retry") or walking.ledger.raised is None:
+        return None
+    try:
+        if failures.spend(walking.ledger):
+            return None
+        from litellm.router_rust.core import attempt_failure  # noqa: PLC0415 - LiteLLM is imported
+
+        walking.drop()
+        raised = walking.ledger.raised
+        level = step.get("fallback_level")
+        driver._last_error = raised
+        driver._level_errors[level if isinstance(level, int) else 0] = raised
+    except Exception as error:  # noqa: BLE001 - the retry is made
+        tally.failed(error, "a retry's budget")
+        return None
+    return {**attempt_failure(raised), "num_retries": 0, "recorded": True, "uncounted_request": True}
+
+
+def _outcome(outcome: Any) -> Any:
+    """What the core is told about an attempt that failed: no retries without a budget, the rest that was asked for."""
+    walking = _walking()
+    if walking is None or outcome.get("ok") is True:
+        return outcome
+    try:
+        changed = dict(outcome)
+        if not failures.within_budget():
+            changed["num_retries"] = 0
+        if changed.get("retry_after") is None and walking.ledger.raised is not None:
+            # Header names that LiteLLM does not know; a deployment's own cooldown_time goes before, with the core.
+            changed["retry_after"] = retry_after_from_error(walking.ledger.raised)
+    except Exception as error:  # noqa: BLE001 - LiteLLM's own outcome stands
+        tally.failed(error, "the outcome of an attempt")
+        return outcome
+    return changed
+
+
+# -- the time before a retry ---------------------------------------------------------------------------------
+
+
+def _sleep(original: Any) -> Any:
+    async def sleep(self: Any, seconds: float) -> Any:
+        return await original(self, _seconds(seconds))
+
+    return sleep
+
+
+def _sleep_sync(original: Any) -> Any:
+    def sleep_sync(self: Any, seconds: float) -> Any:
+        return original(self, _seconds(seconds))
+
+    return sleep_sync
+
+
+def _seconds(seconds: float) -> float:
+    walking = _walking()
+    if walking is None:
+        return seconds
+    step = walking.step or {}
+    retry, most = step.get("retry"), step.get("max_retries")
+    if isinstance(retry, int) and isinstance(most, int) and retry >= most:
+        return 0.0  # the core sleeps after the last attempt, too: nobody is left to wait for
+    return failures.longer(walking.core, seconds)
+
+
+def install(patches: PatchSet, band: RustBand) -> list[str]:
+    """Steer every Router's walks.
+
+    Returns:
+        The features that are on, for `status()`.
+    """
+    from litellm.router_python_host import PythonHost  # noqa: PLC0415 - LiteLLM is imported
+
+    def make_ledger(core: Any, request: Mapping[str, Any]) -> RequestLedger:
+        return failures.new_ledger(core, band, request)
+
+    steps.make_ledger.append(make_ledger)
+    patches.on_restore(lambda: steps.make_ledger.remove(make_ledger))
+    for owner, name, make in (
+        (band.core, "_answer_cache", partial(_answer_cache, band=band)),
+        (band.core, "_answer_cache_sync", partial(_answer_cache_sync, band=band)),
+        (band.driver, "attempt", _attempt),
+        (band.driver, "attempt_sync", _attempt_sync),
+        (PythonHost, "sleep", _sleep),
+        (PythonHost, "sleep_sync", _sleep_sync),
+    ):
+        patches.replace(owner, name, make)
+    return ["failover"]

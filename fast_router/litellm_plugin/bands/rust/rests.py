@@ -1,0 +1,246 @@
+"""LiteLLM 1.110: its cooldowns and ours are one, both ways.
+
+LiteLLM writes a cooldown through its `RouterCooldownStore`; we hear of it there, at once. Ours are written there too,
+for its alerts, its `health()` and the other processes on its Redis. What another process has written is learnt from
+LiteLLM's own reading of Redis (at most once a second, before a pick) and, for picks that do not read, by `rests.mirror`
+in the background.
+
+Before each pick the Rust core asks its host who cools down, and gets our answer as well: whoever rests here is left
+out as long as somebody is left, and so is an order tier of which the request has tried everybody. All else that speaks
+against a deployment (tried, being probed, full) is for the choice, which comes after the core's filters.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fast_router.engine.deployment import RESTING
+from fast_router.litellm_plugin.picks.binding import KEY
+from fast_router.litellm_plugin.rests.store import seconds_left
+from fast_router.litellm_plugin.tally import tally
+
+if TYPE_CHECKING:
+    from fast_router.engine import Deployment
+    from fast_router.engine.failover.ledger import AttemptLedger
+    from fast_router.litellm_plugin.bands.rust.band import RustBand, RustBinding
+    from fast_router.litellm_plugin.patching import PatchSet
+
+__all__ = ["NativeRests", "attach", "cooling", "ids_of", "install"]
+
+_PREFIX, _SUFFIX = "deployment:", ":cooldown"
+# What the core is told about a deployment that is held for a reason without a deadline; it asks again at every pick.
+_FOR_NOW = 1.0
+
+
+class NativeRests:
+    """Cooldowns in LiteLLM's native store.
+
+    Args:
+        core: The Router's core.
+    """
+
+    def __init__(self, core: Any) -> None:
+        self._core = core
+
+    @property
+    def _store(self) -> Any:
+        return self._core._cooldowns.cooldown_store
+
+    def read(self, deployment_id: str) -> Mapping[str, Any] | None:
+        """As of `RestStore`."""
+        found = self._store.snapshot().get(f"{_PREFIX}{deployment_id}{_SUFFIX}")
+        return found if isinstance(found, Mapping) else None
+
+    def write(self, deployment_id: str, seconds: float, status: int, reason: str) -> None:
+        """As of `RestStore`."""
+        self._core._cooldowns.add_deployment_to_cooldown(deployment_id, RuntimeError(reason), status, seconds)
+
+    def clear(self, deployment_id: str) -> None:
+        """As of `RestStore`; the native store forgets in memory only, so Redis is told by way of the cache."""
+        self._store.evict_local(deployment_id)
+        if self._store.has_redis:
+            self._core._cache.delete_cache(f"{_PREFIX}{deployment_id}{_SUFFIX}")
+
+
+# -- LiteLLM's cooldowns into ours ---------------------------------------------------------------------------
+
+
+def attach(binding: RustBinding, core: Any) -> None:
+    """Take over what cools down in `core` now, and hear of what will."""
+    store = core._cooldowns.cooldown_store
+    vars(store)[KEY] = weakref.ref(binding)
+    for key, value in store.snapshot().items():
+        if key.startswith(_PREFIX) and key.endswith(_SUFFIX):
+            _rest(binding, key[len(_PREFIX) : -len(_SUFFIX)], value)
+
+
+def _rest(binding: RustBinding, deployment_id: str, value: object) -> None:
+    seconds = seconds_left(value)
+    if seconds is None or seconds <= 0:
+        return
+    core = binding.core()
+    if core is not None and deployment_id not in binding.engine.deployments:
+        binding.refresh(core)
+    deployment = binding.engine.deployments.get(deployment_id)
+    if deployment is not None:
+        binding.engine.rest(deployment, seconds)
+
+
+def _binding_of(store: Any) -> RustBinding | None:
+    reference = vars(store).get(KEY)
+    found: RustBinding | None = None if reference is None else reference()
+    return found
+
+
+def _shorter(store: Any, deployment_id: Any, ttl: Any) -> bool:
+    """Tell whether a cooldown would end before one that holds already: a second one never shortens the first."""
+    found = store.snapshot().get(f"{_PREFIX}{deployment_id}{_SUFFIX}")
+    left = seconds_left(found)
+    return left is not None and left > 0 and left >= float(ttl)
+
+
+def _heard(store: Any, deployment_id: Any, value: Any) -> None:
+    try:
+        binding = _binding_of(store)
+        if binding is not None:
+            _rest(binding, str(deployment_id), value)
+    except Exception as error:  # noqa: BLE001 - LiteLLM's own cooldown stands
+        tally.failed(error, "a cooldown")
+
+
+def _put(original: Any) -> Any:
+    def put(self: Any, model_id: Any, value: Any, ttl: Any) -> Any:
+        if _shorter(self, model_id, ttl):
+            return None
+        result = original(self, model_id, value, ttl)
+        _heard(self, model_id, value)
+        return result
+
+    return put
+
+
+def _async_put(original: Any) -> Any:
+    async def async_put(self: Any, model_id: Any, value: Any, ttl: Any) -> Any:
+        if _shorter(self, model_id, ttl):
+            return None
+        writing = original(self, model_id, value, ttl)
+        if not self.has_redis:
+            await writing
+        _heard(self, model_id, value)
+        # With Redis it takes a while, and the next pick should know.
+        return await writing if self.has_redis else None
+
+    return async_put
+
+
+# -- ours into the core's reads ------------------------------------------------------------------------------
+
+
+def ids_of(step: Mapping[str, Any]) -> list[str] | None:
+    """The deployments whose cooldowns a `cache` step reads, None if it is about something else."""
+    if step.get("op") != "batch_get":
+        return None
+    keys = step.get("keys")
+    if not keys or not all(isinstance(key, str) and key.startswith(_PREFIX) and key.endswith(_SUFFIX) for key in keys):
+        return None
+    return [key[len(_PREFIX) : -len(_SUFFIX)] for key in keys]
+
+
+def cooling(
+    binding: RustBinding, ids: Sequence[str], answers: Any, ledger: AttemptLedger | None, *, tiers: bool
+) -> Sequence[Any]:
+    """Who cools down, as the core is to see it.
+
+    Args:
+        binding: Of the Router.
+        ids: Whom the core asks about.
+        answers: LiteLLM's own answer, aligned with `ids`.
+        ledger: What the request has tried, None outside a request.
+        tiers: Whether an order tier of which the request has tried everybody may be left out.
+
+    Returns:
+        The answers, with ours where LiteLLM has none; LiteLLM's own if all would be left out.
+    """
+    if not isinstance(answers, (list, tuple)) or len(answers) != len(ids):
+        return answers  # type: ignore[no-any-return]
+    engine = binding.engine
+    known = engine.deployments
+    for id_, value in zip(ids, answers, strict=True):
+        # Another process's, which LiteLLM has just read from Redis.
+        if value is not None and id_ in known and not known[id_].held & RESTING:
+            _rest(binding, id_, value)
+    engine.settle()
+    open_ = [known.get(id_) for id_, value in zip(ids, answers, strict=True) if value is None]
+    left_out = {deployment.id for deployment in open_ if deployment is not None and deployment.held & RESTING}
+    if tiers and ledger is not None and ledger.tried:
+        left_out |= _tried_tiers([d for d in open_ if d is not None and d.id not in left_out], ledger)
+    if not open_:
+        # All rest: LiteLLM's error says when to come again, see `true_seconds`.
+        return answers
+    if not left_out or len(left_out) == len(open_):
+        return answers
+    now = engine.clock()
+    return [_cooldown(known[id_], now) if id_ in left_out else value for id_, value in zip(ids, answers, strict=True)]
+
+
+def _tried_tiers(candidates: Sequence[Deployment], ledger: AttemptLedger) -> set[str]:
+    """Whom to pass over: the lowest order tiers of which everybody was tried, unless that would be all there are."""
+    tiers: dict[int | None, list[Deployment]] = {}
+    for deployment in candidates:
+        tiers.setdefault(deployment.order, []).append(deployment)
+    passed: set[str] = set()
+    for order in sorted(tiers, key=lambda order: (order is None, order or 0)):
+        members = tiers[order]
+        if any(ledger.knows(member.id) is None for member in members):
+            return passed
+        passed.update(member.id for member in members)
+    return set()
+
+
+def _failure_error(original: Any) -> Any:
+    def _failure_error(self: Any, step: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+        error = original(self, step, model, *args, **kwargs)
+        try:
+            if type(error).__name__ == "RouterRateLimitError":
+                _true_seconds(self, model, error)
+        except Exception as ours:  # noqa: BLE001 - LiteLLM's own number stands
+            tally.failed(ours, "the time until the first deployment is back")
+        return error
+
+    return _failure_error
+
+
+def _true_seconds(core: Any, model: Any, error: Any) -> None:
+    """Have an error say when the first deployment is back, instead of how long a cooldown is."""
+    registry, store = core.registry(), NativeRests(core)
+    left = [seconds_left(store.read(id_)) for id_ in registry.names(str(registry.resolve(model)), kind="ids")]
+    known = [seconds for seconds in left if seconds is not None]
+    if not known:
+        return
+    # A tenth is as exact as a message needs to be; 0 would say that nothing rests.
+    told, error.cooldown_time = error.cooldown_time, max(0.1, round(min(known), 1))
+    text = str(error.args[0]).replace(f"in {told} seconds", f"in {error.cooldown_time} seconds", 1)
+    error.args = (text, *error.args[1:])
+
+
+def _cooldown(deployment: Deployment, now: float) -> dict[str, Any]:
+    left = deployment.resting_until - now if deployment.held & RESTING else _FOR_NOW
+    return {
+        "exception_received": "rests (fast_router)",
+        "status_code": "503",
+        "timestamp": time.time(),
+        "cooldown_time": max(_FOR_NOW, left),
+    }
+
+
+def install(patches: PatchSet, band: RustBand) -> list[str]:
+    """Hear of every cooldown that LiteLLM sets."""
+    from litellm.redis.stores.router_cooldowns import RouterCooldownStore  # noqa: PLC0415 - LiteLLM is imported
+
+    patches.replace(band.core, "_failure_error", _failure_error)
+    patches.replace(RouterCooldownStore, "put", _put)
+    patches.replace(RouterCooldownStore, "async_put", _async_put)
+    return ["cooldowns"]

@@ -1,0 +1,43 @@
+"""The switch's state: what is wanted, what is patched, and what is not and why."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fast_router.litellm_plugin.bands.methods import Band
+    from fast_router.litellm_plugin.patching import PatchSet
+
+__all__ = ["WATCHED", "Switch", "off_by_environment", "switch"]
+
+
+WATCHED = "litellm.router"
+
+
+_OFF = frozenset({"0", "false", "no", "off", "f", "n"})
+
+
+class Switch:
+    """The state behind `enable`, `disable` and `status`."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.wanted = False
+        self.watching = False
+        self.enabled = False
+        self.band: Band | None = None
+        self.patches: PatchSet | None = None
+        self.features: list[str] = []
+        self.skipped: dict[str, str] = {}
+        self.stuck: list[str] = []
+        self.warned = False
+
+
+switch = Switch()
+
+
+def off_by_environment() -> bool:
+    """Whether `FAST_ROUTER_ENABLED` switches everything off."""
+    return os.environ.get("FAST_ROUTER_ENABLED", "").strip().lower() in _OFF

@@ -1,0 +1,135 @@
+"""What is on, what is not and why; the line at start; and whose error it is when a strategy fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+
+import fast_router
+
+LIST = """
+params = [{"model": "openai/x", "api_base": f"http://127.0.0.{i}:1", "api_key": "sk-x"} for i in (1, 2)]
+models = [{"model_name": "m", "litellm_params": each} for each in params]
+"""
+
+
+def run(code, **env):
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(LIST) + textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+        env={**os.environ, "FAST_ROUTER_RUNTIME_DIR": "", **env},
+    )
+    return done.stdout, [line for line in done.stderr.splitlines() if "fast_router" in line]
+
+
+def test_each_capability_is_on_or_off_with_the_reason():
+    import litellm  # noqa: F401 - the plugin is on from here
+
+    found = fast_router.status()["capabilities"]
+    json.dumps(found)
+    assert {
+        "fast_picks",
+        "failover",
+        "waiting",
+        "hedging",
+        "shared_state",
+        "celery_routing",
+        "overhead",
+    } <= found.keys()
+    for name, each in found.items():
+        if name != "options_without_effect":
+            assert isinstance(each["on"], bool), name
+            assert each["why"], name
+    assert found["celery_routing"] == {"on": False, "why": "routing is local"}
+    assert found["options_without_effect"] == []
+
+
+def test_before_litellm_is_imported_everything_is_off_for_that_reason():
+    out, _ = run("import fast_router, json; print(json.dumps(fast_router.status()['capabilities']))")
+    found = json.loads(out)
+    assert found["fast_picks"] == {"on": False, "why": "LiteLLM is not imported yet"}
+    out, _ = run(
+        "import fast_router, litellm, json; print(json.dumps(fast_router.status()['capabilities']))",
+        FAST_ROUTER_ENABLED="0",
+    )
+    assert "FAST_ROUTER_ENABLED" in json.loads(out)["failover"]["why"]
+
+
+def test_options_that_do_nothing_are_named():
+    out, _ = run(
+        "import fast_router, litellm, json; print(json.dumps(fast_router.status()))",
+        FAST_ROUTER_HEDGE_DELAY="1",
+        FAST_ROUTER_CELERY_DEADLINE="1",
+        FAST_ROUTER_MAX_WAIT="2",
+        FAST_ROUTER_RETRY_BUDGET_RATIO="0.5",
+    )
+    status = json.loads(out)
+    named = {sentence.split(":")[0] for sentence in status["capabilities"]["options_without_effect"]}
+    expected = {"hedge_delay", "celery_deadline"}
+    expected |= set() if "waiting" in status["features"] else {"max_wait"}
+    expected |= set() if "failover" in status["features"] else {"retry_budget_ratio"}
+    assert named == expected
+
+
+START = """
+import fast_router, litellm
+for _ in range(2):
+    litellm.Router(model_list=models, routing_strategy="least-busy")
+"""
+
+
+def test_the_start_is_one_line_in_a_server_and_none_in_a_script():
+    _, lines = run(START, FAST_ROUTER_STATUS="1")
+    (line,) = [line for line in lines if " deployments by " in line]
+    assert re.match(r"\d{4}-\d\d-\d\d [\d:,]+ INFO fast_router\[\d+\]: fast_router \S+ on LiteLLM \S+: ", line)
+    assert "2 deployments by least-busy; on: " in line
+    assert "sk-x" not in line
+    _, lines = run(START)
+    assert [line for line in lines if " deployments by " in line] == []
+
+
+def test_a_program_that_set_up_logging_gets_the_line_its_own_way():
+    code = "import logging; logging.basicConfig(level='INFO', format='mine %(name)s %(message)s')\n" + START
+    _, lines = run(code)
+    (line,) = [line for line in lines if " deployments by " in line]
+    assert line.startswith("mine fast_router fast_router ")
+
+
+USERS = """
+import fast_router, litellm
+
+class Mine(fast_router.Strategy):
+    name = "mine"
+    def choose(self, candidates, now, ask):
+        raise ZeroDivisionError("the author's own words")
+
+fast_router.register_strategy(Mine)
+router = litellm.Router(model_list=models, routing_strategy="mine", num_retries=0)
+for _ in range(3):
+    router.completion("m", messages=[{"role": "user", "content": "secret prompt"}], mock_response="hello")
+print(fast_router.status()["errors"])
+"""
+
+
+def test_a_strategy_of_the_users_that_fails_is_named_as_theirs():
+    out, _ = run(USERS)
+    errors = eval(out)
+    assert errors["count"] == 0
+    assert errors["of_your_strategies"] == {"'mine' (Mine)": 3}
+
+
+def test_its_error_and_traceback_are_logged_and_nobody_is_asked_to_report_it():
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(LIST + USERS)], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert "your strategy 'mine' (Mine) failed in" in done.stderr
+    assert "ZeroDivisionError: the author's own words" in done.stderr
+    assert "report it" not in done.stderr
+    assert "secret prompt" not in done.stderr
