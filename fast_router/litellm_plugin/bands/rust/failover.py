@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router import settings
 from fast_router.engine.failover.retry_after import retry_after_from_error
-from fast_router.litellm_plugin.bands.rust import blame, first_chunk, hedge, rests, steps, waiting
+from fast_router.litellm_plugin.bands.rust import first_chunk, hedge, rests, steps, waiting
+from fast_router.litellm_plugin.bands.rust.judgement import judged
 from fast_router.litellm_plugin.layers import failures
 from fast_router.litellm_plugin.layers.failures import RequestLedger
 from fast_router.litellm_plugin.tally import tally
@@ -32,10 +33,7 @@ __all__ = ["install"]
 
 def _answer_cache(original: Any, band: RustBand) -> Any:
     async def _answer_cache(self: Any, step: Any) -> Any:
-        if blame.withheld(step):
-            return None
         answer = await original(self, step)
-        blame.written(step)
         ids = rests.ids_of(step)
         return answer if ids is None else _cooling(band, self, ids, answer)
 
@@ -44,10 +42,7 @@ def _answer_cache(original: Any, band: RustBand) -> Any:
 
 def _answer_cache_sync(original: Any, band: RustBand) -> Any:
     def _answer_cache_sync(self: Any, step: Any) -> Any:
-        if blame.withheld(step):
-            return None
         answer = original(self, step)
-        blame.written(step)
         ids = rests.ids_of(step)
         return answer if ids is None else _cooling(band, self, ids, answer)
 
@@ -119,7 +114,10 @@ def _outcome(outcome: Any) -> Any:
     if walking is None or outcome.get("ok") is True:
         return outcome
     try:
-        changed = blame.told(walking.core, walking.ledger, dict(outcome))
+        changed = dict(outcome)
+        running = walking.running
+        lease = None if running is None else running.lease
+        judged(walking.core, walking.ledger, None if lease is None else lease.deployment, changed)
         if not failures.within_budget():
             changed["num_retries"] = 0
         if changed.get("retry_after") is None and walking.ledger.raised is not None:
