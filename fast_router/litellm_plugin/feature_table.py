@@ -28,6 +28,7 @@ RUST_FEATURES = (
     ("strategies", "fast_router.litellm_plugin.bands.rust.strategies_by_name"),
     ("failover", "fast_router.litellm_plugin.bands.rust.failover"),
     ("lane", "fast_router.litellm_plugin.bands.rust.lane"),
+    ("bookkeeping", "fast_router.litellm_plugin.bands.rust.overhead"),
     ("model_list", "fast_router.litellm_plugin.model_list.calls"),
     ("process_status", "fast_router.observe.process_status"),
 )
