@@ -170,7 +170,8 @@ def test_an_alias_and_a_group_of_one_have_a_lane():
     assert chat(made, model="hidden") is None
 
 
-def test_a_pick_alone_is_answered_in_the_lane_with_what_litellm_would_give():
+def test_a_pick_alone_is_answered_in_the_lane_with_what_litellm_would_give(monkeypatch):
+    monkeypatch.undo()
     made = router({}, {"owner": {"name": "x"}}, params={"extra_headers": {"a": "b"}})
     core = vars(made)["_core"]
 

@@ -359,13 +359,13 @@ def run(
     function = {"aanthropic_messages": "anthropic_messages"}.get(op, op)
     calls, script = Calls(does), Script(IDS[:2])
     before = {name: list(getattr(litellm, name)) for name in CALLBACKS}
-    real = calls.real = getattr(litellm, function)
     events = Events()
     fast_router.disable()
     if lane:
         # What is ours after a failure has rows of its own in docs/failover.md.
         fast_router.configure(disabled_features=("failover",))
         fast_router.enable()
+    real = calls.real = getattr(litellm, function)
     asynchronous = op.startswith("a")
     bucket = "litellm_metadata" if op in ("aresponses", "aanthropic_messages", "anthropic_messages") else "metadata"
     prompt = {} if "messages" in request or "input" in request or "prompt" in request else {"messages": MESSAGES}
