@@ -35,6 +35,15 @@ def _first_token(deployment: Deployment) -> float | None:
     return deployment.first_token
 
 
+def _of_work(name: str) -> Callable[[Deployment], float | None]:
+    """Read a number of what `cache_aware` knows; no sample where it does not pick."""
+
+    def value(deployment: Deployment) -> float | None:
+        return None if deployment.work is None else getattr(deployment.work, name)
+
+    return value
+
+
 # name, kind, help, value of a deployment (None: no sample)
 _PER_DEPLOYMENT: tuple[tuple[str, str, str, Callable[[Deployment], float | None]], ...] = (
     ("fast_router_in_flight", "gauge", "Open leases: calls that run now.", lambda d: d.in_flight),
@@ -51,6 +60,25 @@ _PER_DEPLOYMENT: tuple[tuple[str, str, str, Callable[[Deployment], float | None]
     ("fast_router_resting", "gauge", "1 while in cooldown.", lambda d: 1 if d.held & RESTING else 0),
     ("fast_router_latency_seconds_per_token", "gauge", "Mean of the last ten attempts.", _latency),
     ("fast_router_first_token_seconds", "gauge", "Mean time to first token of the last ten streams.", _first_token),
+    ("fast_router_prompt_tokens", "counter", "Prompt tokens sent (cache_aware).", _of_work("prompt_tokens")),
+    (
+        "fast_router_predicted_cached_tokens",
+        "counter",
+        "Prompt tokens sent that were expected to be cached (cache_aware).",
+        _of_work("hit_tokens"),
+    ),
+    (
+        "fast_router_reported_prompt_tokens",
+        "counter",
+        "Prompt tokens of answers that say what was cached (cache_aware).",
+        _of_work("reported_total"),
+    ),
+    (
+        "fast_router_reported_cached_tokens",
+        "counter",
+        "Prompt tokens that answers say were cached (cache_aware).",
+        _of_work("reported_tokens"),
+    ),
 )
 
 
