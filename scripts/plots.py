@@ -6,6 +6,7 @@ The same code gives the same bytes. A published trace is drawn where its path is
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -40,7 +41,7 @@ def main() -> None:
     draw(WORKLOADS["tenants"](seconds=180), "40 tenants with a long prompt each")
     draw(WORKLOADS["mixed"](seconds=180), "Prompts that share nothing")
     if arguments.trace is not None:
-        draw(read_trace(arguments.trace), "An hour of published chat traffic")
+        draw(replace(read_trace(arguments.trace), name="trace"), "An hour of published chat traffic")
 
 
 if __name__ == "__main__":
