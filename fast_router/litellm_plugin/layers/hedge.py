@@ -60,6 +60,8 @@ def _policy(failover: LiteLLMFailover, model: str) -> HedgePolicy:
     wanted = HedgeOptions(delay=options.hedge_delay, percent=options.hedge_percent)
     known = failover.hedges.get(model)
     if known is None or known[0] != wanted:
+        if known is None:
+            failover.make_room(model)
         known = failover.hedges[model] = (wanted, HedgePolicy(wanted))
     return known[1]
 
