@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol
 
+from fast_router.engine.histogram import Histogram
+
 __all__ = ["CLOSED", "FULL", "OPERATOR", "PROBING", "QOS", "RESTING", "SPENT", "Deployment", "EligibleSet"]
 
 # Why a deployment is not eligible: bits of `Deployment.held`. Eligible means no bit is set.
@@ -72,12 +74,15 @@ class Deployment:
         "capacity",
         "counted",
         "counters",
+        "durations",
         "entry",
         "ewma",
         "ewma_at",
         "ewma_failed",
         "ewma_load",
+        "failure_kinds",
         "failures",
+        "first_durations",
         "first_token",
         "first_tokens",
         "held",
@@ -167,6 +172,11 @@ class Deployment:
         self.first_tokens: list[float] = []
         self.first_token: float | None = None
         self.latency_at = 0.0
+        # Every success so far in buckets: whole attempts, and first tokens; None before the first.
+        self.durations: Histogram | None = None
+        self.first_durations: Histogram | None = None
+        # Failures by kind; None before the first.
+        self.failure_kinds: dict[str, int] | None = None
         # Peak EWMA of whole attempts, in seconds; None: never answered.
         self.ewma: float | None = None
         self.ewma_at = 0.0

@@ -19,7 +19,7 @@ from fast_router.engine.ask import Ask, Rng
 from fast_router.engine.deployment import CLOSED, FULL, OPERATOR, PROBING, QOS, RESTING, SPENT, Deployment
 from fast_router.engine.failover.blame import Blame, blamed
 from fast_router.engine.group import ModelGroup
-from fast_router.engine.learning import learnt, observe
+from fast_router.engine.learning import count_kind, learnt, observe
 from fast_router.engine.lease import Lease
 from fast_router.engine.slow_start import instead_of
 
@@ -328,6 +328,7 @@ class Engine:
             if error is None:
                 deployment.successes += 1
             else:
+                count_kind(deployment, error)
                 lease.blame = blamed(error, lease)
                 if lease.blame is Blame.DEPLOYMENT:
                     deployment.failures += 1
