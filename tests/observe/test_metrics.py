@@ -120,11 +120,13 @@ def test_hit_shares_predicted_and_reported():
     registry = CollectorRegistry()
     metrics.register(registry)
     found = samples(generate_latest(registry).decode(), model="cached")
-    assert found["fast_router_prompt_tokens_total",] == found["fast_router_reported_prompt_tokens_total",] == 1200
+    assert found["fast_router_prompt_tokens_total",] == 1200
+    # An answer that reports 0 before any has reported more may come from a server that reports nothing.
+    assert found["fast_router_reported_prompt_tokens_total",] == 600
     assert found["fast_router_reported_cached_tokens_total",] == 500
     assert 500 < found["fast_router_predicted_cached_tokens_total",] <= 600
     (row,) = router.stats()["models"]["cached"]["deployments"]
-    assert row["cache"]["reported_hit_share"] == pytest.approx(500 / 1200)
+    assert row["cache"]["reported_hit_share"] == pytest.approx(500 / 600)
     assert 0.4 < row["cache"]["predicted_hit_share"] <= 0.5
 
 
