@@ -95,6 +95,7 @@ async def _admitted(inner: Any, band: Band, pick: Any, core: Any, model: Any, *r
                 return picked
         if left:
             await asyncio.sleep(rule.countdown)
+    tally.event("refused", model)
     raise busy(model)
 
 

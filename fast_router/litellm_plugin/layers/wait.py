@@ -279,6 +279,14 @@ class Waiting:
         epoch = queue.epoch
         if not queue.busy and self._room(group):
             return None
+        began = self._engine.clock()
+        ticket = await self._turn(group, queue, seconds, priority, epoch)
+        tally.waited(group.name, self._engine.clock() - began, served=ticket is not None)
+        return ticket
+
+    async def _turn(
+        self, group: ModelGroup, queue: WaitQueue, seconds: float, priority: int, epoch: int
+    ) -> Ticket | None:
         loop = asyncio.get_running_loop()
         deadline = self._engine.clock() + seconds
         turn: asyncio.Event = asyncio.Event()
