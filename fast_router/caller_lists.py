@@ -66,14 +66,14 @@ class PicksFromLists:
         """
         try:
             source, image, choices, random = self._short
-            if source is model_list and image == source and model in choices:
-                places = choices[model]
+            if source is model_list and image == source:
+                count, places = choices[model]
                 # Not `labels`: a method of a local that is named like an import is looked up the slow way (3.11).
-                index, words = places[floor(random() * len(places))]
-                if not blocked_models or (type(blocked_models) is not str and words.isdisjoint(blocked_models)):
+                index, words = places[floor(random() * count)]
+                if not blocked_models or (words.isdisjoint(blocked_models) and blocked_models.__class__ is not str):
                     return source[index]  # type: ignore[index, no-any-return]
-        except IndexError:
-            pass  # another thread has just made the list shorter
+        except (IndexError, KeyError):
+            pass  # no such model, or another thread has just made the list shorter
         if isinstance(blocked_models, str):
             blocked_models = (blocked_models,)  # one word, not its letters
         if model_list is None:
@@ -141,7 +141,8 @@ class PicksFromLists:
         if known.short:
             # What the shortest way needs, in one read.
             places = {
-                name: [(index, known.labels[index]) for index in indices] for name, indices in known.choices.items()
+                name: (len(indices), [(index, known.labels[index]) for index in indices])
+                for name, indices in known.choices.items()
             }
             self._short = (known.source, known.image, places, self._random)
         return known
