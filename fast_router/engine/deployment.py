@@ -128,6 +128,7 @@ class Deployment:
         "talking",
         "tpm",
         "weight",
+        "work",
     )
 
     def __init__(
@@ -202,6 +203,8 @@ class Deployment:
         self.limited = False
         # Told about each lease on it, under the engine's lock; set only by a breaker that has opened once.
         self.on_lease: Callable[[Any], None] | None = None
+        # What it has cached and has yet to compute (`prefix_cache.work.Work`); None while no strategy asks for that.
+        self.work: Any = None
         # True while a lease on it has nothing to do but count, itself or for a single strategy (see `refresh`).
         self.plain = False
         self.counted = False
@@ -255,6 +258,7 @@ class Deployment:
     def refresh(self) -> None:
         """Work out anew whether a lease has more to do than to count: done when something changes, not per pick."""
         more = self.limited or self.slow_until or self.max_parallel is not None or self.on_lease is not None
+        more = more or self.work is not None
         self.plain = not more and not self.counters
         self.counted = not more and len(self.counters) == 1
 

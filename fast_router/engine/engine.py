@@ -119,6 +119,10 @@ class Engine:
                 former = replaces.tiers.get(order) if replaces is not None else None
                 if former is not None:
                     tier.resume(former)
+            for deployment in group.members:
+                # A limit of 0 is used up from the beginning.
+                if deployment.limited and self._spent(deployment):
+                    self.hold(deployment, SPENT)
             if replaces is not None:
                 self.drop_group(replaces)
         return group
@@ -149,6 +153,8 @@ class Engine:
             )
             if not deployment.limited:
                 self.free(deployment, SPENT)
+            elif self._spent(deployment):
+                self.hold(deployment, SPENT)
             deployment.refresh()
         for hook in self.on_configured:
             hook(self, deployment)
@@ -181,7 +187,7 @@ class Engine:
                 return Lease(self, deployment, now)
             if deployment.slow_until:
                 deployment = instead_of(self, deployment, group, now, ask)
-            return self._lease(deployment, now)
+            return self._lease(deployment, now, ask)
         finally:
             self._unlock()
 
@@ -195,14 +201,14 @@ class Engine:
                 return None
             if deployment.slow_until:
                 deployment = instead_of(self, deployment, group, now, ask, candidates)
-            return self._lease(deployment, now)
+            return self._lease(deployment, now, ask)
 
-    def acquire_deployment(self, deployment: Deployment) -> Lease:
+    def acquire_deployment(self, deployment: Deployment, ask: Ask | None = None) -> Lease:
         """A lease on a deployment that somebody else picked."""
         now = self.clock()
         with self.lock:
             self._settle(now)
-            return self._lease(deployment, now)
+            return self._lease(deployment, now, ask)
 
     def peek(self, group: ModelGroup, ask: Ask | None = None) -> Deployment | None:
         """A pick without a lease."""
@@ -215,16 +221,18 @@ class Engine:
         finally:
             self._unlock()
 
-    def _lease(self, deployment: Deployment, now: float) -> Lease:
+    def _lease(self, deployment: Deployment, now: float, ask: Ask | None) -> Lease:
         in_flight = deployment.in_flight = deployment.in_flight + 1
         deployment.picks += 1
+        lease = Lease(self, deployment, now)
+        if deployment.work is not None:
+            deployment.work.begins(lease, ask, now)
         for strategy in deployment.counters:
             strategy.moved(deployment)
         if deployment.max_parallel is not None and in_flight >= deployment.max_parallel:
             self.hold(deployment, FULL)
         if deployment.limited:
             self._count(deployment, 1.0, 0.0)
-        lease = Lease(self, deployment, now)
         if deployment.on_lease is not None:
             deployment.on_lease(lease)
         return lease
@@ -237,11 +245,18 @@ class Engine:
         total_tokens: float = 0,
         cancelled: bool = False,  # noqa: FBT001, FBT002, RUF100 - on the hot path, positionally
         observe: bool = True,  # noqa: FBT001, FBT002, RUF100
+        prompt_tokens: float = 0,
+        cached_tokens: float | None = None,
     ) -> bool:
         """Close a lease; see `Lease.release`."""
         now = self.clock()
         try:
             self._lock()
+            work = lease.deployment.work
+            if work is not None and lease._open:
+                failed = error is not None and observe and not cancelled
+                spoken = lease._first_token is not None
+                work.ended(lease, now, failed, spoken, prompt_tokens, cached_tokens)
             closed = self._close(lease, now, error, completion_tokens, total_tokens, cancelled, observe)
             if now >= self._due:
                 self._tick(now)
@@ -262,7 +277,12 @@ class Engine:
             lease._first_token = self.clock() - lease.started
             if not lease._open:
                 return
-            lease.deployment.talking += 1
+            deployment = lease.deployment
+            deployment.talking += 1
+            if deployment.work is not None:
+                deployment.work.spoke(lease, self.clock())
+                for strategy in deployment.counters:
+                    strategy.moved(deployment)
         for hook in self.on_first_token:
             hook(lease)
 
@@ -276,6 +296,8 @@ class Engine:
                 self._count(deployment, -1.0, 0.0)
                 if deployment.held & SPENT and not self._spent(deployment):
                     self.free(deployment, SPENT)
+            if elsewhere and deployment.work is not None:
+                deployment.work.withdrawn(lease, self.clock())
         if elsewhere:
             self.release(lease, cancelled=True, observe=False)
 
@@ -396,6 +418,8 @@ class Engine:
                 deployment.held &= ~bit
                 if bit == RESTING:
                     deployment.rested = True
+                    if deployment.work is not None:
+                        deployment.work.returns(self.clock())
                 if not deployment.held:
                     for strategy in deployment.strategies:
                         strategy.add(deployment)
@@ -411,6 +435,8 @@ class Engine:
             if deployment.held & RESTING and deployment.resting_until >= until:
                 return
             deployment.resting_until = until
+            if deployment.work is not None:
+                deployment.work.rests(self.clock())
             self.hold(deployment, RESTING)
             self._later(until, deployment, RESTING)
         for hook in self.on_rest:
@@ -504,6 +530,8 @@ class Engine:
         now = self.clock()
         while self._abandoned:
             lease = self._abandoned.popleft()
+            if lease._open and lease.deployment.work is not None:
+                lease.deployment.work.ended(lease, now, False, lease._first_token is not None)
             if self._close(lease, now, None, 0, 0, True, False):
                 self._dropped.append(lease)
 
@@ -574,7 +602,8 @@ class Engine:
             deployment.minute_tokens = 0.0
             deployment.outside_requests = 0.0
             deployment.outside_tokens = 0.0
-            self.free(deployment, SPENT)
+            if not self._spent(deployment):
+                self.free(deployment, SPENT)
             for strategy in deployment.strategies:
                 if strategy.follows_latency:
                     strategy.observed(deployment)
