@@ -94,6 +94,18 @@ def _explain(question: Mapping[str, Any]) -> dict[str, Any]:
     return {"explained": found, "models": sorted(models)}
 
 
+def _trace(question: Mapping[str, Any]) -> dict[str, Any]:
+    from fast_router.observe.trace import trace  # noqa: PLC0415
+    from fast_router.router import live_routers  # noqa: PLC0415
+
+    seconds, model = question.get("on"), question.get("model")
+    if isinstance(seconds, (int, float)) and seconds > 0:
+        trace.on(live_routers(), float(seconds))
+    elif question.get("off"):
+        trace.off()
+    return {"active": trace.active, "trace": trace.read(model if isinstance(model, str) else None)}
+
+
 def _metrics(_question: Mapping[str, Any]) -> dict[str, Any]:
     from fast_router.observe.families import families  # noqa: PLC0415
 
@@ -113,5 +125,6 @@ _ANSWERS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "wake": _wake,
     "metrics": _metrics,
     "explain": _explain,
+    "trace": _trace,
     "history": _history,
 }
