@@ -55,7 +55,7 @@ def picks(door, group):
     return {name: deployments[f"{group}-{name}"].picks for name in MEMBERS}
 
 
-async def measure(door, group, upstreams, failing, orders, callers, requests=REQUESTS):
+async def measure(door, group, upstreams, failing, orders, callers, requests=REQUESTS, **request):
     """Send requests past broken servers; how many picks each of the three got, and what failed."""
     for _ in range(12):
         assert (await door.chat(group)).error is None
@@ -63,7 +63,7 @@ async def measure(door, group, upstreams, failing, orders, callers, requests=REQ
     with contextlib.ExitStack() as stack:
         for name in failing:
             stack.enter_context(broken(upstreams[name], orders))
-        answers = [await door.chat(group, by=callers[number % len(callers)]) for number in range(requests)]
+        answers = [await door.chat(group, by=callers[n % len(callers)], **request) for n in range(requests)]
         after = picks(door, group)
     return {name: after[name] - before[name] for name in MEMBERS}, [a.error for a in answers if a.error]
 
@@ -91,6 +91,16 @@ async def test_a_whole_outage_is_not_multiplied_and_ends_with_it(upstreams, door
     await asyncio.sleep(1.2)
     answers = [await door.chat("outage") for _ in range(12)]
     assert not [answer.error for answer in answers if answer.error]
+
+
+@pytest.mark.python_core
+@pytest.mark.parametrize("callers", CALLERS)
+@pytest.mark.parametrize("orders", [{"cut_rate": 1.0}, {"stream_error_rate": 1.0, "error_status": 500}], ids=str)
+async def test_a_server_whose_streams_break_is_found(upstreams, door_to, orders, callers):
+    door = door_to(entries(upstreams, "streams"))
+    calls, failed = await measure(door, "streams", upstreams, "b", orders, CALLERS[callers], stream=True)
+    assert calls["b"] <= 6, calls
+    assert len(failed) <= calls["b"], failed
 
 
 @pytest.mark.python_core

@@ -33,8 +33,14 @@ class Proxy:
         self.environment = environment
         self.log = log
         with log.open("wb") as said:
+            # In a folder of its own: LiteLLM imports from two folders above the one that it runs in, whatever is there.
             self.process = subprocess.Popen(
-                command, env=environment, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                cwd=log.parent,
+                env=environment,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
 
     def until(self, condition: Callable[[], Any], what: str) -> Any:
