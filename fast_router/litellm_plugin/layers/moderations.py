@@ -1,8 +1,8 @@
 """`Router.amoderation` with retries on other deployments.
 
 LiteLLM picks a deployment for a moderation and calls it, outside of its loops of retries and fallbacks: all that is
-left is the openai client's retrying of the same server. Here a moderation is a generic call of the Router, like `aocr`, and
-goes on elsewhere once the client has given up.
+left is the openai client's retrying of the same server. Here a moderation is a generic call of the Router, like
+`aocr`, and goes on elsewhere once the client has given up.
 """
 
 from __future__ import annotations
