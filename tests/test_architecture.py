@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from importlib import import_module
 from pathlib import Path
 
@@ -152,3 +153,9 @@ def test_every_name_of_a_feature_is_one_that_installs():
 def test_features_name_modules_that_install():
     for name, path in (*FEATURES, *RUST_FEATURES):
         assert path in MODULES, name
+
+
+def test_a_plan_is_got_in_one_way():
+    """`Binding.plan_for` alone knows whether a plan still holds; the fast lane writes the same out."""
+    touching = [name for name, path in MODULES.items() if re.search(r"\.plans\b", path.read_text())]
+    assert sorted(touching) == ["fast_router.litellm_plugin.picks.binding", "fast_router.litellm_plugin.picks.lanes"]

@@ -14,8 +14,8 @@ from fast_router import settings
 from fast_router.engine.failover.waiting import QueueFullError, Ticket, TicketState, WaitQueue
 from fast_router.litellm_plugin.layers import lease as attempts
 from fast_router.litellm_plugin.layers.outage import Outage, outlast
+from fast_router.litellm_plugin.layers.stack import Installed, Pick, plug
 from fast_router.litellm_plugin.picks.binding import Binding, existing
-from fast_router.litellm_plugin.picks.lanes import seam
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -37,44 +37,35 @@ def install(patches: PatchSet, band: Band) -> list[str]:
     """Let picks wait where `max_wait` asks for it."""
     patches.replace(band.core, band.slot("make_call"), _make_call)
 
-    def adopt(changed: settings.Settings) -> None:
-        # Picks pay for this only while it is wanted.
-        seam.want("waiting", wanted=bool(changed.max_wait))
-
-    seam.around = _pick
-    stop = settings.on_change(adopt)
-    adopt(settings.current())
-
-    def undo() -> None:
-        stop()
-        seam.want("waiting", wanted=False)
-        seam.around = None
-
-    patches.on_restore(undo)
+    plug(patches, "waiting", Installed(lambda _binding, _core: settings.current().max_wait > 0, _around))
     return ["waiting"]
 
 
-async def _pick(pick: Any, core: Any, *args: Any) -> Any:
-    seconds = settings.current().max_wait
-    if not seconds:
-        return await pick(core, *args)
-    ticket: Ticket | None = None
-    queue: WaitQueue | None = None
-    try:
-        waiting = _of(core)
-        group = waiting.group(args, {}) if waiting is not None else None
-        if waiting is not None and group is not None:
-            queue = waiting.queue(group)
-            request = _request(args, {})
-            ticket = await waiting.wait(group, queue, waiting.left(request, seconds), _priority(request))
-    except Exception as error:  # noqa: BLE001 - LiteLLM's own answer follows
-        tally.failed(error, "waiting for a deployment")
-    try:
-        return await pick(core, *args)
-    finally:
-        # Held until the pick is made: nobody may overtake a waiter on its last step.
-        if ticket is not None and queue is not None:
-            queue.done(ticket)
+def _around(inner: Pick, binding: Binding) -> Pick:  # noqa: ARG001 - what waits is kept at the Router's core
+    async def waited(lane: Any, core: Any, *args: Any) -> Any:
+        seconds = settings.current().max_wait
+        if not seconds:
+            return await inner(lane, core, *args)
+        ticket: Ticket | None = None
+        queue: WaitQueue | None = None
+        waiting: Waiting | None = None
+        try:
+            waiting = _of(core)
+            group = waiting.group(args, {}) if waiting is not None else None
+            if waiting is not None and group is not None:
+                queue = waiting.queue(group)
+                request = _request(args, {})
+                ticket = await waiting.wait(group, queue, waiting.left(request, seconds), _priority(request))
+        except Exception as error:  # noqa: BLE001 - LiteLLM's own answer follows
+            tally.failed(error, "waiting for a deployment")
+        try:
+            return await inner(lane, core, *args)
+        finally:
+            # Held until the pick is made: nobody may overtake a waiter on its last step.
+            if ticket is not None and queue is not None and waiting is not None:
+                waiting.done(queue, ticket)
+
+    return waited
 
 
 async def outlasting(core: Any, call: Any, request: dict[str, Any], ledger: RequestLedger) -> Any:
@@ -151,7 +142,7 @@ async def _room(core: Any, request: dict[str, Any], seconds: float) -> float:
         queue = waiting.queue(group)
         ticket = await waiting.wait(group, queue, waiting.left(request, seconds), _priority(request))
         if ticket is not None:
-            queue.done(ticket)
+            waiting.done(queue, ticket)
         return waiting.left(request, seconds)
     except Exception as error:  # noqa: BLE001 - LiteLLM's own answer follows
         tally.failed(error, "waiting for a deployment")
@@ -274,6 +265,23 @@ class Waiting:
         epoch = queue.epoch
         if not queue.busy and self._room(group):
             return None
+        self._binding.queued(1)
+        ticket = None
+        try:
+            ticket = await self._turn(group, queue, seconds, priority, epoch)
+            return ticket
+        finally:
+            if ticket is None:
+                self._binding.queued(-1)
+
+    def done(self, queue: WaitQueue, ticket: Ticket) -> None:
+        """Take back the ticket of a waiter whose pick is made."""
+        self._binding.queued(-1)
+        queue.done(ticket)
+
+    async def _turn(
+        self, group: ModelGroup, queue: WaitQueue, seconds: float, priority: int, epoch: int
+    ) -> Ticket | None:
         loop = asyncio.get_running_loop()
         deadline = self._engine.clock() + seconds
         turn: asyncio.Event = asyncio.Event()

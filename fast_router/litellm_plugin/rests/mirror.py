@@ -15,6 +15,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from fast_router.cluster import state_of
+from fast_router.litellm_plugin.picks.binding import on_compile
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -153,5 +154,7 @@ def install(patches: PatchSet, band: Band) -> list[str]:
     from litellm.router_utils.cooldown_cache import CooldownCache  # noqa: PLC0415 - LiteLLM is imported
 
     del band
+    on_compile.append(watch_redis)
+    patches.on_restore(lambda: on_compile.remove(watch_redis))
     patches.replace(CooldownCache, "add_deployment_to_cooldown", _add)
     return ["cooldowns"]
