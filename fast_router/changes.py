@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router.engine.deployment import RESTING
 from fast_router.naming import name_of, served_by
+from fast_router.settings.log_level import prepare
 
 if TYPE_CHECKING:
     from fast_router.engine import Deployment, Engine
@@ -38,6 +39,7 @@ class Changes:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        prepare()
         self._away: dict[str, float] = {}
         self.counts: dict[tuple[str, str, str], int] = {}
         self.recent: deque[dict[str, Any]] = deque(maxlen=_KEPT)

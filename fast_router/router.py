@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from fast_router import operator_holds
 from fast_router.caller_lists import NO_MODEL, PicksFromLists
 from fast_router.changes import Changes
 from fast_router.engine import Ask, Deployment, Engine, Lease, ModelGroup, canonical, outside
@@ -84,6 +85,9 @@ class AdvancedRouter(PicksFromLists):
         self.changes = Changes(self.engine)
         # Has everything listed that the `litellm.Router` has, before somebody looks.
         self.complete: Callable[[], None] | None = None
+        # Has every entry read anew, where the list is not kept here.
+        self.reader: Callable[[], None] | None = None
+        self.engine.on_configured.append(operator_holds.configured)
         self._specs: list[Spec] = []
         if model_list is not None:
             self.set_model_list(model_list)
@@ -162,6 +166,13 @@ class AdvancedRouter(PicksFromLists):
                     replaces=former.get(name),
                 )
             self._specs = specs
+
+    def reread(self) -> None:
+        """Read every entry anew and compile the groups by it: an operator has set a weight, or taken it back."""
+        if self.reader is not None:
+            self.reader()
+        else:
+            self._apply(self._specs)
 
     # -- picks -----------------------------------------------------------------------------------
 
@@ -269,17 +280,20 @@ class AdvancedRouter(PicksFromLists):
             self.engine.rest(deployment, seconds)
         return deployment is not None
 
-    def wake(self, deployment_id: str) -> bool:
+    def wake(self, deployment_id: str, *, reason: str = "woken by hand") -> bool:
         """End a deployment's rest now.
 
         Args:
             deployment_id: As for `rest`.
+            reason: Why, for the log.
 
         Returns:
             False if there is no such deployment, or more than one.
         """
         deployment = self._named(deployment_id)
-        if deployment is not None:
+        if deployment is not None and self.failover is not None:
+            self.failover.wake(deployment, reason)
+        elif deployment is not None:
             self.engine.wake(deployment)
         return deployment is not None
 

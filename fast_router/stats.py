@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fast_router.engine.deployment import CLOSED, FULL, PROBING, QOS, RESTING, SPENT
+from fast_router import operator_holds
+from fast_router.engine.deployment import CLOSED, FULL, OPERATOR, PROBING, QOS, RESTING, SPENT
 from fast_router.naming import names_of
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["groups_of", "held_by", "snapshot"]
 
 _REASONS = (
+    (OPERATOR, "operator"),
     (CLOSED, "closed"),
     (RESTING, "resting"),
     (PROBING, "probing"),
@@ -112,6 +114,7 @@ def _rows(
             "latency_of": "token" if d.speed_tokens > 1 else "call",
             "first_token": d.first_token,
             "weight": d.weight,
+            "weight_by_hand": d.operator_weight,
             "order": d.order,
             "eligible": not d.held,
             "held": held_by(d),
@@ -128,7 +131,12 @@ def _condition(d: Deployment, row: Mapping[str, Any], now: float, since: float |
     """One word for how it is, with the reason, since when (epoch seconds), and seconds until that changes."""
     breaker = row["breaker"] or {}
     state, reason, left = "up", None, None
-    if d.held & CLOSED:
+    hold = operator_holds.of(d) if d.held & OPERATOR else None
+    if hold is not None:
+        state = "held" if hold.action == "rest" else "draining" if d.in_flight else "drained"
+        reason, since = hold.words(), hold.at
+        left = None if hold.until is None else round(max(0.0, d.operator_until - now), 3)
+    elif d.held & CLOSED:
         state, reason = "closed", "max_parallel_requests is 0"
     elif breaker.get("state", "closed") != "closed":
         reason, left = breaker["reason"], breaker["seconds_left"]

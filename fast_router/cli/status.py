@@ -1,91 +1,211 @@
-"""`fast-router status`: what each process on this machine says about its picks."""
+"""`fast-router status`: what all processes of this user say about their picks, added up."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
+from fast_router.cli.columns import Column, duration, figure, show, since
 from fast_router.observe import process_status
+from fast_router.observe.runtime_dir import directories
+from fast_router.observe.summary import idle_parents, summarise
 
-__all__ = ["status"]
+__all__ = ["COLUMNS", "cells", "gather", "status", "to_watch"]
 
-_NOBODY = (
-    "no process answers in {directory}. A process is seen if it was started by `fast-router run`, is a proxy with "
-    "fast_router in its startup hooks or callbacks, or has FAST_ROUTER_STATUS=1; and only after it imported LiteLLM."
+_NOTHING = (
+    "no process answers in {directories}. A process is seen if it was started by `fast-router run`, is a proxy with "
+    "fast_router in its startup hooks or callbacks, or has FAST_ROUTER_STATUS=1; and only after it imported LiteLLM. "
+    "One with a FAST_ROUTER_RUNTIME_DIR or a user of its own is asked with the same variable, as the same user."
+)
+# As many rows as a screen or two hold.
+_MOST = 40
+_PER_GROUP = 10
+
+COLUMNS = (
+    Column("server"),
+    Column("id"),
+    Column("state"),
+    Column("in flight", number=True),
+    Column("share", number=True),
+    Column("picks", number=True),
+    Column("failed", number=True),
+    Column("latency", number=True),
+    Column("1st token", number=True),
+    Column("why"),
 )
 
 
 @click.command()
+@click.option("--model", help="This model only, every deployment of it.")
+@click.option("--pid", type=int, help="This process only.")
+@click.option("--all", "everything", is_flag=True, help="Every deployment, and idle parents of workers.")
+@click.option("--watch", is_flag=True, help="Again every two seconds until Ctrl-C (`fast-router top` shows more).")
+@click.option("--fleet", is_flag=True, help="Also the workers of other hosts, as shared state knows them.")
 @click.option("--json", "as_json", is_flag=True, help="All that the processes say, as one JSON array.")
-def status(as_json: bool) -> None:
-    """Show how each process on this machine picks; exit code 1 if there is none."""
+def status(model: str | None, pid: int | None, everything: bool, watch: bool, fleet: bool, as_json: bool) -> None:
+    """Show how the processes of this user pick; exit code 1 if there is none."""
+    while True:
+        documents = gather(pid)
+        if watch:
+            click.clear()
+        if as_json:
+            click.echo(json.dumps(documents, indent=2))
+        elif documents:
+            _show(documents, model, everything=everything)
+            if fleet:
+                _fleet(documents)
+        if not documents:
+            click.echo(_NOTHING.format(directories=", ".join(map(str, directories()))), err=True)
+            if not watch:
+                raise SystemExit(1)
+        if not watch:
+            return
+        try:
+            time.sleep(2)
+        except KeyboardInterrupt:
+            return
+
+
+def gather(pid: int | None = None) -> list[dict[str, Any]]:
+    """Ask every process, or one."""
     found = process_status.processes()
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
-    elif found:
-        for position, document in enumerate(found):
-            if position:
-                click.echo()
-            _show(document)
-    if not found:
-        click.echo(_NOBODY.format(directory=process_status.directory()), err=True)
-        raise SystemExit(1)
+    return [each for each in found if pid is None or each.get("pid") == pid]
 
 
-def _show(document: dict[str, Any]) -> None:
-    name = document.get("program", "process")
-    if "status" not in document:
-        click.echo(f"{name} (pid {document.get('pid', '?')}): {document.get('error', 'no status')}")
-        return
-    says = document["status"]
-    state = "on" if says.get("enabled") else "off"
-    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(document.get("started", 0)))
-    click.echo(f"{name} (pid {document['pid']}): {state}, LiteLLM {says.get('litellm') or '–'}, since {since}")
-    picks = says.get("picks") or {}
-    click.echo(
-        f"  picks: {picks.get('fast', 0)} fast, {picks.get('filtered', 0)} filtered, "
-        f"{picks.get('delegated', 0)} delegated"
+def _show(documents: Sequence[Mapping[str, Any]], model: str | None, *, everything: bool) -> None:
+    summary = summarise(documents, everybody=everything)
+    _processes(summary, 0 if everything else len(idle_parents(documents)))
+    groups = [group for group in summary["groups"] if model in (None, group["model"])]
+    if model is not None and not groups:
+        known = ", ".join(group["model"] for group in summary["groups"][:20]) or "none"
+        raise click.ClickException(f"no process has a model {model!r}; there are: {known}")
+    now, left = time.time(), _MOST
+    total = sum(group["size"] for group in groups)
+    hidden = 0
+    for group in sorted(groups, key=to_watch):
+        most = group["size"] if everything or model is not None or total <= _MOST else min(_PER_GROUP, left)
+        rows = group["deployments"][:most]
+        left -= len(rows)
+        hidden += group["size"] - len(rows)
+        if rows:
+            click.echo()
+            show(COLUMNS, [cells(row, now) for row in rows], title=_heading(group))
+    if hidden:
+        click.echo(f"\n… and {hidden} more deployments, {_states(groups)}; --model NAME or --all shows them")
+    _rest(summary)
+
+
+def to_watch(group: Mapping[str, Any]) -> tuple[bool, int, str]:
+    """Order of groups: the ones in trouble first, then by traffic."""
+    return group["up"] == group["size"], -group["picks"], group["model"]
+
+
+def _states(groups: Sequence[Mapping[str, Any]]) -> str:
+    rows = [row for group in groups for row in group["deployments"]]
+    up = sum(1 for row in rows if row["state"] == "up")
+    return f"{up} of all {len(rows)} up"
+
+
+def _heading(group: Mapping[str, Any]) -> str:
+    return (
+        f"{group['model']} ({group['strategy']}): {group['up']} of {group['size']} up, "
+        f"{group['in_flight']} in flight, {group['picks']} picks, {group['failures']} failed"
     )
-    for lane in ("filtered", "delegated"):
-        for reason, count in (picks.get(f"{lane}_reasons") or {}).items():
-            click.echo(f"    {lane}: {count} × {reason}")
-    celery = says.get("celery")
-    if celery:
+
+
+def cells(row: Mapping[str, Any], now: float) -> list[str]:
+    """A deployment as a row of `COLUMNS`."""
+    state = row["state"]
+    if row["workers_alike"] < row["workers"]:
+        state += f" ({row['workers_alike']}/{row['workers']})"
+    unit = "s/token" if row["latency_of"] == "token" else "s"
+    return [
+        row["server"],
+        row["short"],
+        state,
+        str(row["in_flight"]),
+        "–" if row["share"] is None else f"{100 * row['share']:.0f} %",
+        str(row["picks"]),
+        str(row["failures"]),
+        figure(row["latency"], unit),
+        figure(row["first_token"], "s"),
+        why(row, now),
+    ]
+
+
+def why(row: Mapping[str, Any], now: float) -> str:
+    """Why it is as it is, since when, and when that changes."""
+    parts = [row["reason"]] if row["reason"] else []
+    if row["since"] is not None and row["state"] not in {"held", "drained", "draining"}:
+        parts.append(f"since {since(row['since'], now)}")
+    if row["seconds_left"]:
+        parts.append(f"{'full share' if row['state'] == 'warming' else 'next try'} in {duration(row['seconds_left'])}")
+    return ", ".join(parts)
+
+
+def _processes(summary: Mapping[str, Any], idle: int) -> None:
+    rows = []
+    for each in summary["processes"]:
+        if "error" in each:
+            rows.append([str(each.get("pid", "?")), each.get("program", ""), "", "", each["error"], "", "", ""])
+            continue
+        rows.append(
+            [
+                str(each["pid"]),
+                each.get("program", ""),
+                ", ".join(map(str, each.get("ports") or ())) or "–",
+                each.get("config") or "–",
+                "on" if each["enabled"] else "off",
+                str(each.get("litellm") or "–"),
+                time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(each.get("started", 0))),
+                str(each["picks"]),
+            ]
+        )
+    columns = [Column("pid", number=True), *map(Column, ("program", "port", "configuration", "state", "LiteLLM"))]
+    show([*columns, Column("since"), Column("picks", number=True)], rows)
+    if idle:
+        click.echo(f"({idle} idle parent{'s' if idle > 1 else ''} left out; --all shows)")
+
+
+def _rest(summary: Mapping[str, Any]) -> None:
+    lanes = summary["lanes"]
+    click.echo(f"\npicks: {lanes['fast']} fast, {lanes['filtered']} filtered, {lanes['delegated']} delegated")
+    for each in lanes["reasons"]:
+        click.echo(f"  {each['lane']}: {each['picks']} × {each['reason']}")
+    for celery in summary["celery"]:
         state = "connected" if celery["connected"] else "not connected"
         reasons = ", ".join(f"{count} × {reason}" for reason, count in celery["local_picks"].items())
-        click.echo(f"  celery: {state}, {celery['picks']} picks by workers, local: {reasons or 'none'}")
-    for shared in says.get("shared_state") or ():
-        if "problem" in shared:
-            click.echo(f"  {shared['problem']}")
-    for router in document.get("routers") or ():
-        for model, group in router["models"].items():
-            click.echo(f"  {model} ({group['strategy']})")
-            for deployment in group["deployments"]:
-                click.echo(f"    {_line(deployment)}")
-    for feature, reason in (says.get("skipped") or {}).items():
-        click.echo(f"  left out: {feature} ({reason})")
-    errors = says.get("errors") or {}
-    if errors.get("count"):
-        click.echo(f"  errors of fast_router, answered by LiteLLM: {errors['count']} (last: {errors.get('last')})")
+        click.echo(f"celery: {state}, {celery['picks']} picks by workers, local: {reasons or 'none'}")
+    for problem in dict.fromkeys(state["problem"] for state in summary["shared_state"] if "problem" in state):
+        click.echo(problem)
+    left_out = {feature: reason for each in summary["processes"] for feature, reason in each["skipped"].items()}
+    for feature, reason in left_out.items():
+        click.echo(f"left out: {feature} ({reason})")
+    for sentence in (summary["capabilities"] or {}).get("options_without_effect", ()):
+        click.echo(f"without effect: {sentence}")
+    errors = summary["errors"]
+    for strategy, count in errors["of_your_strategies"].items():
+        click.echo(f"your strategy {strategy} failed {count} times; LiteLLM's own code answered")
+    if errors["count"]:
+        click.echo(f"errors of fast_router, answered by LiteLLM: {errors['count']} (last: {errors['last']})")
 
 
-def _line(deployment: dict[str, Any]) -> str:
-    latency = deployment.get("latency")
-    parts = [f"{deployment['id'][:16]}: {deployment['in_flight']} in flight"]
-    parts += [f"{deployment['picks']} picks", f"{deployment['failures']} failed"]
-    if latency is not None:
-        parts.append(f"{latency:.3g} s a token")
-    breaker = deployment.get("breaker") or {}
-    why = breaker.get("reason") or deployment.get("last_failure") or "by order"
-    if deployment["resting"]:
-        parts.append(f"rests for {deployment['resting']:.1f} s ({why})")
-    elif breaker.get("state") in ("open", "half_open"):
-        parts.append(f"may come back, its next call is the probe ({why})")
-    elif deployment.get("closed"):
-        parts.append("closed")
-    elif not deployment["eligible"]:
-        parts.append("at its limit")
-    return ", ".join(parts)
+def _fleet(documents: Sequence[Mapping[str, Any]]) -> None:
+    found: dict[str, Mapping[str, Any]] = {}
+    for document in documents:
+        for state in (document.get("status") or {}).get("shared_state") or ():
+            found.update(state.get("instances") or {})
+    rows = [
+        [str(each.get("host", "?")), str(each.get("pid", "?")), str(each["in_flight"]), f"{each['heard']:.1f} s ago"]
+        for each in sorted(found.values(), key=lambda each: (str(each.get("host")), str(each.get("pid"))))
+    ]
+    click.echo()
+    if rows:
+        columns = (Column("host"), Column("pid", number=True), Column("in flight", number=True), Column("heard"))
+        show(columns, rows, title="fleet, as shared state knows it")
+    else:
+        click.echo("fleet: no other worker is known (shared state is off, or nobody else is there)")

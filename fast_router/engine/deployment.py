@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol
 
-__all__ = ["CLOSED", "FULL", "PROBING", "QOS", "RESTING", "SPENT", "Deployment", "EligibleSet"]
+__all__ = ["CLOSED", "FULL", "OPERATOR", "PROBING", "QOS", "RESTING", "SPENT", "Deployment", "EligibleSet"]
 
 # Why a deployment is not eligible: bits of `Deployment.held`. Eligible means no bit is set.
 RESTING = 1  # in cooldown until `resting_until`
@@ -17,7 +17,8 @@ FULL = 2  # as many leases as `max_parallel`
 SPENT = 4  # requests or tokens of this minute used up
 QOS = 8  # its measured quality is beyond the limit set for it
 PROBING = 16  # half-open: its single probe is out
-CLOSED = 32  # shut by its operator
+CLOSED = 32  # shut by its configuration
+OPERATOR = 64  # held by its operator until `operator_until`; nothing but the operator or that time lifts it
 
 
 class EligibleSet(Protocol):
@@ -57,13 +58,17 @@ class Deployment:
         capacity: How much load one deployment takes compared with its siblings (1 = the same).
         in_flight: Open leases in this process.
         talking: Those of them whose stream has begun.
+        attempts: What whoever takes leases keeps of those under way (the plugin does), each with its ``lease``.
         outside: Load known from elsewhere (other processes, a server's own metrics), in requests.
         held: Bits that say why it is not eligible; 0 means eligible.
         resting_until: Engine clock, seconds; meaningful while the RESTING bit is set.
         probing_until: The same for the PROBING bit.
+        operator_until: The same for the OPERATOR bit.
+        operator_weight: The weight that its operator gave it in place of the configured one, None for none.
     """
 
     __slots__ = (
+        "attempts",
         "capacity",
         "counted",
         "counters",
@@ -89,6 +94,8 @@ class Deployment:
         "minute_tokens",
         "name",
         "on_lease",
+        "operator_until",
+        "operator_weight",
         "order",
         "outside",
         "outside_latency",
@@ -138,10 +145,13 @@ class Deployment:
         self.rank = 0
         self.in_flight = 0
         self.talking = 0
+        self.attempts: set[Any] = set()
         self.outside = 0.0
         self.held = 0
         self.resting_until = 0.0
         self.probing_until = 0.0
+        self.operator_until = 0.0
+        self.operator_weight: float | None = None
         # Slow start: from `slow_from` to `slow_until` (clock) its share ramps up; 0 means it is at full share.
         self.slow_from = 0.0
         self.slow_until = 0.0
@@ -220,14 +230,14 @@ class Deployment:
         """Take over what the configuration says; live numbers stay."""
         self.name = name
         self.entry = entry
-        self.weight = weight
+        self.weight = weight if self.operator_weight is None else self.operator_weight
         self.rpm = rpm
         self.tpm = tpm
         self.max_parallel = max_parallel
         self.order = order
         self.price = price
         self.capacity = capacity
-        self.share = weight or capacity
+        self.share = self.weight or capacity
         self.qos_metric = qos_metric
         self.qos_limit = qos_limit
         self.refresh()

@@ -16,9 +16,10 @@ from heapq import heappop, heappush
 from typing import Any
 
 from fast_router.engine.ask import Ask, Rng
-from fast_router.engine.deployment import CLOSED, FULL, PROBING, QOS, RESTING, SPENT, Deployment
+from fast_router.engine.deployment import CLOSED, FULL, OPERATOR, PROBING, QOS, RESTING, SPENT, Deployment
+from fast_router.engine.failover.blame import Blame, blamed
 from fast_router.engine.group import ModelGroup
-from fast_router.engine.learning import observe
+from fast_router.engine.learning import learnt, observe
 from fast_router.engine.lease import Lease
 from fast_router.engine.slow_start import instead_of
 
@@ -31,6 +32,7 @@ QOS_PAUSE = 10.0
 ReleaseHook = Callable[[Lease, "BaseException | None", bool], None]
 FirstTokenHook = Callable[[Lease], None]
 DeploymentHook = Callable[[Deployment], None]
+ConfiguredHook = Callable[["Engine", Deployment], None]
 
 
 class Engine:
@@ -47,6 +49,7 @@ class Engine:
         on_available: Called when a deployment became eligible or has room again, outside the lock.
         on_rest: Called when a deployment begins to rest or rests longer, outside the lock.
         on_wake: Called when a rest was ended early, outside the lock of `wake`.
+        on_configured: Called with each deployment whose configuration was read, before it is picked by it.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Engine:
         self.on_available: list[DeploymentHook] = []
         self.on_rest: list[DeploymentHook] = []
         self.on_wake: list[DeploymentHook] = []
+        self.on_configured: list[ConfiguredHook] = []
         # (when, serial, deployment, bit): what to free, and when. `_due` is the earliest of these and of the
         # end of the minute, so that a pick has one comparison to make.
         self._timers: list[tuple[float, int, Deployment, int]] = []
@@ -146,6 +150,8 @@ class Engine:
             if not deployment.limited:
                 self.free(deployment, SPENT)
             deployment.refresh()
+        for hook in self.on_configured:
+            hook(self, deployment)
 
     # -- leases ----------------------------------------------------------------------------------
 
@@ -260,6 +266,19 @@ class Engine:
         for hook in self.on_first_token:
             hook(lease)
 
+    def disown(self, lease: Lease, *, elsewhere: bool) -> None:
+        """Take back what a lease has used up; see `Lease.disown`."""
+        deployment = lease.deployment
+        with self.lock:
+            if not lease._open:
+                return
+            if deployment.limited:
+                self._count(deployment, -1.0, 0.0)
+                if deployment.held & SPENT and not self._spent(deployment):
+                    self.free(deployment, SPENT)
+        if elsewhere:
+            self.release(lease, cancelled=True, observe=False)
+
     def abandon(self, lease: Lease) -> None:
         """Close a lease from a finaliser: lock-free, done at the next call; counts as cancelled."""
         if lease._open:
@@ -293,8 +312,13 @@ class Engine:
             if error is None:
                 deployment.successes += 1
             else:
-                deployment.failures += 1
-                deployment.last_failure = type(error).__name__
+                lease.blame = blamed(error, lease)
+                if lease.blame is Blame.DEPLOYMENT:
+                    deployment.failures += 1
+                    deployment.last_failure = type(error).__name__
+                    lease.before = learnt(deployment, now)
+                else:
+                    learn = False
             if learn:
                 observe(deployment, now, now - lease.started, error, completion_tokens, lease._first_token)
                 self._learnt(deployment)
@@ -414,6 +438,26 @@ class Engine:
                 hook(deployment)
         self._announce()
 
+    def hold_by_operator(self, deployment: Deployment, seconds: float | None = None) -> None:
+        """Keep `deployment` from being picked until `free_by_operator`; calls on it go on.
+
+        Args:
+            deployment: Who.
+            seconds: Until then at the latest, None for no end.
+        """
+        with self.lock:
+            deployment.operator_until = _NEVER if seconds is None else self.clock() + seconds
+            self.hold(deployment, OPERATOR)
+            if seconds is not None:
+                self._later(deployment.operator_until, deployment, OPERATOR)
+
+    def free_by_operator(self, deployment: Deployment) -> None:
+        """Lift what `hold_by_operator` did; what else holds it stays."""
+        with self.lock:
+            deployment.operator_until = 0.0
+            self.free(deployment, OPERATOR)
+        self._announce()
+
     def soonest(self, members: Iterable[Deployment]) -> float | None:
         """Seconds until the first of `members` may be eligible again by itself, None if that is not known."""
         now = self.clock()
@@ -425,9 +469,13 @@ class Engine:
     def _until_free(self, deployment: Deployment, now: float) -> float | None:
         if not deployment.held:
             return 0.0
-        if deployment.held & ~(RESTING | SPENT):
+        if deployment.held & ~(RESTING | SPENT | OPERATOR):
             return None
         waits = []
+        if deployment.held & OPERATOR:
+            if deployment.operator_until == _NEVER:
+                return None
+            waits.append(deployment.operator_until - now)
         if deployment.held & RESTING:
             waits.append(deployment.resting_until - now)
         if deployment.held & SPENT:
@@ -468,9 +516,11 @@ class Engine:
         timers = self._timers
         while timers and timers[0][0] <= now:
             _, _, deployment, bit = heappop(timers)
-            # A timer of an earlier rest or probe says nothing about the present one.
-            if (bit == RESTING and deployment.resting_until > now) or (
-                bit == PROBING and deployment.probing_until > now
+            # A timer of an earlier rest, probe or hold says nothing about the present one.
+            if (
+                (bit == RESTING and deployment.resting_until > now)
+                or (bit == PROBING and deployment.probing_until > now)
+                or (bit == OPERATOR and deployment.operator_until > now)
             ):
                 continue
             self.free(deployment, bit)
@@ -494,6 +544,12 @@ class Engine:
 
     # -- rpm and tpm -----------------------------------------------------------------------------
 
+    @staticmethod
+    def _spent(deployment: Deployment) -> bool:
+        return (deployment.rpm is not None and deployment.minute_requests >= deployment.rpm) or (
+            deployment.tpm is not None and deployment.minute_tokens >= deployment.tpm
+        )
+
     def _count(self, deployment: Deployment, requests: float, tokens: float) -> None:
         if self._minute_ends == _NEVER:
             seconds = self.wall()
@@ -502,10 +558,7 @@ class Engine:
         self._used[deployment] = None
         deployment.minute_requests += requests
         deployment.minute_tokens += tokens
-        if deployment.limited and (
-            (deployment.rpm is not None and deployment.minute_requests >= deployment.rpm)
-            or (deployment.tpm is not None and deployment.minute_tokens >= deployment.tpm)
-        ):
+        if deployment.limited and self._spent(deployment):
             self.hold(deployment, SPENT)
         if tokens:
             for strategy in deployment.strategies:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from fast_router.engine.deployment import Deployment
+    from fast_router.engine.failover.blame import Blame, Case
+    from fast_router.engine.learning import Learnt
 
 __all__ = ["Lease", "Releases"]
 
@@ -42,6 +44,9 @@ class Releases(Protocol):
     ) -> None:
         """Learn from an attempt that was released with `observe=False`."""
 
+    def disown(self, lease: Lease, *, elsewhere: bool) -> None:
+        """The caller asks with a key or at an address of its own."""
+
     def abandon(self, lease: Lease) -> None:
         """The attempt has ended in a finaliser: no lock may be taken."""
 
@@ -55,9 +60,28 @@ class Lease:
         deployment: Where the attempt goes.
         started: When it was taken, engine clock, seconds.
         generation: The breaker's generation at that time; a later one makes this attempt's outcome stale.
+        case: Its request, set before a failed attempt is released by whoever sees requests.
+        blame: Whom its failure speaks against, set by its release.
+        before: What the deployment's speed was taken for before that failure.
     """
 
-    __slots__ = ("__weakref__", "_engine", "_first_token", "_open", "deployment", "generation", "started")
+    __slots__ = (
+        "__weakref__",
+        "_engine",
+        "_first_token",
+        "_open",
+        "before",
+        "blame",
+        "case",
+        "deployment",
+        "generation",
+        "started",
+    )
+
+    # Set for failures alone: a lease is made at every pick.
+    case: Case | None
+    blame: Blame
+    before: Learnt
 
     def __init__(self, engine: Releases, deployment: Deployment, started: float) -> None:
         self._engine = engine
@@ -114,6 +138,14 @@ class Lease:
             True for the call that released it, False for every later one.
         """
         return self._engine.release(self, error, completion_tokens, total_tokens, cancelled, observe)
+
+    def disown(self, *, elsewhere: bool) -> None:
+        """Note that the caller asks with a key or at an address of its own: the attempt uses up nothing shared.
+
+        Args:
+            elsewhere: The server is the caller's too: nothing is in flight here, the lease is over.
+        """
+        self._engine.disown(self, elsewhere=elsewhere)
 
     def abandon(self) -> None:
         """Give the slot back from a finaliser: takes no lock, counts as cancelled."""

@@ -9,6 +9,7 @@ FEATURES = (
     ("attempts", "fast_router.litellm_plugin.layers.lease"),
     ("selection", "fast_router.litellm_plugin.picks.lanes"),
     ("cooldowns", "fast_router.litellm_plugin.rests.mirror"),
+    ("operator_holds", "fast_router.litellm_plugin.rests.by_operator"),
     ("strategies", "fast_router.litellm_plugin.picks.strategies_by_name"),
     ("failover", "fast_router.litellm_plugin.layers.failures"),
     ("admission", "fast_router.litellm_plugin.layers.quality_limits"),
@@ -26,7 +27,10 @@ RUST_FEATURES = (
     ("cooldowns", "fast_router.litellm_plugin.bands.rust.rests"),
     ("strategies", "fast_router.litellm_plugin.bands.rust.strategies_by_name"),
     ("failover", "fast_router.litellm_plugin.bands.rust.failover"),
+    ("admission", "fast_router.litellm_plugin.bands.rust.limits"),
+    ("lane", "fast_router.litellm_plugin.bands.rust.lane"),
     ("model_list", "fast_router.litellm_plugin.model_list.calls"),
     ("process_status", "fast_router.observe.process_status"),
+    ("shared_state", "fast_router.litellm_plugin.fleet.shared_state"),
 )
 """The same for a LiteLLM whose core is not written in Python: it walks, we steer it."""

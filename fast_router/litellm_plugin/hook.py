@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.router import AdvancedRouter
 
-__all__ = ["advanced_router", "check_settings", "disable", "enable", "install_hook", "invalidate"]
+__all__ = ["advanced_router", "bind_all", "check_settings", "disable", "enable", "install_hook", "invalidate"]
 
 
 def _allowed() -> bool:
@@ -254,6 +254,18 @@ def invalidate(router: Any) -> None:
         binding = existing(switch.band.core_of(router))
         if binding is not None:
             binding.invalidate()
+
+
+def bind_all() -> None:
+    """Have each `litellm.Router` of the process shown, those that have not picked yet included."""
+    from fast_router.litellm_plugin.start_line import routers  # noqa: PLC0415
+
+    band = switch.band
+    if switch.enabled and band is not None:
+        for router in routers():
+            core = band.core_of(router)
+            if core is not None:
+                band.binding(core)
 
 
 def advanced_router(router: Any) -> AdvancedRouter:

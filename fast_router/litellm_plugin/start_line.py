@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from fast_router.litellm_plugin.report import status
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.methods import Band
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["install", "line"]
+__all__ = ["install", "line", "routers"]
 
 # What people ask about at once; the rest stands in the status.
 _TOLD = ("fast_picks", "strategies", "failover", "waiting", "hedging", "shared_state", "celery_routing")
@@ -23,10 +24,18 @@ _TOLD = ("fast_picks", "strategies", "failover", "waiting", "hedging", "shared_s
 _UNASKED = ("max_wait is 0", "hedge_percent is 0", "routing is local")
 
 
+_routers: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
 class _Said:
     """Whether this process has said it."""
 
     yet = False
+
+
+def routers() -> list[Any]:
+    """Every `litellm.Router` that was made since, so that it can be shown before its first pick."""
+    return list(_routers)
 
 
 def install(patches: PatchSet, band: Band) -> None:
@@ -39,6 +48,7 @@ def _init(original: Any, band: Band) -> Any:
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - it stands in for that method
         original(self, *args, **kwargs)
+        _routers.add(self)
         if not _Said.yet:
             _Said.yet = True
             try:

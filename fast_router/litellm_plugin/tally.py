@@ -25,9 +25,13 @@ class Tally:
 
     Attributes:
         fast: Picks answered from a compiled plan.
+        lane: Requests served without the walk of LiteLLM's Rust core.
     """
 
-    __slots__ = ("_lock", "_logged", "delegated", "errors", "fast", "filtered", "last_error", "of_strategies")
+    __slots__ = (
+        "_lock", "_logged", "delegated", "errors", "fast", "filtered", "handed_over", "lane", "last_error", "left",
+        "of_strategies",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -39,6 +43,11 @@ class Tally:
         # By reason: LiteLLM's filters ran and we chose among what they left; LiteLLM chose.
         self.filtered: Counter[str] = Counter()
         self.delegated: Counter[str] = Counter()
+        # Whole requests on LiteLLM 1.110: served without its walk; of these, what its walk took over after all, and
+        # what went to it at once, by reason.
+        self.lane = 0
+        self.handed_over: Counter[str] = Counter()
+        self.left: Counter[str] = Counter()
         self.errors = 0
         # Errors of strategies that users wrote, by strategy.
         self.of_strategies: Counter[str] = Counter()
@@ -88,6 +97,7 @@ class Tally:
         """The counters, ready for JSON."""
         with self._lock:
             filtered, delegated = dict(self.filtered), dict(self.delegated)
+            handed_over, left = dict(self.handed_over), dict(self.left)
         return {
             "picks": {
                 "fast": self.fast,
@@ -95,6 +105,13 @@ class Tally:
                 "delegated": sum(delegated.values()),
                 "filtered_reasons": filtered,
                 "delegated_reasons": delegated,
+            },
+            "lane": {
+                "requests": self.lane,
+                "handed_over": sum(handed_over.values()),
+                "left": sum(left.values()),
+                "handed_over_reasons": handed_over,
+                "left_reasons": left,
             },
             "errors": {"count": self.errors, "last": self.last_error, "of_your_strategies": dict(self.of_strategies)},
         }

@@ -1,14 +1,11 @@
-"""The status of running processes, asked for from outside: `fast-router status`.
+"""This process as others of its user see it: a private socket that answers questions and takes orders.
 
-Each process that wants to be seen listens on a Unix socket of its own, `<pid>.sock`, in a directory that only its
-user can enter, and answers every connection with one JSON document: who it is, `fast_router.status()` and the
-`stats()` of its routers at that moment. Nothing is written while nobody asks, a killed process leaves at most a
-dead socket (removed by the next reader), and there is no port that anyone else could reach. The document holds
-names and counters; no keys, headers or prompts.
+Each process that wants to be seen listens on a Unix socket of its own in a directory that only its user can enter
+(`runtime_dir`). A question is one line of JSON, `{"do": "status"}`; the answer is one JSON document. Nothing is written
+while nobody asks, a killed process leaves at most a dead socket (removed by the next reader), and there is no port that
+anyone else could reach. Answers hold names and counters; no keys, headers or prompts.
 
-The directory is the option `runtime_dir`, else `fast_router` in `$XDG_RUNTIME_DIR`, else `fast_router-<uid>` in the
-temporary directory. Under the launcher and in a proxy processes want to be seen; elsewhere the option `status`
-turns it on.
+Under the launcher and in a proxy processes want to be seen; elsewhere the option `status` turns it on.
 """
 
 from __future__ import annotations
@@ -19,28 +16,29 @@ import json
 import logging
 import os
 import socket
-import stat
-import sys
-import tempfile
+import struct
 import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fast_router import settings
+from fast_router import operator_holds, settings
 from fast_router.errors import ConfigurationError
+from fast_router.observe.runtime_dir import directory, socket_name, sockets
 from fast_router.settings import log_level
 
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.methods import Band
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["directory", "install", "processes", "start", "stop", "want", "wanted"]
+__all__ = ["ask", "ask_all", "install", "processes", "start", "started", "stop", "want", "wanted"]
 
 _log = logging.getLogger("fast_router")
 _TIMEOUT = 5.0
-# Longer paths do not fit into a socket's address everywhere (macOS: 104 bytes, Linux: 108).
-_LONGEST = 100
+# How long a question may take to arrive; one that asks nothing gets the status.
+_PATIENCE = 1.0
+_LONGEST_QUESTION = 65536
+_TICK = 10.0
 
 
 class _State:
@@ -101,22 +99,29 @@ def start() -> bool:
         if not hasattr(socket, "AF_UNIX"):
             return False
         try:
-            path = directory() / f"{os.getpid()}.sock"
+            path = directory() / socket_name(os.getpid())
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             listener.bind(str(path))
-            listener.listen(16)
+            listener.listen(64)
+            listener.settimeout(_TICK)
         except (OSError, ConfigurationError) as error:
             _log.warning("`fast-router status` cannot see this process: %s", error)
             return False
         _state.socket, _state.path, _state.pid = listener, path, os.getpid()
+        _obey(path.parent)
         if not _state.registered:
             _state.registered = True
             atexit.register(stop)
             os.register_at_fork(after_in_child=_after_fork)
-    threading.Thread(target=_serve, args=(listener,), name="fast_router-status", daemon=True).start()
+    threading.Thread(target=_serve, args=(listener, path.parent), name="fast_router-status", daemon=True).start()
     return True
+
+
+def started() -> float:
+    """When this process began to be one, in seconds since the epoch."""
+    return _state.started
 
 
 def stop() -> None:
@@ -144,65 +149,63 @@ def _after_fork() -> None:
         start()
 
 
-def _serve(listener: socket.socket) -> None:
+def _obey(path: Path) -> None:
+    """Take over the orders that an operator has written down."""
+    operator_holds.replace("file", operator_holds.read(path))
+
+
+def _serve(listener: socket.socket, path: Path) -> None:
+    from fast_router.observe import answers  # noqa: PLC0415 - it imports what a process that is not seen need not
+
     while True:
         try:
             connection, _ = listener.accept()
+        except TimeoutError:
+            with contextlib.suppress(Exception):
+                _obey(path)  # in case nobody could tell us
+                answers.tick()
+            continue
         except OSError:
             return
-        with contextlib.suppress(OSError), connection:
+        # The next question must find somebody here, whatever this one was.
+        with contextlib.suppress(Exception), connection:
+            if not _same_user(connection):
+                continue
+            question = _question(connection)
             connection.settimeout(_TIMEOUT)
-            connection.sendall(_document())
+            if question.get("do") in {"holds", "wake"}:
+                _obey(path)
+            connection.sendall(_json(answers.answer(question)))
 
 
-def _document() -> bytes:
-    document: dict[str, Any] = {"pid": os.getpid(), "program": Path(sys.argv[0] or "python").name}
-    document["started"] = _state.started
+def _same_user(connection: socket.socket) -> bool:
+    """Whether the same user, or root, asks; the directory sees to it already, where it is private."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return True
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return struct.unpack("3i", credentials)[1] in {os.getuid(), 0}
+
+
+def _question(connection: socket.socket) -> dict[str, Any]:
+    connection.settimeout(_PATIENCE)
+    parts = b""
     try:
-        from fast_router.litellm_plugin import report  # noqa: PLC0415
-        from fast_router.router import live_routers  # noqa: PLC0415
-
-        document["status"] = report.status()
-        document["routers"] = [router.stats() for router in live_routers() if router.groups]
-    except Exception as error:  # noqa: BLE001 - the reader shall see that, and which
-        document["error"] = type(error).__name__
-    return json.dumps(document, default=lambda value: type(value).__name__).encode()
-
-
-def directory() -> Path:
-    """The private directory of the sockets, made if it is not there.
-
-    Raises:
-        ConfigurationError: It is somebody else's, open to others, or its name is too long.
-    """
-    chosen = settings.current().runtime_dir
-    if chosen:
-        path = Path(chosen).expanduser()
-    else:
-        path = Path(tempfile.gettempdir()) / f"fast_router-{_uid()}"
-        runtime = os.environ.get("XDG_RUNTIME_DIR")
-        if runtime and Path(runtime).is_dir() and os.access(runtime, os.W_OK):
-            path = Path(runtime) / "fast_router"
-    if len(os.fsencode(path)) + len("/1234567890.sock") > _LONGEST:
-        msg = f"{path}: too long for a socket's address; set FAST_ROUTER_RUNTIME_DIR to a shorter directory"
-        raise ConfigurationError(msg)
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = path.lstat()
-    except OSError as error:
-        msg = f"{path}: cannot be made ({error.strerror}); set FAST_ROUTER_RUNTIME_DIR to a directory of your own"
-        raise ConfigurationError(msg) from None
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != _uid() or stat.S_IMODE(found.st_mode) & 0o077:
-        msg = (
-            f"{path}: must be a directory that only you can enter (mode 0700, your own); "
-            "correct it or set FAST_ROUTER_RUNTIME_DIR to another one"
-        )
-        raise ConfigurationError(msg)
-    return path
+        while b"\n" not in parts and len(parts) < _LONGEST_QUESTION:
+            part = connection.recv(4096)
+            if not part:
+                break
+            parts += part
+        found = json.loads(parts.partition(b"\n")[0] or b"{}")
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
-def _uid() -> int:
-    return os.getuid() if hasattr(os, "getuid") else 0
+def _json(answer: Any) -> bytes:
+    return json.dumps(answer, default=lambda value: type(value).__name__).encode()
+
+
+# -- asking others ------------------------------------------------------------------------------------------
 
 
 def processes() -> list[dict[str, Any]]:
@@ -210,23 +213,41 @@ def processes() -> list[dict[str, Any]]:
 
     Returns:
         One document a process: `pid`, `program`, `started` (seconds since the epoch), `status` and `routers`
-        (`stats()` of each that has picked), or `error` with a word instead of them if it did not answer.
+        (`stats()` of each), or `error` with a word instead of them if it did not answer.
     """
-    found = []
-    for path in sorted(directory().glob("*.sock")):
-        answer = _ask(path)
-        if answer is not None:
-            found.append(answer)
+    return ask_all({"do": "status"})
+
+
+def ask_all(question: dict[str, Any], *, timeout: float = _TIMEOUT) -> list[dict[str, Any]]:
+    """Put one question to every process, all at the same time.
+
+    Args:
+        question: What to `do`, and its arguments.
+        timeout: Seconds for each answer.
+
+    Returns:
+        The answers, those of the oldest processes first.
+    """
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - processes that are asked need none
+
+    paths = sockets()
+    if not paths:
+        return []
+    with ThreadPoolExecutor(min(16, len(paths))) as pool:
+        answers = pool.map(lambda path: ask(path, question, timeout=timeout), paths)
+        found = [answer for answer in answers if answer is not None]
     return sorted(found, key=lambda each: (each.get("started", 0.0), each.get("pid", 0)))
 
 
-def _ask(path: Path) -> dict[str, Any] | None:
+def ask(path: Path, question: dict[str, Any], *, timeout: float = _TIMEOUT) -> dict[str, Any] | None:
+    """Put one question to one process; None if it is gone."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(_TIMEOUT)
+        connection.settimeout(timeout)
         parts = []
         try:
             connection.connect(str(path))
-            while part := connection.recv(65536):
+            connection.sendall(json.dumps(question).encode() + b"\n")
+            while part := connection.recv(1 << 20):
                 parts.append(part)
             document: dict[str, Any] = json.loads(b"".join(parts))
         except (ConnectionRefusedError, FileNotFoundError):
@@ -234,6 +255,6 @@ def _ask(path: Path) -> dict[str, Any] | None:
                 path.unlink()
             return None
         except (OSError, ValueError) as error:
-            name = path.stem
+            name = path.stem.rpartition("-")[2]
             return {"pid": int(name) if name.isdigit() else 0, "error": f"no answer ({type(error).__name__})"}
-        return document
+        return {**document, "socket": str(path)} if isinstance(document, dict) else None

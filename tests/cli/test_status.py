@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +21,7 @@ from fast_router import AdvancedRouter, settings
 from fast_router.cli import main
 from fast_router.errors import ConfigurationError
 from fast_router.observe import process_status
+from fast_router.observe.runtime_dir import directory
 
 KEY = "sk-secret-of-the-test"
 
@@ -29,6 +32,7 @@ def runtime(monkeypatch):
     path = Path(tempfile.mkdtemp(prefix="fr-"))
     monkeypatch.setenv("FAST_ROUTER_RUNTIME_DIR", str(path))
     settings.reset()
+    gc.collect()  # other tests' routers would answer as well
     yield path
     process_status.stop()
     settings.reset()
@@ -41,7 +45,7 @@ def test_a_listening_process_answers_live_and_leaves_nothing_behind(runtime):
     (found,) = process_status.processes()
     assert found["pid"] == os.getpid()
     assert set(found["status"]["picks"]) >= {"fast", "filtered", "delegated"}
-    assert [path.name for path in runtime.iterdir()] == [f"{os.getpid()}.sock"]
+    assert [path.name for path in runtime.iterdir()] == [f"fast_router-{os.getpid()}.sock"]
     process_status.stop()
     assert process_status.processes() == []
     assert list(runtime.iterdir()) == []
@@ -54,10 +58,10 @@ SEEN = """
     if sys.argv[1] == "fork":
         child = os.fork()
         if child == 0:
-            print("ready", flush=True)
+            os.write(1, b"ready\\n")
             sys.stdin.readline()
             os._exit(0)
-    print("ready", flush=True)
+    os.write(1, b"ready\\n")
     sys.stdin.readline()
 """
 
@@ -81,7 +85,7 @@ def test_a_killed_process_is_cleared_away_by_the_next_reader(runtime):
     with process("plain") as killed:
         assert killed.stdout.readline() == "ready\n"
         killed.send_signal(signal.SIGKILL)
-    assert [path.name for path in runtime.iterdir()] == [f"{killed.pid}.sock"]
+    assert [path.name for path in runtime.iterdir()] == [f"fast_router-{killed.pid}.sock"]
     assert process_status.processes() == []
     assert list(runtime.iterdir()) == []
 
@@ -89,7 +93,7 @@ def test_a_killed_process_is_cleared_away_by_the_next_reader(runtime):
 def test_the_directory_is_private(runtime):
     runtime.chmod(0o755)
     with pytest.raises(ConfigurationError, match="only you can enter"):
-        process_status.directory()
+        directory()
     assert process_status.start() is False
 
 
@@ -99,7 +103,7 @@ def test_the_default_directory_is_made_for_the_user_alone(monkeypatch, tmp_path)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(short))
     settings.reset()
     try:
-        assert process_status.directory() == short / "fast_router"
+        assert directory() == short / "fast_router"
         assert (short / "fast_router").stat().st_mode & 0o777 == 0o700
     finally:
         shutil.rmtree(short)
@@ -109,7 +113,7 @@ def test_a_name_too_long_for_a_socket_is_told(monkeypatch):
     monkeypatch.setenv("FAST_ROUTER_RUNTIME_DIR", "/tmp/" + "x" * 120)
     settings.reset()
     with pytest.raises(ConfigurationError, match="too long"):
-        process_status.directory()
+        directory()
     settings.reset()
 
 
@@ -120,7 +124,7 @@ def test_the_command_shows_each_process_or_says_why_there_is_none(runtime):
     process_status.start()
     done = CliRunner().invoke(main, ["status"])
     assert done.exit_code == 0
-    assert f"(pid {os.getpid()})" in done.output
+    assert f" {os.getpid()} " in done.output
     assert "picks: " in done.output
     document = json.loads(CliRunner().invoke(main, ["status", "--json"]).output)
     assert [each["pid"] for each in document] == [os.getpid()]
@@ -132,11 +136,10 @@ def test_deployments_are_shown_without_what_is_secret(runtime):
     process_status.start()
     with router.lease("m"):
         done = CliRunner().invoke(main, ["status"])
-    assert "d1: 1 in flight, 1 picks, 0 failed" in done.output
+    assert re.search(r"openai +d1 +up +1 +100 % +1 +0 ", done.output)
     router.rest("d1", 60)
     done = CliRunner().invoke(main, ["status"])
-    assert "d1: 0 in flight, 1 picks, 0 failed" in done.output
-    assert "rests for" in done.output
+    assert re.search(r"openai +d1 +resting +0 +100 % +1 +0 .*by order, next try in \d+", done.output)
     assert KEY not in CliRunner().invoke(main, ["status", "--json"]).output
 
 
@@ -148,7 +151,7 @@ def test_a_rest_is_shown_with_its_reason(runtime):
     with router.lease("m"):
         policy.trip(router.deployments["d1"], "it stands out", seconds=60)
         done = CliRunner().invoke(main, ["status"])
-    assert "s (it stands out)" in done.output
+    assert re.search(r"d1 +resting .* it stands out, since 0\.\d s, next try in \d+ s", done.output)
 
 
 def test_a_process_under_the_launcher_is_seen_once_it_uses_litellm_and_no_other(runtime):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.litellm_plugin.picks.binding import Binding
 
-__all__ = ["BUSY", "RETRY_AFTER", "install", "limited"]
+__all__ = ["BUSY", "RETRY_AFTER", "Rule", "busy", "has_room", "install", "limited", "rule_of"]
 
 BUSY = "Model is too busy, please try again later."
 RETRY_AFTER = 10
@@ -30,7 +30,9 @@ RETRY_AFTER = 10
 _OVER = FULL | QOS | CLOSED
 
 
-class _Rule(NamedTuple):
+class Rule(NamedTuple):
+    """What one group's limits ask for: `retries` pauses of `countdown` seconds before a request is refused."""
+
     binding: Binding
     group: ModelGroup
     retries: int
@@ -56,55 +58,56 @@ def _wanted(binding: Binding, core: Any) -> bool:
 
 
 def _around(inner: Pick, binding: Binding) -> Pick:
-    rules: dict[str, tuple[ModelGroup, _Rule | None]] = {}
+    rules: dict[str, tuple[ModelGroup, Rule | None]] = {}
 
-    def rule_of(core: Any, model: Any) -> _Rule | None:
+    def current_rule(core: Any, model: Any) -> Rule | None:
         group = binding.plan_for(core, model).group if isinstance(model, str) else None
         if group is None:
             return None
         known = rules.get(model)
         if known is None or known[0] is not group:
-            known = rules[model] = (group, _rule(binding, group))
+            known = rules[model] = (group, rule_of(binding, group))
         return known[1]
 
     async def admitted(lane: Any, core: Any, model: Any, *rest: Any) -> Any:
         rule = None
         try:
-            rule = rule_of(core, model)
+            rule = current_rule(core, model)
         except Exception as error:  # noqa: BLE001 - LiteLLM's own answer follows
             tally.failed(error, "the admission of a request")
         if rule is None:
             return await inner(lane, core, model, *rest)
         for left in range(rule.retries, -1, -1):
-            if _room(rule):
+            if has_room(rule):
                 picked = await inner(lane, core, model, *rest)
                 if not _handed_back(rule, picked):
                     return picked
             if left:
                 await asyncio.sleep(rule.countdown)
                 # The Router may have changed meanwhile: whoever was added has room.
-                rule = rule_of(core, model) or rule
-        raise _busy(model)
+                rule = current_rule(core, model) or rule
+        raise busy(model)
 
     return admitted
 
 
-def _rule(binding: Binding, group: ModelGroup) -> _Rule | None:
+def rule_of(binding: Binding, group: ModelGroup) -> Rule | None:
+    """What a group's entries say about its limits, None if none has one."""
     said = [found for found in map(limited, (member.entry for member in group.members)) if found is not None]
     if not said:
         return None
     retries = max(int(one.get("retries") or 0) for one in said)
-    return _Rule(binding, group, retries, max(float(one.get("retry_countdown") or 0.0) for one in said))
+    return Rule(binding, group, retries, max(float(one.get("retry_countdown") or 0.0) for one in said))
 
 
-def _room(rule: _Rule) -> bool:
+def has_room(rule: Rule) -> bool:
     """Whether somebody may take it, or nobody may for a reason that is no limit of ours: LiteLLM tells that one."""
     rule.binding.engine.settle()
     held = [member.held for member in rule.group.members]
     return not all(held) or not any(bits & _OVER for bits in held)
 
 
-def _handed_back(rule: _Rule, picked: Any) -> bool:
+def _handed_back(rule: Rule, picked: Any) -> bool:
     """Give up a pick over the limit: made by LiteLLM because the last place had just gone."""
     deployment: Deployment | None = rule.binding.known(picked)
     attempt = current.get()
@@ -115,11 +118,12 @@ def _handed_back(rule: _Rule, picked: Any) -> bool:
     if not (deployment.held & (QOS | CLOSED) or (limit is not None and deployment.in_flight > limit)):
         return False
     lease.release(cancelled=True)
+    deployment.attempts.discard(attempt)
     attempt.lease = None
     return True
 
 
-def _busy(model: Any) -> Exception:
+def busy(model: Any) -> Exception:
     """The refusal as an error that LiteLLM's Router and proxy know what to do with; they do not try again."""
     import httpx  # noqa: PLC0415 - LiteLLM is imported, and so is this
     from litellm import exceptions  # noqa: PLC0415

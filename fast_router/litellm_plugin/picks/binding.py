@@ -103,6 +103,7 @@ class Binding:
         self.router = AdvancedRouter()
         self.engine = self.router.engine
         self.router.complete = _completing(weakref.ref(self))
+        self.router.reader = _reading(weakref.ref(self))
         self.plans: dict[str, Plan] = {}
         self.version = 0
         self.around: Callable[..., Awaitable[Any]] | None = None
@@ -344,6 +345,15 @@ def _completing(reference: weakref.ref[Binding]) -> Callable[[], None]:
                 tally.failed(error, "listing deployments")
 
     return complete
+
+
+def _reading(reference: weakref.ref[Binding]) -> Callable[[], None]:
+    def read() -> None:
+        binding = reference()
+        if binding is not None:
+            binding.invalidate()
+
+    return read
 
 
 def existing(core: Any) -> Binding | None:

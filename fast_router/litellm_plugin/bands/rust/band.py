@@ -36,7 +36,6 @@ _CORE_MEMBERS = (
     "_answer_select",
     "_answer_select_sync",
     "_call_sync",
-    "_custom_pick_sync",
     "_drive",
     "_failure_error",
     "_pre_route",
@@ -50,7 +49,7 @@ _CORE_MEMBERS = (
     "retry_stream",
 )
 _HELD = {"cache": "_cache", "cooldown_cache": "_cooldowns"}
-_DRIVER_MEMBERS = ("_failed", "attempt", "attempt_sync")
+_DRIVER_MEMBERS = ("_failed", "attempt", "attempt_sync", "take_events")
 
 
 class RustBand(Band):
@@ -120,13 +119,15 @@ class RustBand(Band):
 class RustBinding(Binding):
     """One Router's picks, over deployments that the Rust core keeps."""
 
-    __slots__ = ("_seen", "_stale")
+    __slots__ = ("_seen", "_stale", "limited")
 
     def __init__(self, band: Band, core: Any) -> None:
         super().__init__(band, core)
         # The core's registry as it was read last, and the groups compiled before that.
         self._seen: tuple[Any, ...] = ()
         self._stale: set[tuple[str, str]] = set()
+        # Whether any entry has a quality-of-service limit.
+        self.limited = False
 
     def invalidate(self) -> None:
         """Have the registry read anew at the next pick."""
@@ -151,6 +152,7 @@ class RustBinding(Binding):
                 self._warned = {told for told in self._warned if told[0] != id_}
             self._stale.update(self._extra)
             self._group(core)
+            self.limited = any(deployment.qos_limit is not None for deployment in self.engine.deployments.values())
             elsewhere = self._seen[3:] != seen[3:]
             self._seen = seen
             if elsewhere:

@@ -8,11 +8,13 @@ follows takes it over and ends it. Where the core would shuffle by itself it is 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from fast_router import operator_holds
 from fast_router.engine.failover.failures import remember
 from fast_router.errors import FastRouterError
 from fast_router.litellm_plugin.layers import failures, lease
@@ -22,14 +24,28 @@ from fast_router.litellm_plugin.layers.stream_end import driving, install_usage
 from fast_router.litellm_plugin.picks import strategies_by_name
 from fast_router.litellm_plugin.picks.filtered import Filtered, filtered_pick, install_selectors
 from fast_router.litellm_plugin.picks.request_facts import ask_of
+from fast_router.litellm_plugin.rests.by_operator import without_held
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
-    from fast_router.engine import Deployment
+    from fast_router.engine import Deployment, Lease
+    from fast_router.engine.failover.waiting import Ticket
     from fast_router.litellm_plugin.bands.rust.band import RustBand
+    from fast_router.litellm_plugin.layers.wait import Turns
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["Walk", "carried", "install", "make_ledger", "new_ledger", "walk"]
+__all__ = [
+    "Walk",
+    "carried",
+    "carrying",
+    "filters",
+    "install",
+    "make_ledger",
+    "new_ledger",
+    "on_a_loop",
+    "take_other",
+    "walk",
+]
 
 _RUST = "LiteLLM's Rust core"
 _SHUFFLE = "simple-shuffle"
@@ -45,11 +61,15 @@ class Walk:
         attempt: The attempt whose pick is made but whose call is not.
         preferred: True if `attempt` was picked by a preference, which the core need not follow.
         step: The latest `attempt` step, None before the first.
-        picking: True from the beginning of a pick until it is made.
+        running: The attempt whose call is under way.
+        kept: The deployments that LiteLLM's filters had left for the latest pick, None if that is not known.
+        picks_for: The request that a pick begins for, until somebody has looked at it.
         refused: Why the request was turned away before any call, None if it was not.
     """
 
-    __slots__ = ("attempt", "core", "ledger", "picking", "preferred", "refused", "step")
+    __slots__ = (
+        "_turn", "attempt", "core", "kept", "ledger", "picks_for", "preferred", "refused", "running", "step",
+    )  # fmt: skip
 
     def __init__(self, core: Any, ledger: RequestLedger) -> None:
         self.core = core
@@ -57,8 +77,11 @@ class Walk:
         self.attempt: Attempt | None = None
         self.preferred = False
         self.step: Mapping[str, Any] | None = None
-        self.picking = False
+        self.running: Attempt | None = None
+        self.kept: Sequence[str] | None = None
+        self.picks_for: Mapping[str, Any] | None = None
         self.refused: Exception | None = None
+        self._turn: tuple[Turns, Ticket] | None = None
 
     @property
     def targeted(self) -> bool:
@@ -70,6 +93,18 @@ class Walk:
         self.drop()
         self.attempt = Attempt(model, self.ledger)
         return self.attempt
+
+    def hold(self, turns: Turns, ticket: Ticket | None) -> None:
+        """Keep a waiter's turn until its pick is made: nobody may overtake it on its last step."""
+        self.picked()
+        if ticket is not None:
+            self._turn = (turns, ticket)
+
+    def picked(self) -> None:
+        """The pick is made, or there is none."""
+        turn, self._turn, self.picks_for = self._turn, None, None
+        if turn is not None:
+            turn[0].done(turn[1])
 
     def drop(self) -> None:
         """No call was made with the last pick."""
@@ -95,7 +130,33 @@ def new_ledger(core: Any, request: Mapping[str, Any]) -> RequestLedger:
     """Give the ledger of a request that begins now."""
     if make_ledger:
         return make_ledger[-1](core, request)
-    return RequestLedger(None, callers_timeout=request.get("timeout") is not None)
+    return RequestLedger(None, request)
+
+
+class carrying:  # noqa: N801 - used as a function
+    """`with carrying(ledger):` around the calls of one request, whose walks share what it has tried."""
+
+    __slots__ = ("_ledger", "_outer")
+
+    def __init__(self, ledger: RequestLedger | None) -> None:
+        self._ledger = ledger
+        self._outer: RequestLedger | None = None
+
+    def __enter__(self) -> None:
+        self._outer = carried.get()
+        carried.set(self._ledger)
+
+    def __exit__(self, *error: object) -> None:
+        carried.set(self._outer)
+
+
+def on_a_loop() -> bool:
+    """Tell whether this thread runs an event loop, which a blocking wait would stop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 class _Walking:
@@ -103,9 +164,11 @@ class _Walking:
 
     __slots__ = ("_ledger", "_outer", "_token", "_walk")
 
-    def __init__(self, core: Any, request: Any) -> None:
+    def __init__(self, core: Any, request: Any, *, may_wait: bool = True) -> None:
         self._ledger = carried.get()
-        self._walk = Walk(core, self._ledger or new_ledger(core, request if isinstance(request, Mapping) else {}))
+        ledger = self._ledger or new_ledger(core, request if isinstance(request, Mapping) else {})
+        ledger.may_wait = may_wait
+        self._walk = Walk(core, ledger)
         self._outer: Walk | None = None
 
     def __enter__(self) -> None:
@@ -121,6 +184,7 @@ class _Walking:
         walk.set(self._outer)
         self._walk.ledger.raised = None
         try:
+            self._walk.picked()
             self._walk.drop()
         except Exception as ours:  # noqa: BLE001 - the answer, or LiteLLM's error, must reach the caller
             tally.failed(ours, "the end of a request")
@@ -136,7 +200,7 @@ def _run(original: Any) -> Any:
 
 def _run_sync(original: Any) -> Any:
     def _run_sync(self: Any, plan: Any, call: Any, prepared: Any, *args: Any, **kwargs: Any) -> Any:
-        with _Walking(self, prepared):
+        with _Walking(self, prepared, may_wait=not on_a_loop()):
             return original(self, plan, call, prepared, *args, **kwargs)
 
     return _run_sync
@@ -164,24 +228,16 @@ def _stream_broke(core: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
 
 def _recover(original: Any) -> Any:
     async def recover(self: Any, *args: Any, **kwargs: Any) -> Any:
-        outer = carried.get()
-        carried.set(_stream_broke(self, args, kwargs))
-        try:
+        with carrying(_stream_broke(self, args, kwargs)):
             return await original(self, *args, **kwargs)
-        finally:
-            carried.set(outer)
 
     return recover
 
 
 def _recover_sync(original: Any) -> Any:
     def recover_sync(self: Any, *args: Any, **kwargs: Any) -> Any:
-        outer = carried.get()
-        carried.set(_stream_broke(self, args, kwargs))
-        try:
+        with carrying(_stream_broke(self, args, kwargs)):
             return original(self, *args, **kwargs)
-        finally:
-            carried.set(outer)
 
     return recover_sync
 
@@ -270,7 +326,7 @@ def _answer_select_sync(original: Any, band: RustBand) -> Any:
     def _answer_select_sync(self: Any, step: Any, *args: Any, **kwargs: Any) -> Any:
         stage = step.get("stage")
         if stage == "callback_filters":
-            kept = original(self, step, *args, **kwargs)
+            kept = _unheld(band, self, original(self, step, *args, **kwargs))
             preferred = _preferred(band, self, step, args[0] if args else kwargs.get("request"), kept)
             return kept if preferred is None else (kept, preferred)
         if stage != "strategy":
@@ -287,11 +343,25 @@ def _answer_select_sync(original: Any, band: RustBand) -> Any:
 def _answer_callback_filters(original: Any, band: RustBand) -> Any:
     async def _answer_callback_filters(self: Any, step: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
         answer, error = await original(self, step, request, *args, **kwargs)
-        if error is None and isinstance(answer, tuple) and answer[1] is None:
-            answer = (answer[0], _preferred(band, self, step, request, answer[0]))
+        if error is None and isinstance(answer, tuple):
+            kept = _unheld(band, self, answer[0])
+            preferred = answer[1] if answer[1] in kept else None
+            answer = (kept, preferred if preferred is not None else _preferred(band, self, step, request, kept))
         return answer, error
 
     return _answer_callback_filters
+
+
+def _unheld(band: RustBand, core: Any, kept: Any) -> Any:
+    """Leave out what an operator holds: the core filters by its own cooldowns only."""
+    try:
+        if isinstance(kept, list) and operator_holds.any_order():
+            binding = band.binding(core)
+            binding.engine.settle()
+            return without_held(binding, kept)
+    except Exception as error:  # noqa: BLE001 - LiteLLM's own candidates stand
+        tally.failed(error, "an operator's hold")
+    return kept
 
 
 def _preferred(band: RustBand, core: Any, step: Mapping[str, Any], request: Any, kept: Any) -> str | None:
@@ -299,7 +369,7 @@ def _preferred(band: RustBand, core: Any, step: Mapping[str, Any], request: Any,
     walking = walk.get()
     if walking is None:
         return None
-    walking.picking = False
+    walking.kept = kept
     try:
         binding = band.binding(core)
         known = binding.engine.deployments
@@ -355,6 +425,36 @@ def _candidates(step: Mapping[str, Any], members: Sequence[Deployment]) -> list[
     return found if order is None else [member for member in found if member.order == order]
 
 
+def take_other(band: RustBand, walking: Walk, step: Mapping[str, Any], kept: Sequence[str] | None) -> Lease | None:
+    """A lease for an attempt beside that of `step`, on somebody whom the walk's ledger does not know."""
+    binding = band.binding(walking.core)
+    known = binding.engine.deployments
+    members = [known[id_] for id_ in kept or () if id_ in known and walking.ledger.knows(id_) is None]
+    left = walking.ledger.narrow(_candidates(step, members))
+    if not left:
+        return None
+    group = binding.router.groups.get(left[0].name)
+    name = group.strategy if group is not None else "simple_shuffle"
+    options = group.options if group is not None else {}
+    found = binding.engine.acquire_from(
+        binding.group_containing(str(step.get("model")), name, options, [d.entry for d in left]), left
+    )
+    if found is not None:
+        walking.next_attempt(step.get("model")).take(found)
+    return found
+
+
+def filters(core: Any) -> bool:
+    """Tell whether the core may filter out, after our choice, whom we would have it take."""
+    resolved = core._resolved
+    return bool(
+        resolved.enable_tag_filtering
+        or resolved.enable_pre_call_checks
+        or resolved.routing_plugins
+        or core._model_tag_filtering()
+    )
+
+
 # -- attempts ----------------------------------------------------------------------------------------------
 
 
@@ -363,10 +463,11 @@ def _begin_attempt(band: RustBand, core: Any, step: Mapping[str, Any]) -> Attemp
     walking, id_ = walk.get(), step.get("deployment_id")
     if walking is None:
         return None
-    walking.step, walking.picking = step, False
+    walking.step = step
     if not isinstance(id_, str):
         return None
     try:
+        walking.picked()
         attempt, preferred = walking.attempt, walking.preferred
         if attempt is not None and attempt.lease is not None and attempt.lease.id == id_:
             walking.attempt, walking.preferred = None, False
@@ -393,7 +494,8 @@ def _end_attempt(driver: Any, attempt: Attempt, outcome: Any) -> None:
     try:
         if outcome.get("ok") is True:
             response = driver._last_response
-            if attempt.lease is not None and driver._request.get("stream") and not lease.is_cache_hit(response):
+            streams = driver._request.get("stream") and not attempt.foreign
+            if attempt.lease is not None and streams and not lease.is_cache_hit(response):
                 # The first chunk of a stream was read within the attempt.
                 attempt.lease.first_token()
                 failover = attempt.ledger.failover if isinstance(attempt.ledger, RequestLedger) else None
@@ -405,8 +507,6 @@ def _end_attempt(driver: Any, attempt: Attempt, outcome: Any) -> None:
         ledger = attempt.ledger
         if isinstance(ledger, RequestLedger) and isinstance(error, Exception):
             ledger.raised = error
-            if ledger.callers_timeout and failures.is_timeout(error):
-                error.__dict__["_fast_router_callers_timeout"] = True
             if outcome.get("outside_deployment") or outcome.get("caller_scoped"):
                 # LiteLLM knows that it says nothing about the deployment: refused before the provider heard of it,
                 # or made with the caller's own key.
@@ -428,6 +528,12 @@ def _failed(original: Any) -> Any:
     return _failed
 
 
+def _running(attempt: Attempt) -> None:
+    walking = walk.get()
+    if walking is not None:
+        walking.running = attempt
+
+
 def _attempt(original: Any, band: RustBand) -> Any:
     async def attempt(self: Any, step: Any) -> Any:
         begun = _begin_attempt(band, self._core, step)
@@ -435,6 +541,7 @@ def _attempt(original: Any, band: RustBand) -> Any:
             return await original(self, step)
         outer = lease.current.get()
         lease.current.set(begun)
+        _running(begun)
         try:
             outcome = await original(self, step)
         except BaseException as error:
@@ -455,6 +562,7 @@ def _attempt_sync(original: Any, band: RustBand) -> Any:
             return original(self, step)
         outer = lease.current.get()
         lease.current.set(begun)
+        _running(begun)
         try:
             outcome = original(self, step)
         except BaseException as error:

@@ -1,0 +1,104 @@
+"""`fast-router rest`, `drain`, `wake`, `weight`: an operator's hands, told to every worker of this user."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from fast_router.cli.columns import duration
+from fast_router.errors import ConfigurationError
+from fast_router.observe import process_status
+from fast_router.observe.orders import Order, give, in_flight, seconds_of
+
+__all__ = ["drain", "rest", "wake", "weight"]
+
+_POLL = 0.5
+
+
+def _common(command: Any) -> Any:
+    command = click.argument("target", metavar="ID|SERVER")(command)
+    return click.option("--model", help="Only in this model; else wherever it serves.")(command)
+
+
+def _lasting(command: Any) -> Any:
+    command = click.option("--for", "length", metavar="TIME", help="Until then: 90s, 30m, 2h. Else until woken.")(
+        command
+    )
+    return click.option("--force", is_flag=True, help="Also if that leaves a model without any deployment.")(command)
+
+
+@click.command()
+@_common
+@_lasting
+def rest(target: str, model: str | None, length: str | None, force: bool) -> None:
+    """Keep calls away from a deployment or a server; calls that run go on.
+
+    ID is an id of `fast-router status` or its beginning, SERVER a host:port or host. No probe, panic or health check
+    lifts it; it outlives restarts of workers and proxy. `fast-router wake` does.
+    """
+    seconds = None if length is None else seconds_of(length)
+    _say("rests", give("rest", target, model=model, seconds=seconds, force=force), seconds)
+
+
+@click.command()
+@_common
+@_lasting
+@click.option("--no-wait", is_flag=True, help="Don't wait until it is empty.")
+def drain(target: str, model: str | None, length: str | None, force: bool, no_wait: bool) -> None:
+    """Keep new calls away, wait until those that run have ended, and say so.
+
+    Ctrl-C ends the waiting, not the order: `fast-router wake` does.
+    """
+    seconds = None if length is None else seconds_of(length)
+    order = give("drain", target, model=model, seconds=seconds, force=force)
+    _say("drains", order, seconds)
+    if no_wait:
+        return
+    began, shown = time.monotonic(), -1
+    while left := in_flight(process_status.processes(), order.targets):
+        if left != shown:
+            click.echo(f"{left} in flight")
+            shown = left
+        time.sleep(_POLL)
+    click.echo(f"empty after {duration(time.monotonic() - began)}")
+
+
+@click.command()
+@_common
+def wake(target: str, model: str | None) -> None:
+    """Let a deployment or a server take calls again: ends an operator's hold, and a rest."""
+    _say("takes calls again", give("wake", target, model=model), None)
+
+
+@click.command()
+@_common
+@click.argument("value", metavar="WEIGHT|default")
+@click.option("--for", "length", metavar="TIME", help="Until then: 90s, 30m, 2h. Else until `default`.")
+def weight(target: str, model: str | None, value: str, length: str | None) -> None:
+    """Give a deployment another share of its group, or with `default` its own again.
+
+    For strategies that go by weight, wherever fast_router chooses (not where LiteLLM's own shuffle does).
+    """
+    number: float | None = None
+    if value != "default":
+        try:
+            number = float(value)
+        except ValueError:
+            number = -1.0
+        if not 0 <= number < float("inf"):
+            msg = f"{value!r} is no weight; give a number, zero or more, or `default`"
+            raise ConfigurationError(msg)
+    seconds = None if length is None else seconds_of(length)
+    what = "has its own weight again" if number is None else f"has weight {number:g}"
+    _say(what, give("weight", target, model=model, seconds=seconds, weight=number), seconds)
+
+
+def _say(what: str, order: Order, seconds: float | None) -> None:
+    for target in order.targets:
+        until = f" for {duration(seconds)}" if seconds is not None else ""
+        click.echo(f"{target.model} on {target.server} (id {target.short}) {what}{until}")
+    click.echo(f"{order.told} process{'' if order.told == 1 else 'es'} told")
+    for pid in order.silent:
+        click.echo(f"process {pid} did not answer; it reads the order within ten seconds", err=True)

@@ -1,0 +1,470 @@
+"""The request lane: guard, pick, call, and what LiteLLM would have recorded of it.
+
+A request that the guard lets in is answered without LiteLLM's walk: our engine picks and holds a lease, a compiled
+template gives the arguments, and LiteLLM's own function makes the call. If it fails, or a fallback may take the
+answer's place, LiteLLM's walk takes over with what happened (see `replay`). Every other request goes to LiteLLM as it
+came, under a counted reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from time import time
+from typing import TYPE_CHECKING, Any
+
+from fast_router.litellm_plugin.bands.rust.lane.answer import (
+    blocked,
+    headed,
+    headed_sync,
+    opened,
+    opened_sync,
+    picked,
+    succeeded,
+    succeeded_sync,
+)
+from fast_router.litellm_plugin.bands.rust.lane.guard import KEY, CoreLane, Open, compile_group
+from fast_router.litellm_plugin.bands.rust.lane.rehearsal import SelfTest
+from fast_router.litellm_plugin.bands.rust.lane.replay import Replay, lost, replaying
+from fast_router.litellm_plugin.bands.rust.lane.trust import difference
+from fast_router.litellm_plugin.layers.lease import Attempt, answered
+from fast_router.litellm_plugin.picks.callback_filters import CallbackVerdict
+from fast_router.litellm_plugin.picks.request_facts import ask_of
+from fast_router.litellm_plugin.rests import mirror
+from fast_router.litellm_plugin.tally import tally
+
+if TYPE_CHECKING:
+    from fast_router.engine import Ask
+    from fast_router.litellm_plugin.bands.rust.band import RustBand
+    from fast_router.litellm_plugin.bands.rust.lane.endpoint import Endpoint
+    from fast_router.litellm_plugin.bands.rust.lane.parts import Parts
+    from fast_router.litellm_plugin.bands.rust.lane.template import Template
+
+__all__ = ["Entered", "Lane"]
+
+_EVENTS = ("async_failure", "sync_failure")
+
+
+class Entered:
+    """A request that is in the lane: everything before its call.
+
+    Attributes:
+        call: The arguments of LiteLLM's function.
+        reading: True once it is its stream that may fail, not the call.
+        slot: One of LiteLLM's slots for calls at a time, None where it has no limit.
+        attempt: Holds the lease.
+    """
+
+    __slots__ = (
+        "attempt",
+        "call",
+        "found",
+        "id",
+        "logged",
+        "name",
+        "reading",
+        "request",
+        "slot",
+        "started",
+        "template",
+    )
+
+    def __init__(self, found: Open, template: Template, attempt: Attempt, id_: str, request: dict[str, Any]) -> None:
+        self.found = found
+        self.template = template
+        self.attempt = attempt
+        self.id = id_
+        self.request = request
+        self.call: dict[str, Any] = {}
+        self.name = template.model
+        self.logged: Mapping[str, bool] = _NOT_LOGGED
+        self.reading = False
+        self.slot: Any = None
+        self.started: Any = None
+
+
+_NOT_LOGGED: Mapping[str, bool] = dict.fromkeys(_EVENTS, False)
+
+
+class Lane:
+    """The lane of all Routers of one LiteLLM.
+
+    Args:
+        band: This LiteLLM.
+        parts: What is used of it.
+    """
+
+    def __init__(self, band: RustBand, parts: Parts) -> None:
+        self.band = band
+        self.parts = parts
+        self.verdict = CallbackVerdict()
+        self.test = SelfTest(parts)
+        self._checked: list[Any] = []
+        self._checks: str | None = None
+        self._paces = False
+
+    # -- in, or not ----------------------------------------------------------------------------
+
+    def enter(self, core: Any, endpoint: Endpoint, request: dict[str, Any]) -> Entered | None:
+        """Pick for a request and shape its call; None if it is LiteLLM's, which is counted."""
+        if replaying.get() is not None:
+            return None
+        try:
+            entered = self._enter(core, endpoint, request)
+        except Exception as error:  # noqa: BLE001 - LiteLLM's walk answers
+            tally.failed(error, "the lane")
+            entered = "an error of ours"
+        if isinstance(entered, str):
+            tally.count(tally.left, entered)
+            return None
+        tally.lane += 1
+        return entered
+
+    def _enter(self, core: Any, endpoint: Endpoint, request: dict[str, Any]) -> Entered | str:
+        model = request.get("model")
+        if type(model) is not str:
+            return "a name that is no text"
+        state = vars(core)
+        lane: CoreLane | None = state.get(KEY)
+        if lane is None:
+            lane = state.setdefault(KEY, CoreLane(self.band.binding(core)))
+        found = lane.groups.get((endpoint.op, model))
+        if found is None or not found.holds(core):
+            why = self.test.why(core)
+            if why is not None:
+                return why
+            found = self._compile(lane, core, endpoint, model)
+        why = found.why or self._why(endpoint, found, request)
+        if why is not None:
+            return why
+        return self._pick(lane, core, endpoint, found, request)
+
+    def _compile(self, lane: CoreLane, core: Any, endpoint: Endpoint, model: str) -> Open:
+        found = compile_group(self.parts, self.band, core, endpoint, model)
+        if core._handle.has_model_name(model) or found.why is None:
+            lane.groups[endpoint.op, model] = found
+        return found
+
+    def _why(self, endpoint: Endpoint, found: Open, request: Mapping[str, Any]) -> str | None:
+        """What keeps this request out, None if nothing does."""
+        parts = self.parts
+        litellm = parts.litellm
+        if not request.keys() <= endpoint.keys:
+            strange = next(iter(request.keys() - endpoint.keys))
+            return f"the request's {strange}" if strange.isidentifier() and len(strange) <= 40 else "a strange key"
+        stream = request.get("stream", False)
+        if stream is not False and (stream is not True or not endpoint.streams):
+            return "a stream"
+        callbacks = litellm.callbacks
+        if not endpoint.sync and callbacks != self.verdict.seen:
+            self.verdict.update(callbacks)
+        if not endpoint.sync and self.verdict.why is not None:
+            return self.verdict.why
+        if callbacks != self._checked:
+            self._checks, self._paces = _pre_call_checks(callbacks)
+            self._checked = list(callbacks)
+        if self._checks is not None:
+            return self._checks
+        if self._paces and found.paced:
+            return "limits that usage-based-routing keeps"
+        if parts.deadline() is not None:
+            return "a total timeout"
+        if parts.native_child():
+            return "context compaction"
+        metadata = request.get(endpoint.field, _NO_METADATA)
+        if type(metadata) is not dict:
+            return "metadata that is no dict"
+        if not metadata.keys().isdisjoint(parts.gated):
+            return "metadata of LiteLLM's routing"
+        if found.teams and metadata.get("user_api_key_team_id") is not None:
+            return "teams"
+        if found.guarded and metadata.get("user_api_key_auth") is not None:
+            return "access groups"
+        tools = request.get("tools")
+        if tools and (type(tools) is not list or parts.web_search(request)):
+            return "web search"
+        for message in request.get("messages") or ():
+            if type(message) is not dict or type(message.get("content")) not in _PLAIN_CONTENT:
+                if parts.carries_image(request["messages"], request):
+                    return "an image"
+                break
+        return None
+
+    def _pick(
+        self, lane: CoreLane, core: Any, endpoint: Endpoint, found: Open, request: dict[str, Any]
+    ) -> Entered | str:
+        binding = lane.binding
+        engine = binding.engine
+        group = found.group
+        if group is None:
+            return "no group"
+        if binding.redis_due < _NEVER and engine.clock() >= binding.redis_due:
+            mirror.refresh(binding, core)
+        ask: Ask | None = None
+        if found.asks:
+            prompt = (request.get("messages"), request.get("input") or request.get("prompt"))
+            ask = ask_of(group.strategy, request, prompt, counts=found.counts)
+        lease = engine.acquire(group, ask)
+        if lease is None:
+            return "nobody is eligible"
+        attempt = Attempt(request["model"], None)
+        attempt.take(lease)
+        try:
+            entered = self._shape(core, endpoint, found, attempt, lease.id, request)
+        except BaseException:
+            attempt.end(cancelled=True)
+            raise
+        if isinstance(entered, str):
+            attempt.end(cancelled=True)
+        return entered
+
+    def _shape(
+        self, core: Any, endpoint: Endpoint, found: Open, attempt: Attempt, id_: str, request: dict[str, Any]
+    ) -> Entered | str:
+        parts = self.parts
+        stream = request.get("stream") is True
+        template = found.templates.get((id_, stream))
+        if template is None:
+            template = found.template(parts, core, endpoint, id_, stream=stream)
+        memory = core._cache.in_memory_cache
+        if memory is None or template.client_key in memory.cache_dict:
+            return "a client made for the deployment"
+        keys = tuple(request)
+        if keys not in template.seen:
+            differs = difference(parts, core, endpoint, found, template, id_, request)
+            if differs is not None:
+                found.why = f"another {differs} than LiteLLM's"
+                return found.why
+            template.remember(keys)
+        entered = Entered(found, template, attempt, id_, request)
+        logging_object = request.get("litellm_logging_obj")
+        if logging_object is not None:
+            already = parts.core.failure_already_logged
+            entered.logged = {event: already(request, event) for event in _EVENTS}
+            if endpoint.plan.kind == "embedding":
+                refused = parts.endpoints.embedding_batch_refusal
+                refused(endpoint.plan, found.handle.deployment(id_), request.get("input"), request, request["model"])
+        if template.slots:
+            try:
+                entered.slot = parts.enter_slot(core._port, endpoint.plan, found.handle.deployment(id_), request)
+            except Exception:  # noqa: BLE001 - LiteLLM's own refusal: its walk says what becomes of it
+                return "a deployment without a free slot"
+        entered.call = template.build(parts, endpoint, request)
+        return entered
+
+    # -- the call ------------------------------------------------------------------------------
+
+    async def run(self, original: Any, core: Any, endpoint: Endpoint, entered: Entered) -> Any:
+        """Make the call of an asynchronous request, and record what LiteLLM would have."""
+        parts = self.parts
+        plan = endpoint.plan
+        services = parts.litellm.service_callback
+        begun = time() if services else 0.0
+        self._begin(core, endpoint, entered)
+        routed = parts.routed_attempt()
+        token = parts.attempt.set(routed)
+        error: BaseException | None = None
+        response: Any = None
+        stream: Any = None
+        try:
+            response = await core._host.invoke(endpoint.invoked)(**entered.call)
+            if entered.call.get("stream") is True:
+                entered.reading = True
+                stream = self._stream_attempt(core, endpoint, entered)
+                response = await parts.streaming.open_attempt_stream(stream, response)
+        except Exception as raised:  # noqa: BLE001 - LiteLLM's walk says what becomes of it
+            error = raised
+        except BaseException as raised:
+            await self._gone(core, endpoint, entered, routed, raised)
+            raise
+        finally:
+            parts.attempt.reset(token)
+            if entered.slot is not None:
+                # An open stream has taken it along.
+                entered.slot.close()
+        if error is not None or (plan.kind == "chat" and blocked(parts, response)):
+            release = parts.release_started(core._selectors.reservations, core._cache, routed.attempt_id)
+            if release is not None:
+                await parts.released((release,))
+            return await self._hand_over(original, core, endpoint, entered, error, response)
+        _add(core._endpoints.counters.success_calls, plan.success_key, entered, 1)
+        try:
+            if plan.kind == "chat":
+                picked(parts, core, entered.id, entered.call)
+            if stream is not None and stream.reports_outcome:
+                stream.counted_tokens = parts.core.total_tokens(response)
+                await opened(parts, core, entered.template, entered.id, stream.counted_tokens)
+            else:
+                await succeeded(parts, core, entered.template, entered.id, response)
+            if parts.verbose.isEnabledFor(_INFO):
+                parts.core._log_attempt(plan, entered.name)
+            response = await headed(parts, core, entered.found, response, entered.id)
+            if services and plan.kind == "chat":
+                core.service_logged("async_get_available_deployment", begun, begun, entered.call)
+                core.service_logged("acompletion", begun, time(), entered.call)
+        except Exception as ours:  # noqa: BLE001 - the answer is there: it must reach the caller
+            tally.failed(ours, "the record of an answer")
+        return self._ended(entered, response)
+
+    def run_sync(self, original: Any, core: Any, endpoint: Endpoint, entered: Entered) -> Any:
+        """The same for a synchronous request."""
+        parts = self.parts
+        plan = endpoint.plan
+        self._begin(core, endpoint, entered)
+        error: BaseException | None = None
+        response: Any = None
+        stream: Any = None
+        try:
+            response = core._host.invoke(endpoint.invoked)(**entered.call)
+            if entered.call.get("stream") is True:
+                entered.reading = True
+                stream = self._stream_attempt(core, endpoint, entered)
+                response = parts.streaming.open_attempt_stream_sync(stream, response)
+        except Exception as raised:  # noqa: BLE001 - LiteLLM's walk says what becomes of it
+            error = raised
+        except BaseException as raised:
+            entered.attempt.end(raised)
+            raise
+        if error is not None or (plan.kind == "chat" and blocked(parts, response)):
+            return self._hand_over_sync(original, core, endpoint, entered, error, response)
+        _add(core._endpoints.counters.success_calls, plan.success_key, entered, 1)
+        try:
+            if stream is not None and stream.reports_outcome:
+                stream.counted_tokens = parts.core.total_tokens(response)
+                opened_sync(parts, core, entered.template, entered.id, stream.counted_tokens)
+            else:
+                succeeded_sync(parts, core, entered.template, entered.id, response)
+            if parts.verbose.isEnabledFor(_INFO):
+                parts.core._log_attempt(plan, entered.name)
+            response = headed_sync(parts, core, entered.found, response, entered.id)
+        except Exception as ours:  # noqa: BLE001 - the answer is there: it must reach the caller
+            tally.failed(ours, "the record of an answer")
+        return self._ended(entered, response)
+
+    def _begin(self, core: Any, endpoint: Endpoint, entered: Entered) -> None:
+        entered.started = datetime.now()  # naive, as LiteLLM notes it
+        _add(core._endpoints.counters.total_calls, endpoint.plan.total_key, entered, 1)
+        self.parts.reserved.set(None)
+
+    @staticmethod
+    def _ended(entered: Entered, response: Any) -> Any:
+        lease = entered.attempt.lease
+        if lease is not None and entered.call.get("stream") is True:
+            # The first chunk of a stream was read within the attempt.
+            lease.first_token()
+        return answered(entered.attempt, response)
+
+    async def _gone(self, core: Any, endpoint: Endpoint, entered: Entered, routed: Any, error: BaseException) -> None:
+        """The caller has gone away: what the call still holds is given back."""
+        entered.attempt.end(error)
+        parts = self.parts
+        try:
+            if endpoint.plan.kind == "chat":
+                picked(parts, core, entered.id, entered.call)
+            release = parts.release_started(core._selectors.reservations, core._cache, routed.attempt_id)
+        except Exception as ours:  # noqa: BLE001 - the cancellation goes on
+            tally.failed(ours, "a cancelled call")
+            return
+        if release is not None:
+            await parts.released((release,), parts.grace)
+
+    def _stream_attempt(self, core: Any, endpoint: Endpoint, entered: Entered) -> Any:
+        step = entered.found.step
+        request = {**entered.request, endpoint.field: entered.call[endpoint.field]}
+        for key in ("litellm_trace_id", "_context_compaction_state"):
+            if key in entered.call:
+                request[key] = entered.call[key]
+        return self.parts.streaming.StreamAttempt(
+            core=core,
+            op=endpoint.op,
+            request=request,
+            kwargs=entered.call,
+            group=str(step["model"]),
+            order=step.get("target_order"),
+            depth=0,
+            level=0,
+            deployment_id=entered.id,
+            attempted_retries=0,
+            routed=None,
+            slot=entered.slot,
+        )
+
+    # -- the other way -------------------------------------------------------------------------
+
+    def _given_over(
+        self, core: Any, endpoint: Endpoint, entered: Entered, error: BaseException | None, response: Any
+    ) -> tuple[Replay, dict[str, Any]]:
+        tally.count(tally.handed_over, "an answer that a fallback may replace" if error is None else "a failure")
+        # LiteLLM counts it again.
+        _add(core._endpoints.counters.total_calls, endpoint.plan.total_key, entered, -1)
+        replay = Replay(entered.id, endpoint.invoked, entered.attempt, error, response, entered.logged, entered.started)
+        request = {**entered.request, endpoint.field: entered.call[endpoint.field]}
+        request["litellm_trace_id"] = entered.call["litellm_trace_id"]
+        return replay, request
+
+    async def _hand_over(
+        self,
+        original: Any,
+        core: Any,
+        endpoint: Endpoint,
+        entered: Entered,
+        error: BaseException | None,
+        response: Any,
+    ) -> Any:
+        replay, request = self._given_over(core, endpoint, entered, error, response)
+        del error, response
+        token = replaying.set(replay)
+        try:
+            return await original(core, **request)
+        finally:
+            replaying.reset(token)
+            lost(replay)
+
+    def _hand_over_sync(
+        self,
+        original: Any,
+        core: Any,
+        endpoint: Endpoint,
+        entered: Entered,
+        error: BaseException | None,
+        response: Any,
+    ) -> Any:
+        replay, request = self._given_over(core, endpoint, entered, error, response)
+        del error, response
+        token = replaying.set(replay)
+        try:
+            return original(core, **request)
+        finally:
+            replaying.reset(token)
+            lost(replay)
+
+
+_INFO = 20  # of the logging module
+_NEVER = float("inf")
+_NO_METADATA: dict[str, Any] = {}
+_PLAIN_CONTENT = (str, type(None))
+
+
+def _add(counter: Any, which: str | None, entered: Entered, by: int) -> None:
+    """Count in one of LiteLLM's counters, which are kept by deployment or by group."""
+    if which is not None:
+        counter[entered.name if which == "deployment" else entered.request["model"] if which == "group" else ""] += by
+
+
+def _pre_call_checks(callbacks: list[Any]) -> tuple[str | None, bool]:
+    """What a callback wants to know about a picked deployment, and whether one refuses by requests per minute."""
+    from litellm.integrations.custom_logger import CustomLogger  # noqa: PLC0415 - LiteLLM is imported
+
+    paces = False
+    for callback in callbacks:
+        if not isinstance(callback, CustomLogger):
+            continue
+        cls = type(callback)
+        if cls.__name__ == "LowestTPMLoggingHandler_v2" and cls.__module__.startswith("litellm."):
+            paces = True
+            continue
+        for name in ("async_pre_call_check", "pre_call_check"):
+            base = getattr(CustomLogger, name, None)
+            if getattr(cls, name, base) is not base or name in vars(callback):
+                return "a callback that checks deployments", paces
+    return None, paces

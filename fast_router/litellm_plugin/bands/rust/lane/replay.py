@@ -1,0 +1,234 @@
+"""A failure of the lane, handed over to LiteLLM's walk without a second call.
+
+LiteLLM's own endpoint is called with the request, and what the lane has seen happens to it again: its pick falls on
+the deployment that the lane had called, and its call of LiteLLM's function raises the error that the lane has caught
+(or gives the answer that a fallback may replace). Everything after that is LiteLLM's: stamps, records, cooldowns,
+retries, fallbacks, messages. What LiteLLM would read before its call is told as it was before the lane's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from fast_router.litellm_plugin.bands.rust import steps
+from fast_router.litellm_plugin.layers import failures
+from fast_router.litellm_plugin.tally import tally
+
+if TYPE_CHECKING:
+    from fast_router.litellm_plugin.bands.rust.lane.parts import Parts
+    from fast_router.litellm_plugin.layers.lease import Attempt
+    from fast_router.litellm_plugin.patching import PatchSet
+
+__all__ = ["Replay", "install", "replaying"]
+
+
+class Replay:
+    """What happened to one request in the lane.
+
+    Attributes:
+        id: The deployment that was called.
+        op: LiteLLM's function that was called.
+        error: What it raised; None if `response` is to be given again.
+        response: What it answered.
+        attempt: The attempt with its lease: LiteLLM's walk ends it.
+        logged: Whether the request's logging object had logged a failure before the call, by event.
+        reading: Whether it was its stream's first chunk that failed, not the call.
+        started: When the call began, as LiteLLM notes it.
+        armed: True while LiteLLM's own attempt runs on the deployment.
+        done: Whether it has happened again.
+    """
+
+    __slots__ = ("armed", "attempt", "done", "error", "id", "logged", "op", "reading", "response", "started")
+
+    def __init__(
+        self,
+        id_: str,
+        op: str,
+        attempt: Attempt,
+        error: BaseException | None,
+        response: Any,
+        logged: Mapping[str, bool],
+        started: Any,
+    ) -> None:
+        self.id = id_
+        self.op = op
+        self.attempt = attempt
+        self.error = error
+        self.response = response
+        self.logged = logged
+        self.started = started
+        self.reading = False
+        self.armed = False
+        self.done = False
+
+    def again(self) -> Any:
+        """The call, as LiteLLM's attempt makes it."""
+        self.armed = False
+        self.done = True
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+        return self.response
+
+
+replaying: ContextVar[Replay | None] = ContextVar("fast_router_replay", default=None)
+"""What is being handed over in this context."""
+
+
+def _pending() -> Replay | None:
+    found = replaying.get()
+    return None if found is None or found.done else found
+
+
+def _prefer(replay: Replay, kept: Any) -> str | None:
+    """The deployment that was called, if it is still a candidate; the walk's request then holds its lease."""
+    walking = steps.walk.get()
+    if walking is not None:
+        replay.attempt.ledger = walking.ledger
+    if replay.id in kept:
+        if walking is not None:
+            walking.drop()
+            walking.attempt, walking.preferred = replay.attempt, True
+        return replay.id
+    # Another request's failure has taken it out meanwhile: LiteLLM goes on without it.
+    replay.done = True
+    replay.attempt.end(replay.error)
+    if walking is not None and isinstance(replay.error, Exception):
+        failures.enter(walking.ledger, replay.attempt, replay.error)
+    return None
+
+
+def _filters(original: Any) -> Any:
+    async def _answer_callback_filters(self: Any, step: Any, *args: Any, **kwargs: Any) -> Any:
+        replay = _pending()
+        answer, error = await original(self, step, *args, **kwargs)
+        if replay is not None and error is None and isinstance(answer, tuple):
+            preferred = _prefer(replay, answer[0])
+            if preferred is not None:
+                answer = (answer[0], preferred)
+        return answer, error
+
+    return _answer_callback_filters
+
+
+def _filters_sync(original: Any) -> Any:
+    def _answer_select_sync(self: Any, step: Any, *args: Any, **kwargs: Any) -> Any:
+        replay = _pending() if step.get("stage") == "callback_filters" else None
+        answer = original(self, step, *args, **kwargs)
+        if replay is None:
+            return answer
+        kept = answer[0] if isinstance(answer, tuple) else answer
+        preferred = _prefer(replay, kept)
+        return answer if preferred is None else (kept, preferred)
+
+    return _answer_select_sync
+
+
+def _attempt(original: Any) -> Any:
+    async def attempt(self: Any, step: Any) -> Any:
+        replay = _pending()
+        if replay is None or step.get("deployment_id") != replay.id:
+            return await original(self, step)
+        replay.armed = True
+        try:
+            return await original(self, step)
+        finally:
+            replay.armed, replay.done = False, True
+
+    return attempt
+
+
+def _attempt_sync(original: Any) -> Any:
+    def attempt_sync(self: Any, step: Any) -> Any:
+        replay = _pending()
+        if replay is None or step.get("deployment_id") != replay.id:
+            return original(self, step)
+        replay.armed = True
+        try:
+            return original(self, step)
+        finally:
+            replay.armed, replay.done = False, True
+
+    return attempt_sync
+
+
+def _called(original: Any) -> Any:
+    """LiteLLM's driver notes when its attempt begins: for a replayed one, when it did."""
+
+    def _call(self: Any, step: Any) -> Any:
+        found = original(self, step)
+        replay = replaying.get()
+        if replay is not None and replay.armed:
+            self._attempt_started = replay.started
+        return found
+
+    return _call
+
+
+def _opening(original: Any) -> Any:
+    async def open_attempt_stream(attempt: Any, response: Any) -> Any:
+        replay = replaying.get()
+        if replay is not None and replay.armed and replay.reading:
+            return replay.again()
+        return await original(attempt, response)
+
+    return open_attempt_stream
+
+
+def _opening_sync(original: Any) -> Any:
+    def open_attempt_stream_sync(attempt: Any, response: Any) -> Any:
+        replay = replaying.get()
+        if replay is not None and replay.armed and replay.reading:
+            return replay.again()
+        return original(attempt, response)
+
+    return open_attempt_stream_sync
+
+
+def _invoke(original: Any) -> Any:
+    def invoke(self: Any, op: str) -> Any:
+        replay = replaying.get()
+        if replay is None or not replay.armed or op != replay.op:
+            return original(self, op)
+
+        def again(**_: Any) -> Any:
+            return None if replay.reading else replay.again()
+
+        return again
+
+    return invoke
+
+
+def _logged(original: Any) -> Any:
+    def failure_already_logged(kwargs: Any, event: str) -> Any:
+        replay = replaying.get()
+        if replay is not None and replay.armed and event in replay.logged:
+            return replay.logged[event]
+        return original(kwargs, event)
+
+    return failure_already_logged
+
+
+def lost(replay: Replay) -> None:
+    """LiteLLM's walk has ended without the lane's failure: give the lease back."""
+    if not replay.done:
+        try:
+            replay.attempt.end(replay.error)
+        except Exception as error:  # noqa: BLE001 - the walk's own end reaches the caller
+            tally.failed(error, "a failure handed over")
+
+
+def install(patches: PatchSet, parts: Parts) -> None:
+    """Let LiteLLM's walk take over what the lane has seen."""
+    core, driver = parts.rust_core, parts.driver
+    patches.replace(core, "_answer_callback_filters", _filters)
+    patches.replace(core, "_answer_select_sync", _filters_sync)
+    patches.replace(driver, "attempt", _attempt)
+    patches.replace(driver, "attempt_sync", _attempt_sync)
+    patches.replace(driver, "_call", _called)
+    patches.replace(parts.host, "invoke", _invoke)
+    patches.replace(parts.core, "failure_already_logged", _logged)
+    patches.replace(parts.core, "open_attempt_stream", _opening)
+    patches.replace(parts.core, "open_attempt_stream_sync", _opening_sync)

@@ -1,0 +1,175 @@
+"""What all processes say, added up: one row a deployment, one group a model, whoever the workers are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+__all__ = ["SEVERITY", "idle_parents", "summarise"]
+
+SEVERITY = (
+    "resting",
+    "failing",
+    "held",
+    "draining",
+    "drained",
+    "probing",
+    "due",
+    "closed",
+    "spent",
+    "slow",
+    "full",
+    "warming",
+    "up",
+)
+"""States, the ones to look at first first."""
+_RANK = {state: rank for rank, state in enumerate(SEVERITY)}
+_SUMS = ("in_flight", "picks", "successes", "failures")
+
+
+def idle_parents(documents: Iterable[Mapping[str, Any]]) -> set[int]:
+    """Processes that only look after others: no pick of their own, and children that answer as well."""
+    documents = list(documents)
+    parents = {each.get("parent") for each in documents}
+    return {each["pid"] for each in documents if each.get("pid") in parents and not _picks(each)}
+
+
+def _picks(document: Mapping[str, Any]) -> int:
+    picks = (document.get("status") or {}).get("picks") or {}
+    return sum(picks.get(lane) or 0 for lane in ("fast", "filtered", "delegated"))
+
+
+def summarise(documents: Sequence[Mapping[str, Any]], *, everybody: bool = False) -> dict[str, Any]:
+    """Add up.
+
+    Args:
+        documents: The answers to `status`.
+        everybody: Count idle parents, too.
+
+    Returns:
+        `processes` (who they are and what they picked), `groups` (model, strategy, sums, and `deployments`: the ones to
+        look at first first), `lanes`, `errors`, `shared_state` and `capabilities`, the last of the newest process.
+    """
+    idle = set() if everybody else idle_parents(documents)
+    documents = [each for each in documents if each.get("pid") not in idle]
+    groups: dict[str, dict[str, Any]] = {}
+    rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for document in documents:
+        for router in document.get("routers") or ():
+            for model, group in router["models"].items():
+                found = groups.setdefault(model, {"model": model, "strategies": Counter()})
+                found["strategies"][group["strategy"]] += 1
+                for row in group["deployments"]:
+                    rows.setdefault((model, row["id"]), []).append(row)
+    for (model, _), parts in rows.items():
+        groups[model].setdefault("deployments", []).append(_add(parts))
+    return {
+        "processes": [_process(each) for each in documents],
+        "groups": [_group(group) for _, group in sorted(groups.items())],
+        "lanes": _lanes(documents),
+        "errors": _errors(documents),
+        "shared_state": [state for each in documents for state in (each.get("status") or {}).get("shared_state") or ()],
+        "celery": [each["status"]["celery"] for each in documents if "celery" in (each.get("status") or {})],
+        "capabilities": next(
+            (
+                each["status"]["capabilities"]
+                for each in reversed(documents)
+                if "capabilities" in each.get("status", {})
+            ),
+            {},
+        ),
+    }
+
+
+def _process(document: Mapping[str, Any]) -> dict[str, Any]:
+    says = document.get("status") or {}
+    keys = ("pid", "program", "host", "config", "ports", "started", "error")
+    return {
+        **{key: document[key] for key in keys if key in document},
+        "enabled": bool(says.get("enabled")),
+        "litellm": says.get("litellm"),
+        "version": says.get("version"),
+        "picks": _picks(document),
+        "skipped": says.get("skipped") or {},
+        "in_flight": sum(
+            row["in_flight"]
+            for router in document.get("routers") or ()
+            for group in router["models"].values()
+            for row in group["deployments"]
+        ),
+    }
+
+
+def _add(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One deployment over all workers: sums, means by successes, and the state to look at first."""
+    worst = min(parts, key=lambda row: _RANK.get(row["state"], 0))
+    alike = sum(1 for row in parts if row["state"] == worst["state"])
+    sinces = [row["since"] for row in parts if row["since"] is not None]
+    lefts = [row["seconds_left"] for row in parts if row["state"] == worst["state"] and row["seconds_left"] is not None]
+    failures = [row["last_failure"] for row in parts if row["last_failure"]]
+    return {
+        **{key: worst[key] for key in ("id", "short", "server", "weight", "order", "state", "reason")},
+        **{key: sum(row[key] for row in parts) for key in _SUMS},
+        "latency": _mean(parts, "latency"),
+        "latency_of": "token" if any(row["latency_of"] == "token" for row in parts) else "call",
+        "first_token": _mean(parts, "first_token"),
+        "last_failure": failures[-1] if failures else None,
+        "since": min(sinces, default=None),
+        "seconds_left": max(lefts, default=None),
+        "workers": len(parts),
+        "workers_alike": alike,
+        "held": sorted({reason for row in parts for reason in row["held"]}),
+    }
+
+
+def _mean(parts: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    known = [(row[key], max(1, row["successes"])) for row in parts if row[key] is not None]
+    total = sum(count for _, count in known)
+    return sum(value * count for value, count in known) / total if total else None
+
+
+def _group(group: dict[str, Any]) -> dict[str, Any]:
+    deployments = group.get("deployments", [])
+    picks = sum(row["picks"] for row in deployments)
+    for row in deployments:
+        row["share"] = row["picks"] / picks if picks else None
+    deployments.sort(
+        key=lambda r: (_RANK.get(r["state"], 0), -r["failures"], -r["in_flight"], -r["picks"], r["server"])
+    )
+    return {
+        "model": group["model"],
+        "strategy": " and ".join(group["strategies"]),
+        "size": len(deployments),
+        "up": sum(1 for row in deployments if row["state"] in {"up", "warming"}),
+        **{key: sum(row[key] for row in deployments) for key in _SUMS},
+        "deployments": deployments,
+    }
+
+
+def _lanes(documents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    totals: Counter[str] = Counter()
+    reasons: Counter[tuple[str, str]] = Counter()
+    for document in documents:
+        picks = (document.get("status") or {}).get("picks") or {}
+        for lane in ("fast", "filtered", "delegated"):
+            totals[lane] += picks.get(lane) or 0
+            for reason, count in (picks.get(f"{lane}_reasons") or {}).items():
+                reasons[lane, reason] += count
+    return {
+        **{lane: totals[lane] for lane in ("fast", "filtered", "delegated")},
+        "reasons": [
+            {"lane": lane, "reason": reason, "picks": count} for (lane, reason), count in reasons.most_common()
+        ],
+    }
+
+
+def _errors(documents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    count, last = 0, None
+    strategies: Counter[str] = Counter()
+    for document in documents:
+        errors = (document.get("status") or {}).get("errors") or {}
+        count += errors.get("count") or 0
+        last = errors.get("last") or last
+        strategies.update(errors.get("of_your_strategies") or {})
+    return {"count": count, "last": last, "of_your_strategies": dict(strategies)}
