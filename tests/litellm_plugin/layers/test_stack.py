@@ -114,7 +114,7 @@ def test_waiting_costs_nothing_while_there_is_room(size):
 
 
 async def test_nobody_overtakes_a_waiter_on_the_fast_lane():
-    fast_router.configure(max_wait=5)
+    fast_router.configure(max_wait=60)
     made = router(entry("a", max_parallel_requests=1))
     await made.async_get_available_deployment("m", {})
     binding = binding_of(made)
