@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from fast_router.engine.prefix_cache.prompt import Prompt
 
 __all__ = ["Ask", "Rng"]
 
@@ -24,11 +27,12 @@ class Ask:
         tokens: Prompt tokens, for deployments with a tokens/minute limit.
         stream: True if the answer is streamed (latency then means time to first token).
         key: Session or prefix, for affinity.
+        prompt: The prompt as numbers, for strategies that read prompts; None where `key` is not read yet.
         weights: Weights by id that stand in for the configured ones, this request only.
         order: The only tier to pick from, None for the first that has somebody eligible.
     """
 
-    __slots__ = ("exclude", "key", "order", "stream", "tokens", "weights")
+    __slots__ = ("exclude", "key", "order", "prompt", "stream", "tokens", "weights")
 
     def __init__(
         self,
@@ -38,7 +42,9 @@ class Ask:
         key: str | None = None,
         weights: Mapping[str, float] | None = None,
         order: int | None = None,
+        prompt: Prompt | None = None,
     ) -> None:
+        self.prompt = prompt
         self.order = order
         self.exclude = exclude
         self.tokens = tokens

@@ -19,7 +19,7 @@ from fast_router.engine.ask import Ask, Rng
 from fast_router.engine.deployment import CLOSED, FULL, OPERATOR, PROBING, QOS, RESTING, SPENT, Deployment
 from fast_router.engine.failover.blame import Blame, blamed
 from fast_router.engine.group import ModelGroup
-from fast_router.engine.learning import learnt, observe
+from fast_router.engine.learning import count_kind, learnt, observe
 from fast_router.engine.lease import Lease
 from fast_router.engine.slow_start import instead_of
 
@@ -181,7 +181,7 @@ class Engine:
                 return Lease(self, deployment, now)
             if deployment.slow_until:
                 deployment = instead_of(self, deployment, group, now, ask)
-            return self._lease(deployment, now)
+            return self._lease(deployment, now, ask)
         finally:
             self._unlock()
 
@@ -195,14 +195,14 @@ class Engine:
                 return None
             if deployment.slow_until:
                 deployment = instead_of(self, deployment, group, now, ask, candidates)
-            return self._lease(deployment, now)
+            return self._lease(deployment, now, ask)
 
-    def acquire_deployment(self, deployment: Deployment) -> Lease:
+    def acquire_deployment(self, deployment: Deployment, ask: Ask | None = None) -> Lease:
         """A lease on a deployment that somebody else picked."""
         now = self.clock()
         with self.lock:
             self._settle(now)
-            return self._lease(deployment, now)
+            return self._lease(deployment, now, ask)
 
     def peek(self, group: ModelGroup, ask: Ask | None = None) -> Deployment | None:
         """A pick without a lease."""
@@ -215,16 +215,18 @@ class Engine:
         finally:
             self._unlock()
 
-    def _lease(self, deployment: Deployment, now: float) -> Lease:
+    def _lease(self, deployment: Deployment, now: float, ask: Ask | None) -> Lease:
         in_flight = deployment.in_flight = deployment.in_flight + 1
         deployment.picks += 1
+        lease = Lease(self, deployment, now)
+        if deployment.work is not None:
+            deployment.work.begins(lease, ask, now)
         for strategy in deployment.counters:
             strategy.moved(deployment)
         if deployment.max_parallel is not None and in_flight >= deployment.max_parallel:
             self.hold(deployment, FULL)
         if deployment.limited:
             self._count(deployment, 1.0, 0.0)
-        lease = Lease(self, deployment, now)
         if deployment.on_lease is not None:
             deployment.on_lease(lease)
         return lease
@@ -237,11 +239,18 @@ class Engine:
         total_tokens: float = 0,
         cancelled: bool = False,  # noqa: FBT001, FBT002, RUF100 - on the hot path, positionally
         observe: bool = True,  # noqa: FBT001, FBT002, RUF100
+        prompt_tokens: float = 0,
+        cached_tokens: float | None = None,
     ) -> bool:
         """Close a lease; see `Lease.release`."""
         now = self.clock()
         try:
             self._lock()
+            work = lease.deployment.work
+            if work is not None and lease._open:
+                failed = error is not None and observe and not cancelled
+                spoken = lease._first_token is not None
+                work.ended(lease, now, failed, spoken, prompt_tokens, cached_tokens)
             closed = self._close(lease, now, error, completion_tokens, total_tokens, cancelled, observe)
             if now >= self._due:
                 self._tick(now)
@@ -262,7 +271,12 @@ class Engine:
             lease._first_token = self.clock() - lease.started
             if not lease._open:
                 return
-            lease.deployment.talking += 1
+            deployment = lease.deployment
+            deployment.talking += 1
+            if deployment.work is not None:
+                deployment.work.spoke(lease, self.clock())
+                for strategy in deployment.counters:
+                    strategy.moved(deployment)
         for hook in self.on_first_token:
             hook(lease)
 
@@ -276,6 +290,8 @@ class Engine:
                 self._count(deployment, -1.0, 0.0)
                 if deployment.held & SPENT and not self._spent(deployment):
                     self.free(deployment, SPENT)
+            if elsewhere and deployment.work is not None:
+                deployment.work.withdrawn(lease, self.clock())
         if elsewhere:
             self.release(lease, cancelled=True, observe=False)
 
@@ -312,6 +328,7 @@ class Engine:
             if error is None:
                 deployment.successes += 1
             else:
+                count_kind(deployment, error)
                 lease.blame = blamed(error, lease)
                 if lease.blame is Blame.DEPLOYMENT:
                     deployment.failures += 1
@@ -395,6 +412,8 @@ class Engine:
                 deployment.held &= ~bit
                 if bit == RESTING:
                     deployment.rested = True
+                    if deployment.work is not None:
+                        deployment.work.returns(self.clock())
                 if not deployment.held:
                     for strategy in deployment.strategies:
                         strategy.add(deployment)
@@ -410,6 +429,8 @@ class Engine:
             if deployment.held & RESTING and deployment.resting_until >= until:
                 return
             deployment.resting_until = until
+            if deployment.work is not None:
+                deployment.work.rests(self.clock())
             self.hold(deployment, RESTING)
             self._later(until, deployment, RESTING)
         for hook in self.on_rest:
@@ -503,6 +524,8 @@ class Engine:
         now = self.clock()
         while self._abandoned:
             lease = self._abandoned.popleft()
+            if lease._open and lease.deployment.work is not None:
+                lease.deployment.work.ended(lease, now, False, lease._first_token is not None)
             if self._close(lease, now, None, 0, 0, True, False):
                 self._dropped.append(lease)
 

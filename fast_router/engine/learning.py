@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from math import exp
 from typing import TYPE_CHECKING, NamedTuple
+
+from fast_router.engine.failover.failures import classify
+from fast_router.engine.histogram import BOUNDS, Histogram
 
 if TYPE_CHECKING:
     from fast_router.engine.deployment import Deployment
 
-__all__ = ["Learnt", "average", "failure_seconds", "learnt", "observe", "observe_peak", "unlearn"]
+__all__ = ["Learnt", "average", "count_kind", "failure_seconds", "learnt", "observe", "observe_peak", "unlearn"]
 
 SAMPLES = 10
 """Latency samples kept per deployment (LiteLLM's max_latency_list_size)."""
@@ -59,12 +63,30 @@ def observe(
         deployment.speed_tokens += share * (tokens - deployment.speed_tokens)
         deployment.speed = deployment.speed_seconds / deployment.speed_tokens
         deployment.speed_at = now
+        durations = deployment.durations
+        if durations is None:
+            durations = deployment.durations = Histogram()
+        # Written out: of each attempt, this is all that looking on costs.
+        durations.counts[bisect_left(BOUNDS, seconds)] += 1
+        durations.total += seconds
         if first_token is not None:
+            if deployment.first_durations is None:
+                deployment.first_durations = Histogram()
+            deployment.first_durations.add(first_token)
             deployment.first_token = _push(deployment.first_tokens, first_token)
     deployment.latency = _push(deployment.latencies, sample)
     deployment.latency_at = now
     if deployment.outside_latency is not None:
         average(deployment)
+
+
+def count_kind(deployment: Deployment, error: BaseException) -> None:
+    """Count a failure under its kind."""
+    kinds = deployment.failure_kinds
+    if kinds is None:
+        kinds = deployment.failure_kinds = {}
+    kind = classify(error).value
+    kinds[kind] = kinds.get(kind, 0) + 1
 
 
 def average(deployment: Deployment) -> None:

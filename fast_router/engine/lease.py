@@ -29,6 +29,8 @@ class Releases(Protocol):
         total_tokens: float = 0,
         cancelled: bool = False,  # noqa: FBT001, FBT002, RUF100 - called positionally on the hot path
         observe: bool = True,  # noqa: FBT001, FBT002, RUF100
+        prompt_tokens: float = 0,
+        cached_tokens: float | None = None,
     ) -> bool:
         """The attempt has ended; True the first time."""
         ...
@@ -124,6 +126,8 @@ class Lease:
         total_tokens: float = 0,
         cancelled: bool = False,
         observe: bool = True,
+        prompt_tokens: float = 0,
+        cached_tokens: float | None = None,
     ) -> bool:
         """Give the slot back and say how the attempt ended.
 
@@ -133,11 +137,15 @@ class Lease:
             total_tokens: Prompt and answer together, for the tokens/minute limit.
             cancelled: The caller gave up: neither a success nor a failure of the deployment.
             observe: False if the latency is reported elsewhere (`Engine.observe`).
+            prompt_tokens: Tokens of the prompt, as the answer counts them; 0 if it does not.
+            cached_tokens: Those of them that the server had in its prefix cache; None if the answer does not say.
 
         Returns:
             True for the call that released it, False for every later one.
         """
-        return self._engine.release(self, error, completion_tokens, total_tokens, cancelled, observe)
+        return self._engine.release(
+            self, error, completion_tokens, total_tokens, cancelled, observe, prompt_tokens, cached_tokens
+        )
 
     def disown(self, *, elsewhere: bool) -> None:
         """Note that the caller asks with a key or at an address of its own: the attempt uses up nothing shared.

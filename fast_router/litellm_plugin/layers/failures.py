@@ -267,6 +267,8 @@ def _make_call(original: Any, band: Band) -> Any:
         retried = ledger.raised if ledger.attempts and ledger.model == kwargs.get("model") else None
         if retried is not None and not spend(ledger):
             raise retried
+        if retried is not None:
+            tally.event("retry", kwargs.get("model"))
         ledger.model = kwargs.get("model")
         try:
             return await original(self, original_function, *args, **kwargs)

@@ -60,6 +60,8 @@ def _policy(failover: LiteLLMFailover, model: str) -> HedgePolicy:
     wanted = HedgeOptions(delay=options.hedge_delay, percent=options.hedge_percent)
     known = failover.hedges.get(model)
     if known is None or known[0] != wanted:
+        if known is None:
+            failover.make_room(model)
         known = failover.hedges[model] = (wanted, HedgePolicy(wanted))
     return known[1]
 
@@ -107,6 +109,7 @@ class Race:
         self._ledger = ledger
         assert ledger.failover is not None
         self._failover = ledger.failover
+        self._model = model
         self._stream = stream
         self._hedge = _policy(self._failover, model)
 
@@ -159,6 +162,7 @@ class Race:
         except Exception as error:  # noqa: BLE001 - the first attempt is still running
             tally.failed(error, "a hedge")
             return None
+        tally.event("hedge", self._model)
         return task, fork
 
     def _others(self, deployment: Deployment) -> bool:
@@ -186,6 +190,7 @@ class Race:
             return first.result()
         if winner is second:
             self._hedge.won += 1
+            tally.event("hedge_won", self._model)
             self._hedged.second_won()
         return winner.result()
 

@@ -86,6 +86,7 @@ def _around(inner: Pick, binding: Binding) -> Pick:
                 await asyncio.sleep(rule.countdown)
                 # The Router may have changed meanwhile: whoever was added has room.
                 rule = current_rule(core, model) or rule
+        tally.event("refused", model)
         raise busy(model)
 
     return admitted

@@ -271,9 +271,10 @@ class Waiting:
         if not queue.busy and self._room(group):
             return None
         self._binding.queued(1)
-        ticket = None
+        ticket, began = None, self._engine.clock()
         try:
             ticket = await self._turn(group, queue, seconds, priority, epoch)
+            tally.waited(group.name, self._engine.clock() - began, served=ticket is not None)
             return ticket
         finally:
             if ticket is None:

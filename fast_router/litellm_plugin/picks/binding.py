@@ -40,6 +40,9 @@ on_change: list[Callable[[Binding, Any], None]] = []
 on_compile: list[Callable[[Binding, Any], None]] = []
 """Called with a binding and its core before each plan that is compiled."""
 
+_FOREIGN_NAMES = 128
+"""Groups chosen among under names that are not the model list's, at most so many."""
+
 _birth = threading.Lock()
 _alive: weakref.WeakSet[Binding] = weakref.WeakSet()
 
@@ -304,6 +307,7 @@ class Binding:
         """
         with self.lock:
             members = {d.id: d for d in (self.known(entry) or self.deployment(entry, strategy) for entry in entries)}
+            name = self._kept_name(name, members)
             for group in (self.router.groups.get(name), self._extra.get((name, strategy))):
                 if (
                     group is not None
@@ -313,6 +317,17 @@ class Binding:
                 ):
                     return group
             return self._compile_extra(name, strategy, options, members)
+
+    def _kept_name(self, name: str, members: Mapping[str, Deployment]) -> str:
+        """The name under which a group is kept: one of the model list's, not whatever a caller writes under a `*`."""
+        listed = {member.name for member in members.values()}
+        if name in listed:
+            return name
+        if len(listed) == 1:
+            return listed.pop()
+        # A routing group has a name of its own. A wildcard of several names must not grow without end.
+        known = any(kept == name for kept, _ in self._extra)
+        return name if known or len(self._extra) < _FOREIGN_NAMES else "*"
 
     def _compile_extra(
         self, name: str, strategy: str, options: Mapping[str, Any], members: dict[str, Deployment]

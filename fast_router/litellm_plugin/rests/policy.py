@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["LiteLLMFailover", "explicit_allowed_fails", "note_allowed_fails", "policy_of"]
 
 _STATE = "_fast_router_failover"
+# Hedging that is kept for names which are not the model list's.
+_FOREIGN_NAMES = 32
 # What a Router retries where nothing is said (the openai package's own number).
 _LITELLMS_RETRIES = 2
 _ALLOWED = "_fast_router_allowed_fails"
@@ -105,6 +107,14 @@ class LiteLLMFailover:
         self.hedges: dict[str, tuple[HedgeOptions, HedgePolicy]] = {}
         self.health = HealthMonitor(self)
         self.health.start()
+
+    def make_room(self, model: str) -> None:
+        """Forget the hedging of an older name, if `model` is one more that nobody configured, as under a `*`."""
+        groups = self._router.groups
+        if model not in groups:
+            foreign = [name for name in self.hedges if name not in groups]
+            for name in foreign[: max(0, len(foreign) + 1 - _FOREIGN_NAMES)]:
+                self.hedges.pop(name, None)
 
     # What the policy asks.
 

@@ -176,10 +176,11 @@ class RustBinding(Binding):
     ) -> ModelGroup:
         """As of any binding; a group from before the registry's last change is compiled anew."""
         with self.lock:
+            members = {d.id: d for d in (self.known(entry) or self.deployment(entry, strategy) for entry in entries)}
+            name = self._kept_name(name, members)
             key = (name, strategy)
             if key not in self._stale:
                 return super().group_containing(name, strategy, options, entries)
-            members = {d.id: d for d in (self.known(entry) or self.deployment(entry, strategy) for entry in entries)}
             group = self._compile_extra(name, strategy, options, members)
             self._stale.discard(key)
             return group

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fast_router import settings
 from fast_router.engine.failover.retry_after import retry_after_from_error
 from fast_router.litellm_plugin.bands.rust import first_chunk, hedge, rests, steps, waiting
+from fast_router.litellm_plugin.bands.rust.judgement import judged
 from fast_router.litellm_plugin.layers import failures
 from fast_router.litellm_plugin.layers.failures import RequestLedger
 from fast_router.litellm_plugin.tally import tally
@@ -114,6 +115,9 @@ def _outcome(outcome: Any) -> Any:
         return outcome
     try:
         changed = dict(outcome)
+        running = walking.running
+        lease = None if running is None else running.lease
+        judged(walking.core, walking.ledger, None if lease is None else lease.deployment, changed)
         if not failures.within_budget():
             changed["num_retries"] = 0
         if changed.get("retry_after") is None and walking.ledger.raised is not None:

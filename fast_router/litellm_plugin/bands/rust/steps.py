@@ -25,6 +25,7 @@ from fast_router.litellm_plugin.picks import strategies_by_name
 from fast_router.litellm_plugin.picks.filtered import Filtered, filtered_pick, install_selectors
 from fast_router.litellm_plugin.picks.request_facts import ask_of
 from fast_router.litellm_plugin.rests.by_operator import without_held
+from fast_router.litellm_plugin.rests.mirror import permits
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def on_a_loop() -> bool:
 class _Walking:
     """`with _Walking(core, request):` around one walk."""
 
-    __slots__ = ("_ledger", "_outer", "_token", "_walk")
+    __slots__ = ("_ledger", "_outer", "_permits", "_token", "_walk")
 
     def __init__(self, core: Any, request: Any, *, may_wait: bool = True) -> None:
         self._ledger = carried.get()
@@ -177,8 +178,10 @@ class _Walking:
         # It is this walk's; a call that one of its attempts makes through a Router begins with none.
         carried.set(None)
         self._token = lease.ledger.set(self._walk.ledger)
+        self._permits = permits.set(None)
 
     def __exit__(self, *error: object) -> None:
+        permits.reset(self._permits)
         lease.ledger.reset(self._token)
         carried.set(self._ledger)
         walk.set(self._outer)
