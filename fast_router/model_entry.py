@@ -1,7 +1,7 @@
 """One entry of a model list, read into what the engine needs.
 
 Two kinds are understood, mixed as you like: LiteLLM's (`model_name`, `litellm_params`, `model_info`) and plain
-dicts (`model_name`, `endpoint`, `capacity` or `weight`, `metadata.priority`, `metadata.region`).
+dicts (`model_name`, `endpoint`, `capacity` or `weight`, `metadata.priority`, `.capacity`, `.region`).
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def read_entry(entry: Mapping[str, Any], where: str, index: int = 0) -> Spec:
         return None
 
     weight = number("weight", params, entry)
-    capacity = number("capacity", ours, entry, info)
+    capacity = number("capacity", ours, entry, info, metadata)
     if weight is None and capacity is not None and not params:
         weight = capacity
     parallel = number("max_parallel_requests", params, entry)

@@ -160,16 +160,18 @@ class RustBinding(Binding):
 
     def _take(self, entry: Mapping[str, Any]) -> None:
         try:
-            # A shuffle goes by fewer limits than the others, as in LiteLLM.
-            self.deployment(entry, "simple_shuffle" if self._shuffles(entry) else "")
+            # Each strategy reads limits by its own rules, as in LiteLLM.
+            self.deployment(entry, self._limits_for(entry))
         except FastRouterError as error:
             # Its pick is LiteLLM's; said once per change of the Router.
             LOGGER.warning("fast_router: a deployment is left to LiteLLM: %s", error)
 
-    def _shuffles(self, entry: Mapping[str, Any]) -> bool:
+    def _limits_for(self, entry: Mapping[str, Any]) -> str:
+        """The strategy by whose rules an entry's limits are read; empty for one of ours."""
         core = self.core()
-        shuffles = core is not None and core._resolved.routing_strategy == "simple-shuffle"
-        return shuffles and strategies_by_name.of_model([entry]) is None
+        if core is None or strategies_by_name.of_model([entry]) is not None:
+            return ""
+        return STRATEGIES.get(str(core._resolved.routing_strategy), "")
 
     def group_containing(
         self, name: str, strategy: str, options: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
