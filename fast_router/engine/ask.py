@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from fast_router.engine.prefix_cache.prompt import Prompt
@@ -28,11 +28,12 @@ class Ask:
         stream: True if the answer is streamed (latency then means time to first token).
         key: Session or prefix, for affinity.
         prompt: The prompt as numbers, for strategies that read prompts; None where `key` is not read yet.
+        source: `messages` and `tools` of a chat, for what a server makes of them; None for a text as it is.
         weights: Weights by id that stand in for the configured ones, this request only.
         order: The only tier to pick from, None for the first that has somebody eligible.
     """
 
-    __slots__ = ("exclude", "key", "order", "prompt", "stream", "tokens", "weights")
+    __slots__ = ("exclude", "key", "order", "prompt", "source", "stream", "tokens", "weights")
 
     def __init__(
         self,
@@ -43,7 +44,9 @@ class Ask:
         weights: Mapping[str, float] | None = None,
         order: int | None = None,
         prompt: Prompt | None = None,
+        source: Mapping[str, Any] | None = None,
     ) -> None:
+        self.source = source
         self.prompt = prompt
         self.order = order
         self.exclude = exclude
