@@ -110,7 +110,7 @@ class _Keeper:
         return True
 
 
-def install(patches: PatchSet, band: Band) -> list[str]:  # noqa: ARG001 - a feature like the others
+def install(patches: PatchSet, band: Band) -> list[str]:
     """Attach Routers as they are bound; with `limits: strict` also admit each pick in Redis.
 
     Raises:
@@ -140,4 +140,5 @@ def install(patches: PatchSet, band: Band) -> list[str]:  # noqa: ARG001 - a fea
         features += install_behind(patches)
     if options.limits != "strict":
         return features
-    return [*features, *fleet_limits.install(patches)]
+    band.admit_picks(patches, fleet_limits.install)
+    return [*features, "strict limits"]

@@ -18,7 +18,7 @@ from fast_router.litellm_plugin.layers.lease import current
 from fast_router.litellm_plugin.layers.stack import Installed, Pick, plug
 from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["has_redis", "install"]
+__all__ = ["has_redis", "install", "note_alone", "too_many"]
 
 
 def has_redis(core: Any) -> bool:
@@ -32,13 +32,18 @@ def install(patches: PatchSet) -> list[str]:
     return ["strict limits"]
 
 
+def note_alone(binding: Binding | None, core: Any) -> None:
+    """Say that `limits: strict` has no Redis, if it has none."""
+    if binding is not None and state_of(binding.router) is None and not has_redis(core):
+        without_redis.note(binding.router)
+
+
 def _around(inner: Pick, binding: Binding) -> Pick:
     async def admitted(lane: Any, core: Any, *args: Any) -> Any:
         state = state_of(binding.router)
         if state is None or state.limits is None:
             chosen = await inner(lane, core, *args)
-            if state_of(binding.router) is None and not has_redis(core):
-                without_redis.note(binding.router)
+            note_alone(binding, core)
             return chosen
         refusals = 0
         while True:
@@ -56,7 +61,7 @@ def _around(inner: Pick, binding: Binding) -> Pick:
             state.limits.refused(deployment, admission.retry_after)
             refusals += 1
             if refusals > min(len(binding.engine.deployments), 10):
-                raise _too_many(args[0] if args else deployment.name, admission.retry_after)
+                raise too_many(args[0] if args else deployment.name, admission.retry_after)
 
     return admitted
 
@@ -79,7 +84,8 @@ def _give_up(lease: Lease) -> None:
         attempt.lease = None
 
 
-def _too_many(model: Any, retry_after: float | None) -> Exception:
+def too_many(model: object, retry_after: float | None) -> Exception:
+    """The refusal as LiteLLM's error."""
     from litellm.exceptions import RateLimitError  # noqa: PLC0415
 
     when = f" Try again in {retry_after:.0f} seconds." if retry_after else ""

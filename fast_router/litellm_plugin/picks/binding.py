@@ -109,6 +109,7 @@ class Binding:
         self.router = AdvancedRouter()
         self.engine = self.router.engine
         self.router.complete = _completing(weakref.ref(self))
+        self.router.lane = _laning(weakref.ref(self))
         self.router.reader = _reading(weakref.ref(self))
         self.plans: dict[str, Plan] = {}
         self.version = 0
@@ -364,6 +365,20 @@ def _completing(reference: weakref.ref[Binding]) -> Callable[[], None]:
                 tally.failed(error, "listing deployments")
 
     return complete
+
+
+def _laning(reference: weakref.ref[Binding]) -> Callable[[str], str | None]:
+    def lane(model: str) -> str | None:
+        binding = reference()
+        plan = None if binding is None else binding.plans.get(model)
+        if binding is None or plan is None:
+            return None
+        keys = ", ".join(sorted(key.strip("_") for key in plan.special))
+        if plan.why is None:
+            return f"fast, unless a callback filters or the request has one of: {keys}"
+        return f"LiteLLM's filters run first: {plan.why}"
+
+    return lane
 
 
 def _reading(reference: weakref.ref[Binding]) -> Callable[[], None]:

@@ -13,6 +13,7 @@ from datetime import datetime
 from time import time
 from typing import TYPE_CHECKING, Any
 
+from fast_router.litellm_plugin.bands.rust import standing
 from fast_router.litellm_plugin.bands.rust.lane.answer import (
     blocked,
     headed,
@@ -151,6 +152,8 @@ class Lane:
 
     def _why(self, endpoint: Endpoint, found: Open, request: Mapping[str, Any]) -> str | None:
         """What keeps this request out, None if nothing does."""
+        if standing.reasons:
+            return next(iter(standing.reasons.values()), "the walk")
         parts = self.parts
         litellm = parts.litellm
         if not request.keys() <= endpoint.keys:
