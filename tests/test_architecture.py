@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fast_router.litellm_plugin.feature_table import FEATURES, RUST_FEATURES
+from fast_router.litellm_plugin.layers import stack
 from fast_router.settings import features
 
 ROOT = Path(__file__).parents[1]
@@ -109,9 +110,10 @@ _TO_MEND = (
     "fast_router.litellm_plugin.bands.methods",
     "fast_router.litellm_plugin.bands.rust",
     "fast_router.litellm_plugin.picks",
-    "fast_router.litellm_plugin.rests.mirror",
+    "fast_router.litellm_plugin.rests",
     "fast_router.litellm_plugin.layers",
     "fast_router.observe",
+    "fast_router.explain",
     "fast_router.operator_holds",
     "fast_router.router",
     "fast_router.stats",
@@ -163,3 +165,16 @@ def test_a_plan_is_got_in_one_way():
     """`Binding.plan_for` alone knows whether a plan still holds; the fast lane writes the same out."""
     touching = [name for name, path in MODULES.items() if re.search(r"\.plans\b", path.read_text())]
     assert sorted(touching) == ["fast_router.litellm_plugin.picks.binding", "fast_router.litellm_plugin.picks.lanes"]
+
+
+def test_the_page_about_the_house_names_files_that_are_there():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    named = re.findall(r"`((?:fast_router|adapters|tests)/[\w/.]+)`", page)
+    assert len(named) > 25
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_page_names_the_layers_in_their_order():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    at = [page.index(f"`{place.name}`") for place in stack.PICK_LAYERS]
+    assert at == sorted(at)
