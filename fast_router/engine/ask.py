@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from fast_router.engine.prefix_cache.prompt import Prompt
@@ -19,6 +19,9 @@ class Rng(Protocol):
         ...
 
 
+Source = Callable[[], "tuple[str, Mapping[str, Any] | None] | None"]
+
+
 class Ask:
     """What is special about one request. Most requests have nothing special: the pick is given None.
 
@@ -28,11 +31,13 @@ class Ask:
         stream: True if the answer is streamed (latency then means time to first token).
         key: Session or prefix, for affinity.
         prompt: The prompt as numbers, for strategies that read prompts; None where `key` is not read yet.
+        source: Gives the prompt's text and the chat that it comes from (`messages`, `tools`; None for a text as it is),
+            to who tokenises it elsewhere; None where `key` is the text.
         weights: Weights by id that stand in for the configured ones, this request only.
         order: The only tier to pick from, None for the first that has somebody eligible.
     """
 
-    __slots__ = ("exclude", "key", "order", "prompt", "stream", "tokens", "weights")
+    __slots__ = ("exclude", "key", "order", "prompt", "source", "stream", "tokens", "weights")
 
     def __init__(
         self,
@@ -43,7 +48,9 @@ class Ask:
         weights: Mapping[str, float] | None = None,
         order: int | None = None,
         prompt: Prompt | None = None,
+        source: Source | None = None,
     ) -> None:
+        self.source = source
         self.prompt = prompt
         self.order = order
         self.exclude = exclude

@@ -119,6 +119,10 @@ class Engine:
                 former = replaces.tiers.get(order) if replaces is not None else None
                 if former is not None:
                     tier.resume(former)
+            for deployment in group.members:
+                # A limit of 0 is used up from the beginning.
+                if deployment.limited and self._spent(deployment):
+                    self.hold(deployment, SPENT)
             if replaces is not None:
                 self.drop_group(replaces)
         return group
@@ -149,6 +153,8 @@ class Engine:
             )
             if not deployment.limited:
                 self.free(deployment, SPENT)
+            elif self._spent(deployment):
+                self.hold(deployment, SPENT)
             deployment.refresh()
         for hook in self.on_configured:
             hook(self, deployment)
@@ -596,7 +602,8 @@ class Engine:
             deployment.minute_tokens = 0.0
             deployment.outside_requests = 0.0
             deployment.outside_tokens = 0.0
-            self.free(deployment, SPENT)
+            if not self._spent(deployment):
+                self.free(deployment, SPENT)
             for strategy in deployment.strategies:
                 if strategy.follows_latency:
                     strategy.observed(deployment)

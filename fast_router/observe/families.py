@@ -38,6 +38,29 @@ _PER_DEPLOYMENT: tuple[
     ("resting", "gauge", "1 while in cooldown.", lambda d: 1 if d.held & RESTING else 0, max),
     ("held", "gauge", "1 while its operator holds it.", lambda d: 1 if d.held & OPERATOR else 0, max),
     ("latency_seconds_per_token", "gauge", "Mean of the last ten attempts.", lambda d: d.latency, max),
+    # Where cache_aware picks: what was sent, and what an answer said of it.
+    ("prompt_tokens", "counter", "Prompt tokens sent.", lambda d: d.work and d.work.prompt_tokens, sum),
+    (
+        "predicted_cached_tokens",
+        "counter",
+        "Prompt tokens sent where they were expected to be cached.",
+        lambda d: d.work and d.work.hit_tokens,
+        sum,
+    ),
+    (
+        "reported_prompt_tokens",
+        "counter",
+        "Prompt tokens of answers that say what was cached.",
+        lambda d: d.work and d.work.reported_total,
+        sum,
+    ),
+    (
+        "reported_cached_tokens",
+        "counter",
+        "Prompt tokens that answers say were cached.",
+        lambda d: d.work and d.work.reported_tokens,
+        sum,
+    ),
 )
 
 

@@ -110,6 +110,26 @@ def test_a_scrape_says_what_is_counted_and_no_secret(router):
     lease.release()
 
 
+def test_hit_shares_predicted_and_reported():
+    entry = {"model_name": "cached", "litellm_params": {"model": "openai/x"}, "model_info": {"id": "one"}}
+    router = AdvancedRouter("cache_aware", model_list=[entry])
+    text = "The same prompt for both. " * 100
+    for cached in (0, 500):
+        lease = router.acquire("cached", key=text, tokens=600)
+        lease.release(prompt_tokens=600, cached_tokens=cached)
+    registry = CollectorRegistry()
+    metrics.register(registry)
+    found = samples(generate_latest(registry).decode(), model="cached")
+    assert found["fast_router_prompt_tokens_total",] == 1200
+    # An answer that reports 0 before any has reported more may come from a server that reports nothing.
+    assert found["fast_router_reported_prompt_tokens_total",] == 600
+    assert found["fast_router_reported_cached_tokens_total",] == 500
+    assert 500 < found["fast_router_predicted_cached_tokens_total",] <= 600
+    (row,) = router.stats()["models"]["cached"]["deployments"]
+    assert row["cache"]["reported_hit_share"] == pytest.approx(500 / 600)
+    assert 0.4 < row["cache"]["predicted_hit_share"] <= 0.5
+
+
 def test_a_router_that_is_gone_is_scraped_no_more(router):
     registry = CollectorRegistry()
     metrics.register(registry)

@@ -5,7 +5,7 @@ A server of which little is known is taken to be like the others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -39,6 +39,10 @@ class Member(Protocol):
 
     def join(self, fleet: Fleet) -> None:
         """Belong to `fleet` from now on."""
+
+
+on_members: list[Callable[[Sequence[Any]], None]] = []
+"""Told which servers (`Work`) are together, under the engine's lock."""
 
 
 class Fleet:
@@ -86,6 +90,8 @@ class Fleet:
         self.most = max(_FEWEST, min(BLOCKS, ALL_BLOCKS // max(1, len(works))))
         for work in works:
             work.join(self)
+        for joined in on_members:
+            joined(works)
 
     def arrived(self, tokens: float) -> None:
         """A prompt of so many tokens was sent somewhere."""

@@ -6,6 +6,8 @@ engine's lock.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from math import exp, log
 from typing import TYPE_CHECKING, Any
 
@@ -55,8 +57,27 @@ class Work:
     """
 
     __slots__ = (
-        "_calls", "_failed", "_missed", "_number", "_penalty", "backlog", "deployment", "fleet", "hit_tokens",
-        "learnt_at", "mirror", "prompt_tokens", "reported_tokens", "reported_total", "resting", "speed", "talking",
+        "__weakref__",
+        "_calls",
+        "_failed",
+        "_missed",
+        "_number",
+        "_penalty",
+        "backlog",
+        "capacity",
+        "deployment",
+        "fleet",
+        "heard",
+        "hit_tokens",
+        "learnt_at",
+        "mirror",
+        "news",
+        "prompt_tokens",
+        "reported_tokens",
+        "reported_total",
+        "resting",
+        "speed",
+        "talking",
     )  # fmt: skip
 
     def __init__(self, deployment: Deployment, fleet: Fleet) -> None:
@@ -73,6 +94,12 @@ class Work:
         self.learnt_at = 0.0
         # Tokens sent here and those expected to be cached; those of answers that said so, and what they said.
         self.prompt_tokens = self.hit_tokens = self.reported_total = self.reported_tokens = 0.0
+        # Tokens that its cache holds by its own account, None where it gives none.
+        self.capacity: float | None = None
+        # Where the server's own events are followed: told of each prompt that is sent; and what other threads heard,
+        # left here to be done under the engine's lock.
+        self.heard: Callable[[Prompt, Ask], None] | None = None
+        self.news: deque[Callable[[], None]] = deque()
         self._calls: dict[Any, Call] = {}
         self._number = 0
         self._missed = 0
@@ -103,6 +130,8 @@ class Work:
 
     def expected(self, prompt: Prompt, now: float, guess: int) -> tuple[float, int]:
         """Seconds to the first token of `prompt` if it came here now, and the blocks of it that are cached here."""
+        if self.news:
+            self._read()
         found = self.mirror.cached(prompt.hashes, guess)
         tokens = prompt.tokens
         if found:
@@ -141,8 +170,12 @@ class Work:
         self._number += 1
         call = Call(self._number, now, tokens, stream)
         if prompt is not None and prompt.hashes:
+            if self.news:
+                self._read()
             mirror = self.mirror
             mirror.budget = MARGIN * fleet.budget
+            if self.capacity is not None:
+                mirror.budget = min(mirror.budget, self.capacity * fleet.bytes_per_token)
             hashes, ends = prompt.hashes, prompt.ends
             found = mirror.cached(hashes)
             if found:
@@ -154,6 +187,8 @@ class Work:
                 call.serial = mirror.serial
                 for holders in fleet.holders:
                     holders.add(hashes, found, self.deployment)
+                if self.heard is not None and ask is not None:
+                    self.heard(prompt, ask)
         rate, fixed = self.rate, self.fixed
         call.work = fixed + (tokens - call.cached) / rate
         call.full = fixed + tokens / rate
@@ -239,6 +274,18 @@ class Work:
         if self.resting is not None and now - self.resting >= _FORGET_AFTER:
             self.forget()
         self.resting = None
+
+    def holds(self, tokens: float) -> None:
+        """It says that its cache holds so many tokens."""
+        if self.capacity is None:
+            # Where correcting begins: others' prompts and answers may take part of it.
+            self.fleet.budget = tokens * self.fleet.bytes_per_token
+        self.capacity = tokens
+
+    def _read(self) -> None:
+        news = self.news
+        while news:
+            news.popleft()()
 
     def forget(self) -> None:
         """It has lost its cache."""

@@ -143,11 +143,17 @@ def install(patches: PatchSet, band: Band) -> list[str]:
         features += install_behind(patches)
     if options.limits != "strict":
         return features
-    patches.replace(band.core, band.slot("async_get_available_deployment"), _admitting)
+    band.admit_picks(patches, _admitting)
     return [*features, "strict limits"]
 
 
 # -- strict limits -----------------------------------------------------------------------------------------
+
+
+def note_alone(binding: Binding | None, core: Any) -> None:
+    """Say that `limits: strict` has no Redis, if it has none."""
+    if binding is not None and state_of(binding.router) is None and not _has_redis(core):
+        without_redis.note(binding.router)
 
 
 def _admitting(original: Any) -> Any:
@@ -158,9 +164,7 @@ def _admitting(original: Any) -> Any:
         state = None if binding is None else state_of(binding.router)
         if binding is None or state is None or state.limits is None:
             chosen = await original(self, *args, **kwargs)
-            binding = existing(self)
-            if binding is not None and state_of(binding.router) is None and not _has_redis(self):
-                without_redis.note(binding.router)
+            note_alone(existing(self), self)
             return chosen
         refusals = 0
         while True:
@@ -178,7 +182,7 @@ def _admitting(original: Any) -> Any:
             state.limits.refused(deployment, admission.retry_after)
             refusals += 1
             if refusals > min(len(binding.engine.deployments), 10):
-                raise _too_many(args, kwargs, deployment, admission.retry_after)
+                raise too_many(kwargs.get("model", args[0] if args else deployment.name), admission.retry_after)
 
     return async_get_available_deployment
 
@@ -205,10 +209,10 @@ def _give_up(lease: Lease) -> None:
         attempt.lease = None
 
 
-def _too_many(args: Any, kwargs: Any, deployment: Deployment, retry_after: float | None) -> Exception:
+def too_many(model: object, retry_after: float | None) -> Exception:
+    """The refusal as LiteLLM's error."""
     from litellm.exceptions import RateLimitError  # noqa: PLC0415
 
-    model = kwargs.get("model", args[0] if args else deployment.name)
     when = f" Try again in {retry_after:.0f} seconds." if retry_after else ""
     error: Exception = RateLimitError(
         message=f"Every deployment of {model} is at its limit in the whole fleet.{when}",

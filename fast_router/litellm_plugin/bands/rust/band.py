@@ -9,10 +9,10 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fast_router.errors import FastRouterError
 from fast_router.litellm_plugin.bands.methods import Band, UnknownBandError
@@ -24,6 +24,7 @@ from fast_router.litellm_plugin.tally import LOGGER
 
 if TYPE_CHECKING:
     from fast_router.engine import Deployment, ModelGroup
+    from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.litellm_plugin.rests.store import RestStore
 
 __all__ = ["RustBand", "RustBinding"]
@@ -60,6 +61,10 @@ class RustBand(Band):
         selection: The module in which the core's host finds the strategy objects.
     """
 
+    lacks: ClassVar[Mapping[str, str]] = {
+        "celery_routing": "LiteLLM's core, which is not written in Python, does not wait for a worker's answer: picks "
+        "are made in this process",
+    }
     no_fast_lane = "LiteLLM's core is not written in Python: it filters, and we choose among whom it leaves"
 
     def __init__(self, router_module: ModuleType, litellms_version: str) -> None:
@@ -98,6 +103,12 @@ class RustBand(Band):
         found = RustBinding(self, core)
         found.refresh(core)
         return found
+
+    def admit_picks(self, patches: PatchSet, admitting: Callable[[Any], Any]) -> None:  # noqa: ARG002 - no such method
+        """As of any band, where the core's steps are answered."""
+        from fast_router.litellm_plugin.bands.rust import limits  # noqa: PLC0415 - few ask
+
+        limits.install_strict(patches, self)
 
     def rest_store(self, core: Any) -> RestStore | None:
         """As of any band."""
@@ -160,16 +171,18 @@ class RustBinding(Binding):
 
     def _take(self, entry: Mapping[str, Any]) -> None:
         try:
-            # A shuffle goes by fewer limits than the others, as in LiteLLM.
-            self.deployment(entry, "simple_shuffle" if self._shuffles(entry) else "")
+            # Each strategy reads limits by its own rules, as in LiteLLM.
+            self.deployment(entry, self._limits_for(entry))
         except FastRouterError as error:
             # Its pick is LiteLLM's; said once per change of the Router.
             LOGGER.warning("fast_router: a deployment is left to LiteLLM: %s", error)
 
-    def _shuffles(self, entry: Mapping[str, Any]) -> bool:
+    def _limits_for(self, entry: Mapping[str, Any]) -> str:
+        """The strategy by whose rules an entry's limits are read; empty for one of ours."""
         core = self.core()
-        shuffles = core is not None and core._resolved.routing_strategy == "simple-shuffle"
-        return shuffles and strategies_by_name.of_model([entry]) is None
+        if core is None or strategies_by_name.of_model([entry]) is not None:
+            return ""
+        return STRATEGIES.get(str(core._resolved.routing_strategy), "")
 
     def group_containing(
         self, name: str, strategy: str, options: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]

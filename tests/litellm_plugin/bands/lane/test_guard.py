@@ -87,7 +87,6 @@ def test_an_ordinary_router_has_a_lane():
         ({"enable_pre_call_checks": True}, "pre-call checks"),
         ({"optional_pre_call_checks": ["prompt_caching"]}, "optional pre-call checks"),
         ({"default_priority": 1}, "priorities"),
-        ({"model_group_alias": {"m": "m"}}, "a name that stands for another (an alias)"),
         ({"routing_strategy": "usage-based-routing"}, "the strategy 'usage-based-routing' is LiteLLM's alone"),
     ],
 )
@@ -162,6 +161,42 @@ def test_a_deployment_takes_no_more_than_its_slots_at_a_time():
     asyncio.run(run())
     assert len(calls) == 3
     assert fast_router.advanced_router(made).deployments["d0"].in_flight == 0
+
+
+def test_an_alias_and_a_group_of_one_have_a_lane():
+    made = router({}, model_group_alias={"other": "m", "hidden": {"model": "m", "hidden": True}})
+    assert chat(made) is None
+    assert chat(made, model="other") is None
+    assert chat(made, model="hidden") is None
+
+
+def test_a_pick_alone_is_answered_in_the_lane_with_what_litellm_would_give(monkeypatch):
+    monkeypatch.undo()
+    made = router({}, {"owner": {"name": "x"}}, params={"extra_headers": {"a": "b"}})
+    core = vars(made)["_core"]
+
+    async def picked() -> dict[str, Any]:
+        return {found["model_info"]["id"]: found for found in [await made.select("m") for _ in range(40)]}
+
+    fast = tally.fast
+    ours = asyncio.run(picked())
+    assert tally.fast == fast + 40
+    synchronous = {
+        found["model_info"]["id"]: found for found in [core.get_available_deployment("m") for _ in range(40)]
+    }
+    assert tally.fast == fast + 80
+    fast_router.disable()
+    try:
+        theirs = asyncio.run(picked())
+    finally:
+        fast_router.enable()
+    assert ours == theirs == synchronous
+    ours["d1"]["litellm_params"]["extra_headers"]["a"] = "changed"
+    ours["d1"]["model_info"]["owner"]["name"] = "changed"
+    assert asyncio.run(picked()) == theirs
+    assert all(not d.in_flight for d in fast_router.advanced_router(made).deployments.values())
+    with pytest.raises(litellm.BadRequestError):
+        asyncio.run(made.select("nobody"))
 
 
 def test_an_image_is_litellms_to_place():

@@ -24,6 +24,9 @@ PROMPTS: dict[str, dict[str, Any]] = {
     "atext_completion": {"prompt": "hello"},
     "aembedding": {"input": "hello"},
     "embedding": {"input": ["hello", "again"]},
+    "aresponses": {"input": "hello", "metadata": {"k": "v"}},
+    "aanthropic_messages": {"max_tokens": 5, "metadata": {"user_id": "u"}},
+    "anthropic_messages": {"max_tokens": 5},
 }
 
 
@@ -65,7 +68,9 @@ def test_a_chat_ends_as_in_litellms_walk(op, settings):
             same(SETTINGS[settings], dict.fromkeys(failing, error), op=op)
 
 
-@pytest.mark.parametrize("op", ["atext_completion", "aembedding", "embedding"])
+@pytest.mark.parametrize(
+    "op", ["atext_completion", "aembedding", "embedding", "aresponses", "aanthropic_messages", "anthropic_messages"]
+)
 def test_other_endpoints_end_as_in_litellms_walk(op):
     for settings in ("no retries", "retries", "fallbacks", "allowed fails"):
         for error in (None, "too many, retry after", "server", "context window", "any"):
@@ -109,14 +114,15 @@ DEPLOYMENTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("params", DEPLOYMENTS)
-@pytest.mark.parametrize("op", ["acompletion", "completion"])
+@pytest.mark.parametrize("op", ["acompletion", "completion", "aresponses"])
 def test_deployments_of_many_kinds(op, params):
     from tests.litellm_plugin.bands.lane.walks import entries
 
     for request in ({}, {"timeout": 3}, {"temperature": 0.1}):
         for failing in ("", "a", "ab"):
             does = dict.fromkeys(failing, "server")
-            same(SETTINGS["retries"], does, op=op, model_list=entries(**DEPLOYMENTS[params]), **request)
+            asked = {**PROMPTS[op], **request}
+            same(SETTINGS["retries"], does, op=op, model_list=entries(**DEPLOYMENTS[params]), **asked)
 
 
 ROUTERS: dict[str, dict[str, Any]] = {
@@ -142,6 +148,17 @@ def test_streams(op, settings):
             for failing in ("a", "ab") if after is not None else ("",):
                 does = dict.fromkeys(failing, (after, error))
                 same(SETTINGS[settings], does, op=op, stream=True, chance=True)
+
+
+def test_an_alias_ends_as_in_litellms_walk():
+    for op in ("acompletion", "completion", "aembedding"):
+        for failing in ("", "a", "ab"):
+            does = dict.fromkeys(failing, "server")
+            settings = {**SETTINGS["retries"], "model_group_alias": {"m": "g"}}
+            from tests.litellm_plugin.bands.lane.walks import entries
+
+            listed = [{**entry, "model_name": "g"} if entry["model_name"] == "m" else entry for entry in entries()]
+            same(settings, does, op=op, model_list=listed, **PROMPTS[op])
 
 
 def test_limits_are_recorded_in_litellms_books():

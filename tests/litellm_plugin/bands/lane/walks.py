@@ -356,23 +356,24 @@ def run(
 ) -> Seen:
     """Run a scenario: some requests in a row through one Router."""
     shown = Seen()
-    function = op
+    function = {"aanthropic_messages": "anthropic_messages"}.get(op, op)
     calls, script = Calls(does), Script(IDS[:2])
     before = {name: list(getattr(litellm, name)) for name in CALLBACKS}
-    real = calls.real = getattr(litellm, function)
     events = Events()
     fast_router.disable()
     if lane:
         # What is ours after a failure has rows of its own in docs/failover.md.
         fast_router.configure(disabled_features=("failover",))
         fast_router.enable()
+    real = calls.real = getattr(litellm, function)
     asynchronous = op.startswith("a")
+    bucket = "litellm_metadata" if op in ("aresponses", "aanthropic_messages", "anthropic_messages") else "metadata"
     prompt = {} if "messages" in request or "input" in request or "prompt" in request else {"messages": MESSAGES}
 
     async def all_of_them(made: Router) -> None:
         for _ in range(requests):
             given = {"caller": "test"}
-            kwargs = {**copy.deepcopy(prompt), **request, **({"metadata": given} if metadata else {})}
+            kwargs = {**copy.deepcopy(prompt), **request, **({bucket: given} if metadata else {})}
             try:
                 if asynchronous:
                     response = await getattr(made, op)(model="m", **kwargs)

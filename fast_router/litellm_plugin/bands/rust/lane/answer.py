@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fast_router.litellm_plugin.bands.rust.lane.endpoint import Endpoint
     from fast_router.litellm_plugin.bands.rust.lane.guard import Open
     from fast_router.litellm_plugin.bands.rust.lane.parts import Parts
     from fast_router.litellm_plugin.bands.rust.lane.template import Template
@@ -14,8 +15,10 @@ __all__ = ["blocked", "headed", "headed_sync", "opened", "opened_sync", "picked"
 _SECONDS = 60
 
 
-def blocked(parts: Parts, response: Any) -> bool:
-    """Whether a chat answer was stopped by a content filter: a fallback may take its place."""
+def blocked(parts: Parts, endpoint: Endpoint, response: Any) -> bool:
+    """Whether a filter stopped the answer: a fallback may take its place."""
+    if endpoint.plan.kind != "chat":
+        return endpoint.invoked == "anthropic_messages" and parts.refusal(response) is not None
     if not isinstance(response, parts.model_response):
         return False
     choices = response.choices

@@ -10,7 +10,16 @@ from fast_router.litellm_plugin.bands.rust.lane.ordinary import keys_of
 
 __all__ = ["OPS", "Endpoint"]
 
-OPS = ("acompletion", "completion", "atext_completion", "aembedding", "embedding")
+OPS = (
+    "acompletion",
+    "completion",
+    "atext_completion",
+    "aembedding",
+    "embedding",
+    "aresponses",
+    "aanthropic_messages",
+    "anthropic_messages",
+)
 """What the lane serves, by the names of the Router's methods."""
 
 # What each endpoint is asked about: the smallest request that it takes.
@@ -18,6 +27,9 @@ _ASKED: dict[str, Mapping[str, Any]] = {
     "chat": {"messages": [{"role": "user", "content": "?"}]},
     "text": {"prompt": "?"},
     "embedding": {"input": "?"},
+    "aresponses": {"input": "?"},
+    "aanthropic_messages": {"messages": [{"role": "user", "content": "?"}]},
+    "anthropic_messages": {"messages": [{"role": "user", "content": "?"}]},
 }
 
 
@@ -32,11 +44,11 @@ class Endpoint:
         keys: The keys that an ordinary request may carry.
         asked: The smallest request, without its model.
         says_stream: Whether LiteLLM names `stream` in the call although the request did not.
-        compacts: Whether a compaction state goes along.
         streams: Whether a stream may go through the lane.
+        sibling: Another key with metadata, which is the provider's; None where there is none.
     """
 
-    __slots__ = ("asked", "compacts", "field", "invoked", "keys", "op", "plan", "says_stream", "streams", "sync")
+    __slots__ = ("asked", "field", "invoked", "keys", "op", "plan", "says_stream", "sibling", "streams", "sync")
 
     def __init__(self, op: str, endpoints: ModuleType) -> None:
         self.op = op
@@ -45,7 +57,8 @@ class Endpoint:
         self.field = str(self.plan.metadata_field)
         self.invoked = str(self.plan.host_op)
         self.keys = keys_of(op)
-        self.asked = _ASKED[self.plan.kind]
+        self.asked = _ASKED.get(op) or _ASKED[self.plan.kind]
         self.says_stream = op == "acompletion"
-        self.compacts = op == "acompletion"
-        self.streams = self.plan.kind == "chat"
+        self.streams = self.plan.kind in ("chat", "generic")
+        # Where an endpoint's own metadata goes to the provider, what LiteLLM takes out of it.
+        self.sibling = "metadata" if self.field == "litellm_metadata" else None

@@ -67,13 +67,14 @@ class Open:
         teams: Whether a deployment of this Router belongs to a team.
         guarded: Whether a member is in an access group.
         images: Whether a request with an image has the same candidates; None until one comes by.
+        records: Deployments as LiteLLM reads them, by id; from their first picks on.
         paced: Whether a member has a limit of requests per minute.
         remaining: Whether LiteLLM tells remaining limits in headers; None until the first answer.
     """
 
     __slots__ = (
         "asks", "cache", "cooldowns", "counts", "group", "guarded", "handle", "hosted", "images", "name", "paced",
-        "remaining", "resolved", "rewritten", "step", "teams", "templates", "version", "why",
+        "records", "remaining", "resolved", "rewritten", "step", "teams", "templates", "version", "why",
     )  # fmt: skip
 
     def __init__(self, core: Any) -> None:
@@ -96,6 +97,7 @@ class Open:
         self.guarded = False
         self.images: bool | None = None
         self.paced = False
+        self.records: dict[str, dict[str, Any]] = {}
         self.remaining: bool | None = None
         self.templates: dict[tuple[str, bool], Template] = {}
 
@@ -160,9 +162,10 @@ def _open(parts: Parts, band: RustBand, core: Any, endpoint: Endpoint, model: st
     if why is not None:
         raise Unknown(why)
     resolution = core._handle.resolve(model)
-    if resolution is None or resolution["kind"] != "Group" or resolution["model_group"] != model:
+    if resolution is None or resolution["kind"] not in ("Group", "Alias"):
         kind = "nothing" if resolution is None else str(resolution["kind"])
         raise Unknown(f"a name that stands for {_STANDS_FOR.get(kind, 'something else')}")
+    group = str(resolution["model_group"])
     binding = band.binding(core)
     ids = [str(id_) for id_ in resolution["ids"]]
     members = [binding.engine.deployments.get(id_) for id_ in ids]
@@ -183,8 +186,8 @@ def _open(parts: Parts, band: RustBand, core: Any, endpoint: Endpoint, model: st
     if sorted(candidates) != sorted(ids):
         raise Unknown("deployments that LiteLLM leaves out")
     found.name = str(found.step["model"])
-    strategy, options = _strategy(binding, core, entries, model)
-    found.group = binding.group(model, strategy, options, entries)
+    strategy, options = _strategy(binding, core, entries, group)
+    found.group = binding.group(group, strategy, options, entries)
     limits = any(tier.respects_limits for tier in found.group.tiers.values())
     found.counts = limits and any(member.tpm is not None for member in found.group.members)
     found.asks = found.counts or strategy == "latency_based" or strategy.endswith("_affinity")
@@ -198,7 +201,7 @@ def _asked_for(entry: Mapping[str, Any], key: str) -> bool:
     return any(place.get(key) is not None for place in places)
 
 
-_STANDS_FOR = {"nothing": "nothing", "Alias": "another (an alias)", "RoutingGroup": "a routing group", "Id": "an id"}
+_STANDS_FOR = {"nothing": "nothing", "RoutingGroup": "a routing group", "Id": "an id"}
 
 
 def _strategy(

@@ -13,6 +13,7 @@ from datetime import datetime
 from time import time
 from typing import TYPE_CHECKING, Any
 
+from fast_router.litellm_plugin.bands.rust import standing
 from fast_router.litellm_plugin.bands.rust.lane.answer import (
     blocked,
     headed,
@@ -24,6 +25,7 @@ from fast_router.litellm_plugin.bands.rust.lane.answer import (
     succeeded_sync,
 )
 from fast_router.litellm_plugin.bands.rust.lane.guard import KEY, CoreLane, Open, compile_group
+from fast_router.litellm_plugin.bands.rust.lane.ordinary import TAKEN_OUT
 from fast_router.litellm_plugin.bands.rust.lane.rehearsal import SelfTest
 from fast_router.litellm_plugin.bands.rust.lane.replay import Replay, lost, replaying
 from fast_router.litellm_plugin.bands.rust.lane.trust import difference
@@ -121,23 +123,26 @@ class Lane:
         return entered
 
     def _enter(self, core: Any, endpoint: Endpoint, request: dict[str, Any]) -> Entered | str:
+        lane, found = self.open(core, endpoint, request)
+        return found if isinstance(found, str) else self._pick(lane, core, endpoint, found, request)
+
+    def open(self, core: Any, endpoint: Endpoint, request: Mapping[str, Any]) -> tuple[CoreLane, Open | str]:
+        """How a request's group is served; or why this request is not."""
         model = request.get("model")
-        if type(model) is not str:
-            return "a name that is no text"
         state = vars(core)
         lane: CoreLane | None = state.get(KEY)
         if lane is None:
             lane = state.setdefault(KEY, CoreLane(self.band.binding(core)))
+        if type(model) is not str:
+            return lane, "a name that is no text"
         found = lane.groups.get((endpoint.op, model))
         if found is None or not found.holds(core):
             why = self.test.why(core)
             if why is not None:
-                return why
+                return lane, why
             found = self._compile(lane, core, endpoint, model)
         why = found.why or self._why(endpoint, found, request)
-        if why is not None:
-            return why
-        return self._pick(lane, core, endpoint, found, request)
+        return (lane, found) if why is None else (lane, why)
 
     def _compile(self, lane: CoreLane, core: Any, endpoint: Endpoint, model: str) -> Open:
         found = compile_group(self.parts, self.band, core, endpoint, model)
@@ -147,6 +152,8 @@ class Lane:
 
     def _why(self, endpoint: Endpoint, found: Open, request: Mapping[str, Any]) -> str | None:
         """What keeps this request out, None if nothing does."""
+        if standing.reasons:
+            return next(iter(standing.reasons.values()), "the walk")
         parts = self.parts
         litellm = parts.litellm
         if not request.keys() <= endpoint.keys:
@@ -180,6 +187,12 @@ class Lane:
             return "teams"
         if found.guarded and metadata.get("user_api_key_auth") is not None:
             return "access groups"
+        if endpoint.sibling is not None:
+            other = request.get(endpoint.sibling)
+            if type(other) is dict and not other.keys().isdisjoint(TAKEN_OUT | parts.gated):
+                return "metadata of LiteLLM's routing"
+            if type(request.get("input")) is list and parts.carries_image(None, request):
+                return "an image"
         tools = request.get("tools")
         if tools and (type(tools) is not list or parts.web_search(request)):
             return "web search"
@@ -198,15 +211,10 @@ class Lane:
         group = found.group
         if group is None:
             return "no group"
-        if binding.redis_due < _NEVER and engine.clock() >= binding.redis_due:
-            mirror.refresh(binding, core)
-        ask: Ask | None = None
-        if found.asks:
-            prompt = (request.get("messages"), request.get("input") or request.get("prompt"))
-            ask = ask_of(group.strategy, request, prompt, counts=found.counts)
+        ask = self.asked(lane, core, found, request)
         lease = engine.acquire(group, ask)
         if lease is None:
-            return "nobody is eligible"
+            return _NOBODY
         attempt = Attempt(request["model"], None)
         attempt.take(lease)
         try:
@@ -217,6 +225,17 @@ class Lane:
         if isinstance(entered, str):
             attempt.end(cancelled=True)
         return entered
+
+    @staticmethod
+    def asked(lane: CoreLane, core: Any, found: Open, request: Mapping[str, Any]) -> Ask | None:
+        """What the strategy wants to know about a request, before its pick."""
+        binding = lane.binding
+        if binding.redis_due < _NEVER and binding.engine.clock() >= binding.redis_due:
+            mirror.refresh(binding, core)
+        if not found.asks or found.group is None:
+            return None
+        prompt = (request.get("messages"), request.get("input") or request.get("prompt"))
+        return ask_of(found.group.strategy, request, prompt, counts=found.counts)
 
     def _shape(
         self, core: Any, endpoint: Endpoint, found: Open, attempt: Attempt, id_: str, request: dict[str, Any]
@@ -282,7 +301,7 @@ class Lane:
             if entered.slot is not None:
                 # An open stream has taken it along.
                 entered.slot.close()
-        if error is not None or (plan.kind == "chat" and blocked(parts, response)):
+        if error is not None or blocked(parts, endpoint, response):
             release = parts.release_started(core._selectors.reservations, core._cache, routed.attempt_id)
             if release is not None:
                 await parts.released((release,))
@@ -325,7 +344,7 @@ class Lane:
         except BaseException as raised:
             entered.attempt.end(raised)
             raise
-        if error is not None or (plan.kind == "chat" and blocked(parts, response)):
+        if error is not None or blocked(parts, endpoint, response):
             return self._hand_over_sync(original, core, endpoint, entered, error, response)
         _add(core._endpoints.counters.success_calls, plan.success_key, entered, 1)
         try:
@@ -398,6 +417,7 @@ class Lane:
         # LiteLLM counts it again.
         _add(core._endpoints.counters.total_calls, endpoint.plan.total_key, entered, -1)
         replay = Replay(entered.id, endpoint.invoked, entered.attempt, error, response, entered.logged, entered.started)
+        replay.reading, replay.sync = entered.reading, endpoint.sync
         request = {**entered.request, endpoint.field: entered.call[endpoint.field]}
         request["litellm_trace_id"] = entered.call["litellm_trace_id"]
         return replay, request
@@ -439,6 +459,7 @@ class Lane:
             lost(replay)
 
 
+_NOBODY = "nobody is eligible"
 _INFO = 20  # of the logging module
 _NEVER = float("inf")
 _NO_METADATA: dict[str, Any] = {}

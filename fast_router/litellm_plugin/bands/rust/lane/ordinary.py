@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["GATED", "TIMEOUTS", "keys_of", "why_entry", "why_router"]
+__all__ = ["GATED", "TAKEN_OUT", "TIMEOUTS", "keys_of", "why_entry", "why_router"]
 
 # What the proxy sends along with every request.
 _PROXY = frozenset(
@@ -154,6 +154,8 @@ GATED = frozenset(
     }
 )
 """Metadata of a request that LiteLLM's walk goes by or takes out."""
+TAKEN_OUT = frozenset({"attempted_fallbacks", "original_model_group", "previous_models", "request_retry_count"})
+"""What LiteLLM takes out of metadata that goes to the provider."""
 
 # Parameters that have LiteLLM do something per request that no template holds.
 _PARAMS = {

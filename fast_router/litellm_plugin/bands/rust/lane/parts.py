@@ -72,6 +72,8 @@ class Parts:
         self.deadline = deadline._CURRENT.get
         self.reserved = reservations._io_token_rate_limit_request
         self.headers = headers
+        refusals = import_module("litellm.llms.anthropic.messages.native.utils")
+        self.refusal = refusals.get_safeguard_refusal_stop_details
         self.enter_slot = import_module("litellm.router_rust.invoke.slots").enter_deployment_slot
         self.most_parallel = import_module("litellm.utils").calculate_max_parallel_requests
         self.memory = import_module("litellm.caching.in_memory_cache").InMemoryCache

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from fast_router.litellm_plugin.bands.rust import steps
@@ -36,11 +37,12 @@ class Replay:
         logged: Whether the request's logging object had logged a failure before the call, by event.
         reading: Whether it was its stream's first chunk that failed, not the call.
         started: When the call began, as LiteLLM notes it.
+        sync: Whether it was a synchronous call.
         armed: True while LiteLLM's own attempt runs on the deployment.
         done: Whether it has happened again.
     """
 
-    __slots__ = ("armed", "attempt", "done", "error", "id", "logged", "op", "reading", "response", "started")
+    __slots__ = ("armed", "attempt", "done", "error", "id", "logged", "op", "reading", "response", "started", "sync")
 
     def __init__(
         self,
@@ -60,6 +62,7 @@ class Replay:
         self.logged = logged
         self.started = started
         self.reading = False
+        self.sync = False
         self.armed = False
         self.done = False
 
@@ -193,10 +196,16 @@ def _invoke(original: Any) -> Any:
         if replay is None or not replay.armed or op != replay.op:
             return original(self, op)
 
+        function = original(self, op)
+
         def again(**_: Any) -> Any:
             return None if replay.reading else replay.again()
 
-        return again
+        async def again_later(**_: Any) -> Any:
+            return None if replay.reading else replay.again()
+
+        # LiteLLM reads names off it.
+        return wraps(function)(again if replay.sync else again_later)
 
     return invoke
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.rust.lane.endpoint import Endpoint
     from fast_router.litellm_plugin.bands.rust.lane.parts import Parts
 
-__all__ = ["Template", "compile_template", "shaped_by_litellm"]
+__all__ = ["Template", "compile_template", "copied", "shaped_by_litellm"]
 
 _TAGS = "_routing_request_tags"
 _TRACE = "litellm_trace_id"
@@ -38,13 +38,15 @@ class Template:
         shaping: LiteLLM's defaults for timeouts.
         client_key: Under which LiteLLM's cache would keep a client made for the deployment.
         seen: Sets of request keys, in their order, for which LiteLLM's own shaping gave the same.
+        surface: What LiteLLM's compaction calls the endpoint; None where no state goes along.
         slots: Whether LiteLLM limits the deployment's calls at a time.
         tracks: Whether LiteLLM counts the deployment's tokens and requests of the minute.
     """
 
     __slots__ = (
         "_nested", "base", "client_key", "info", "model", "params", "seen", "shaping",
-        "slots", "stamps", "tracks",
+        "slots", "stamps",
+        "surface", "tracks",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +67,7 @@ class Template:
         self.client_key = client_key
         self.seen: set[tuple[str, ...]] = set()
         self.slots = False
+        self.surface: str | None = None
         self.tracks = False
         # LiteLLM reads the deployment anew for every call: what can be changed in place must not be shared.
         self._nested = tuple(key for key, value in base.items() if isinstance(value, (dict, list)))
@@ -82,12 +85,12 @@ class Template:
         call["model"] = self.model
         for key in self._nested:
             if key not in request:
-                call[key] = _copied(call[key])
-        call["model_info"] = info = {key: _copied(value) for key, value in self.info.items()}
+                call[key] = copied(call[key])
+        call["model_info"] = info = {key: copied(value) for key, value in self.info.items()}
         if _TRACE not in request:
             call[_TRACE] = str(uuid.uuid4())
-        if endpoint.compacts:
-            call[_STATE] = parts.compaction_state(surface="chat")
+        if self.surface is not None:
+            call[_STATE] = parts.compaction_state(surface=self.surface)
         field = endpoint.field
         metadata = request.get(field)
         if metadata is None:
@@ -110,11 +113,12 @@ class Template:
         return call
 
 
-def _copied(value: Any) -> Any:
+def copied(value: Any) -> Any:
+    """A copy of what JSON can hold, down to the last list."""
     kind = type(value)
     if kind is dict:
-        return {key: _copied(inner) for key, inner in value.items()}
-    return [_copied(inner) for inner in value] if kind is list else value
+        return {key: copied(inner) for key, inner in value.items()}
+    return [copied(inner) for inner in value] if kind is list else value
 
 
 def compile_template(parts: Parts, core: Any, endpoint: Endpoint, step: Mapping[str, Any], *, stream: bool) -> Template:
@@ -127,14 +131,17 @@ def compile_template(parts: Parts, core: Any, endpoint: Endpoint, step: Mapping[
     info = stamps.pop("model_info")
     for key in (_TAGS, *_STALE):
         stamps.pop(key, None)
-    for key in (*endpoint.asked, "model_info", _TRACE, _STATE):
+    state = call.pop(_STATE, None)
+    for key in (*endpoint.asked, "model_info", _TRACE):
         call.pop(key, None)
     if not endpoint.says_stream:
         call.pop("stream", None)
     suffix = "client" if endpoint.sync else "async_client"
     client_key = f"{step['deployment_id']}_{'stream_' if stream else ''}{suffix}"
     params = step["deployment"]["litellm_params"]
-    return Template(call, stamps, dict(info), params, core._endpoints.shaping(core._resolved), client_key)
+    made = Template(call, stamps, dict(info), params, core._endpoints.shaping(core._resolved), client_key)
+    made.surface = getattr(state, "surface", None)
+    return made
 
 
 def shaped_by_litellm(

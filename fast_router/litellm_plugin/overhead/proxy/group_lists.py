@@ -1,0 +1,73 @@
+"""LiteLLM 1.110: a group's deployments, listed once per state of the registry.
+
+The proxy asks its Router for a request's whole group, several times per request: for limits, guardrails, compression,
+destinations. Each time the Rust core makes a row per deployment, and its host an entry of each row. The core counts up
+a version with every change; between two changes the answer is the same live entries, in a list of its own for whoever
+asks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fast_router.litellm_plugin.patching import PatchSet
+
+__all__ = ["FEATURE", "install"]
+
+FEATURE = "group_lists"
+_KEY = "_fast_router_lists"
+_MOST = 256  # names that are remembered per state
+
+
+def install(patches: PatchSet, registry: type) -> list[str]:
+    """Replace `HostRegistry._core_get_model_list`.
+
+    Args:
+        patches: Where to register the replacement.
+        registry: `HostRegistry`.
+    """
+    patches.replace(registry, "_core_get_model_list", _make)
+    return [FEATURE]
+
+
+def _make(original: Callable[..., Any]) -> Callable[..., Any]:
+    def _core_get_model_list(self: Any, model_name: Any = None, team_id: Any = None) -> Any:
+        lists = None
+        try:
+            if type(model_name) is str and (team_id is None or type(team_id) is str):
+                lists = _lists(self, model_name)
+                found = None if lists is None else lists.get((model_name, team_id))
+                if found is not None:
+                    return found.copy()
+        except Exception:  # noqa: BLE001  # LiteLLM's own method answers, or raises its own error
+            lists = None
+        answer = original(self, model_name, team_id)
+        if lists is not None and answer and len(lists) < _MOST and _live(self, model_name, answer):
+            lists[model_name, team_id] = answer.copy()
+        return answer
+
+    return _core_get_model_list
+
+
+def _lists(registry: Any, name: str) -> dict[tuple[str, str | None], list[Any]] | None:
+    """What is remembered for the registry as it is now; None while more than the registry decides."""
+    if registry._core_routing_groups or name in (registry._core_model_group_alias or ()):
+        return None
+    handle = registry._live_handle()
+    now = (handle, handle.registry_version(), handle.registry_rewritten())
+    known = vars(registry).get(_KEY)
+    if known is None or known[0] != now:
+        known = vars(registry)[_KEY] = (now, {})
+    lists: dict[tuple[str, str | None], list[Any]] = known[1]
+    return lists
+
+
+def _live(registry: Any, name: str, entries: list[Any]) -> bool:
+    """Whether these are the registry's own entries under their own name: no pattern, no copy."""
+    if name not in registry._core_model_names:
+        return False
+    own = {id(entry) for entry in registry._core_model_list}
+    return all(id(entry) in own for entry in entries)
