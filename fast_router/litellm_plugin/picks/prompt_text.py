@@ -7,13 +7,13 @@ server. Nothing is kept of it but hashes (`Prompt`). A malformed request is Lite
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
 from typing import Any
 
 from fast_router.engine.prefix_cache.prompt import Prompt
 
-__all__ = ["prompt_of"]
+__all__ = ["prompt_of", "source_of"]
 
 _LONG = 512
 """Characters from which an image's or a recording's data are hashed before they become part of the text."""
@@ -32,15 +32,38 @@ def prompt_of(request: Mapping[str, Any], prompt: tuple[Any, Any], tokens: float
         tokens: Of the prompt, 0 if nobody counted.
     """
     try:
-        parts: list[str] = []
-        for word in _BEFORE:
-            if request.get(word):
-                _write(request[word], parts)
-        messages, text = prompt
-        _write(messages or (text if text is not None else request.get("prompt")), parts)
-        return Prompt("\n".join(parts), tokens, _namespace(request)) if parts else None
+        text = _text_of(request, prompt)
+        return Prompt(text, tokens, _namespace(request)) if text else None
     except Exception:  # noqa: BLE001 - whatever it is, it is not ours to refuse
         return None
+
+
+def source_of(
+    request: Mapping[str, Any], prompt: tuple[Any, Any]
+) -> Callable[[], tuple[str, Mapping[str, Any] | None] | None]:
+    """What a tokenizer elsewhere needs: a function that gives the text, and the chat that it comes from.
+
+    The function answers None for what a server does not make of the text alone: a salted prompt.
+    """
+
+    def source() -> tuple[str, Mapping[str, Any] | None] | None:
+        if _namespace(request):
+            return None
+        messages, _ = prompt
+        chat = {"messages": messages, "tools": request.get("tools")} if messages else None
+        return _text_of(request, prompt), chat
+
+    return source
+
+
+def _text_of(request: Mapping[str, Any], prompt: tuple[Any, Any]) -> str:
+    parts: list[str] = []
+    for word in _BEFORE:
+        if request.get(word):
+            _write(request[word], parts)
+    messages, text = prompt
+    _write(messages or (text if text is not None else request.get("prompt")), parts)
+    return "\n".join(parts)
 
 
 def _namespace(request: Mapping[str, Any]) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from fast_router.engine import Ask, strategy_class
+from fast_router.engine.prefix_cache.fleet import on_members
 from fast_router.litellm_plugin.layers.lease import ledger
-from fast_router.litellm_plugin.picks.prompt_text import prompt_of
+from fast_router.litellm_plugin.picks.prompt_text import prompt_of, source_of
 
 __all__ = ["ask_of", "count_tokens"]
 
@@ -38,7 +39,11 @@ def ask_of(strategy: str, request_kwargs: Mapping[str, Any], prompt: tuple[Any, 
         if found is not None and getattr(ledger.get(), "hedge", False):
             # The first attempt computes the same prompt: where the second one went says nothing about later ones.
             found.teaches = False
-        return Ask((), tokens, stream, None, None, None, found) if found is not None or tokens or stream else None
+        if found is None and not tokens and not stream:
+            return None
+        # Only where servers' events are followed with a tokenizer does anybody ask for the text.
+        source = source_of(request_kwargs, prompt) if on_members else None
+        return Ask((), tokens, stream, None, None, None, found, source)
     key = _session_of(request_kwargs) if strategy.endswith("_affinity") else None
     return Ask((), tokens, stream, key) if tokens or stream or key is not None else None
 
