@@ -248,8 +248,12 @@ class Router:
 
     def end(self, handle: Any, request: Request, cached: int | None) -> None:
         """Release the lease."""
-        del cached
-        handle.release(completion_tokens=request.output, total_tokens=request.tokens + request.output)
+        handle.release(
+            completion_tokens=request.output,
+            total_tokens=request.tokens + request.output,
+            prompt_tokens=request.tokens,
+            cached_tokens=cached,
+        )
 
     def added(self, place: int, shape: ServerShape) -> None:
         """Add it to the list."""

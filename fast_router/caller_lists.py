@@ -50,14 +50,15 @@ class PicksFromLists:
         self,
         model_list: Sequence[Mapping[str, Any]] | None = None,
         model: str | None = None,
-        blocked_models: Collection[str] | None = None,
+        blocked_models: Collection[str] | str | None = None,
     ) -> dict[str, Any] | None:
         """The deployment for a call to `model`: the caller's own dict, None when nothing fits.
 
         Args:
             model_list: The caller's list, never changed. None: the list given to the constructor.
             model: The model name.
-            blocked_models: Words that rule a deployment out: its model_name, litellm_params.model, id or name.
+            blocked_models: Words that rule a deployment out: its model_name, litellm_params.model, id or name;
+                a text is one word.
 
         Raises:
             ConfigurationError: `model_list` is malformed; the message names the entry.
@@ -65,14 +66,16 @@ class PicksFromLists:
         """
         try:
             source, image, choices, random = self._short
-            if source is model_list and image == source and model in choices:
-                places = choices[model]
+            if source is model_list and image == source:
+                count, places = choices[model]
                 # Not `labels`: a method of a local that is named like an import is looked up the slow way (3.11).
-                index, words = places[floor(random() * len(places))]
-                if not blocked_models or words.isdisjoint(blocked_models):
+                index, words = places[floor(random() * count)]
+                if not blocked_models or (words.isdisjoint(blocked_models) and blocked_models.__class__ is not str):
                     return source[index]  # type: ignore[index, no-any-return]
-        except IndexError:
-            pass  # another thread has just made the list shorter
+        except (IndexError, KeyError):
+            pass  # no such model, or another thread has just made the list shorter
+        if isinstance(blocked_models, str):
+            blocked_models = (blocked_models,)  # one word, not its letters
         if model_list is None:
             return self._from_kept(model, blocked_models)
         if model is None:
@@ -138,7 +141,8 @@ class PicksFromLists:
         if known.short:
             # What the shortest way needs, in one read.
             places = {
-                name: [(index, known.labels[index]) for index in indices] for name, indices in known.choices.items()
+                name: (len(indices), [(index, known.labels[index]) for index in indices])
+                for name, indices in known.choices.items()
             }
             self._short = (known.source, known.image, places, self._random)
         return known

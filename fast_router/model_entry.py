@@ -1,7 +1,7 @@
 """One entry of a model list, read into what the engine needs.
 
 Two kinds are understood, mixed as you like: LiteLLM's (`model_name`, `litellm_params`, `model_info`) and plain
-dicts (`model_name`, `endpoint`, `capacity` or `weight`, `metadata.priority`, `metadata.region`).
+dicts (`model_name`, `endpoint`, `capacity` or `weight`, `metadata.priority`, `.capacity`, `.region`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from fast_router.errors import ConfigurationError
 __all__ = ["KEYS", "Spec", "labels", "read_entry", "read_list", "unknown_keys"]
 
 _EMPTY: Mapping[str, Any] = {}
+_EVENTS = ("kv_events", "kv_replay", "kv_topic", "tokenizer")
 
 KEYS = frozenset(
     {
@@ -33,6 +34,10 @@ KEYS = frozenset(
         "breaker_max_cooldown",
         "breaker_probe_timeout",
         "breaker_slow_start",
+        "kv_events",
+        "kv_replay",
+        "kv_topic",
+        "tokenizer",
     }
 )
 """What `model_info: {fast_router: {...}}` may say, the settings of failover for one deployment included."""
@@ -138,6 +143,11 @@ def read_entry(entry: Mapping[str, Any], where: str, index: int = 0) -> Spec:
     metadata = _section(entry, "metadata", where)
     ours = _section(info, "fast_router", f"{where}.model_info")
 
+    if any(key in ours for key in _EVENTS):
+        from fast_router.kv_events import follow  # noqa: PLC0415 - an extra: only who asks for it pays
+
+        follow.read(ours, f"{where}: model_info.fast_router")
+
     def number(key: str, *places: Mapping[str, Any]) -> float | None:
         for place in places:
             if place.get(key) is not None:
@@ -145,7 +155,7 @@ def read_entry(entry: Mapping[str, Any], where: str, index: int = 0) -> Spec:
         return None
 
     weight = number("weight", params, entry)
-    capacity = number("capacity", ours, entry, info)
+    capacity = number("capacity", ours, entry, info, metadata)
     if weight is None and capacity is not None and not params:
         weight = capacity
     parallel = number("max_parallel_requests", params, entry)

@@ -18,6 +18,7 @@ from fast_router.changes import Changes
 from fast_router.engine import Ask, Deployment, Engine, Lease, ModelGroup, canonical, outside
 from fast_router.engine.ask import Rng
 from fast_router.engine.deployment import RESTING
+from fast_router.engine.prefix_cache.prompt import Prompt
 from fast_router.errors import NoDeploymentError, UnknownModelError
 from fast_router.model_entry import Spec, read_entry, read_list
 from fast_router.stats import snapshot
@@ -209,7 +210,8 @@ class AdvancedRouter(PicksFromLists):
             exclude: Ids that must not be picked, such as those tried before.
             tokens: Prompt tokens, for deployments with a tokens/minute limit.
             stream: True if the answer is streamed.
-            key: Session or prefix, for strategies with affinity.
+            key: What strategies with affinity go by: the session for `session_affinity`, the whole prompt as text for
+                `cache_aware`, which keeps nothing of it but hashes.
 
         Raises:
             UnknownModelError: No deployment has that model name.
@@ -217,6 +219,9 @@ class AdvancedRouter(PicksFromLists):
         """
         group = self.group(model)
         ask = Ask(exclude, tokens, stream, key) if exclude or tokens or stream or key is not None else None
+        if ask is not None and key and group.reads_prompts:
+            # Before the lock is taken: the longest part of such a pick.
+            ask.prompt = Prompt(key, tokens)
         lease = self.engine.acquire(group, ask)
         if lease is None:
             raise self.unavailable(group, exclude)
@@ -246,9 +251,18 @@ class AdvancedRouter(PicksFromLists):
         completion_tokens: float = 0,
         total_tokens: float = 0,
         cancelled: bool = False,
+        prompt_tokens: float = 0,
+        cached_tokens: float | None = None,
     ) -> bool:
         """Say how an acquired call ended, for callers that cannot use a block; False if it was said before."""
-        return lease.release(error, completion_tokens=completion_tokens, total_tokens=total_tokens, cancelled=cancelled)
+        return lease.release(
+            error,
+            completion_tokens=completion_tokens,
+            total_tokens=total_tokens,
+            cancelled=cancelled,
+            prompt_tokens=prompt_tokens,
+            cached_tokens=cached_tokens,
+        )
 
     def group(self, model: str) -> ModelGroup:
         """The model group of that name.

@@ -113,6 +113,7 @@ def _rows(
             # Embeddings and the like answer without completion tokens: their calls are timed whole.
             "latency_of": "token" if d.speed_tokens > 1 else "call",
             "first_token": d.first_token,
+            "cache": _cache(d),
             "weight": d.weight,
             "weight_by_hand": d.operator_weight,
             "order": d.order,
@@ -125,6 +126,17 @@ def _rows(
         row.update(_condition(d, row, now, since(d.id)))
         rows.append(row)
     return rows
+
+
+def _cache(d: Deployment) -> dict[str, float | None] | None:
+    """Shares of the prompt tokens that were expected to be cached, and that answers said were; 0 to 1."""
+    work = d.work
+    if work is None:
+        return None
+    return {
+        "predicted_hit_share": work.hit_tokens / work.prompt_tokens if work.prompt_tokens else None,
+        "reported_hit_share": work.reported_tokens / work.reported_total if work.reported_total else None,
+    }
 
 
 def _condition(d: Deployment, row: Mapping[str, Any], now: float, since: float | None) -> dict[str, Any]:

@@ -25,10 +25,13 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("fast_router.cli.run:run", "Run a command with fast_router in it, for example your proxy."),
     "status": ("fast_router.cli.status:status", "Show how each process on this machine picks."),
+    "top": ("fast_router.cli.top:top", "The same live in this terminal."),
+    "dashboard": ("fast_router.cli.dashboard:dashboard", "The same as a live page in a browser."),
     "rest": ("fast_router.cli.hands:rest", "Keep calls away from a deployment or a server."),
     "drain": ("fast_router.cli.hands:drain", "The same, and wait until the calls that run have ended."),
     "wake": ("fast_router.cli.hands:wake", "Let a deployment or a server take calls again."),
     "weight": ("fast_router.cli.hands:weight", "Give a deployment another share of its group."),
+    "metrics": ("fast_router.cli.metrics:metrics", "Answer Prometheus for all processes on one address."),
     "settings": ("fast_router.cli.settings:settings_command", "List every option, its value and where that is from."),
     "demo": ("fast_router.cli.demo:demo", "Send real requests through LiteLLM, without fast_router and with it."),
     "albert": ("fast_router.cli.albert:albert", "Check and convert Albert API / OpenGateLLM configuration."),
@@ -96,6 +99,9 @@ class _Lazy(click.Group):
 
 _EXTRAS = {
     "rich": "cli",
+    "prometheus_client": "metrics",
+    "starlette": "dashboard",
+    "uvicorn": "dashboard",
     "redis": "redis",
     "celery": "celery",
     "kombu": "celery",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from fast_router.engine.prefix_cache.prompt import Prompt
 
 __all__ = ["Ask", "Rng"]
 
@@ -24,11 +27,13 @@ class Ask:
         tokens: Prompt tokens, for deployments with a tokens/minute limit.
         stream: True if the answer is streamed (latency then means time to first token).
         key: Session or prefix, for affinity.
+        prompt: The prompt as numbers, for strategies that read prompts; None where `key` is not read yet.
+        source: `messages` and `tools` of a chat, for what a server makes of them; None for a text as it is.
         weights: Weights by id that stand in for the configured ones, this request only.
         order: The only tier to pick from, None for the first that has somebody eligible.
     """
 
-    __slots__ = ("exclude", "key", "order", "stream", "tokens", "weights")
+    __slots__ = ("exclude", "key", "order", "prompt", "source", "stream", "tokens", "weights")
 
     def __init__(
         self,
@@ -38,7 +43,11 @@ class Ask:
         key: str | None = None,
         weights: Mapping[str, float] | None = None,
         order: int | None = None,
+        prompt: Prompt | None = None,
+        source: Mapping[str, Any] | None = None,
     ) -> None:
+        self.source = source
+        self.prompt = prompt
         self.order = order
         self.exclude = exclude
         self.tokens = tokens

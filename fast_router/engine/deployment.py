@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol
 
+from fast_router.engine.histogram import Histogram
+
 __all__ = ["CLOSED", "FULL", "OPERATOR", "PROBING", "QOS", "RESTING", "SPENT", "Deployment", "EligibleSet"]
 
 # Why a deployment is not eligible: bits of `Deployment.held`. Eligible means no bit is set.
@@ -58,6 +60,7 @@ class Deployment:
         capacity: How much load one deployment takes compared with its siblings (1 = the same).
         in_flight: Open leases in this process.
         talking: Those of them whose stream has begun.
+        attempts: What whoever takes leases keeps of those under way (the plugin does), each with its ``lease``.
         outside: Load known from elsewhere (other processes, a server's own metrics), in requests.
         held: Bits that say why it is not eligible; 0 means eligible.
         resting_until: Engine clock, seconds; meaningful while the RESTING bit is set.
@@ -67,15 +70,19 @@ class Deployment:
     """
 
     __slots__ = (
+        "attempts",
         "capacity",
         "counted",
         "counters",
+        "durations",
         "entry",
         "ewma",
         "ewma_at",
         "ewma_failed",
         "ewma_load",
+        "failure_kinds",
         "failures",
+        "first_durations",
         "first_token",
         "first_tokens",
         "held",
@@ -121,6 +128,7 @@ class Deployment:
         "talking",
         "tpm",
         "weight",
+        "work",
     )
 
     def __init__(
@@ -143,6 +151,7 @@ class Deployment:
         self.rank = 0
         self.in_flight = 0
         self.talking = 0
+        self.attempts: set[Any] = set()
         self.outside = 0.0
         self.held = 0
         self.resting_until = 0.0
@@ -163,6 +172,11 @@ class Deployment:
         self.first_tokens: list[float] = []
         self.first_token: float | None = None
         self.latency_at = 0.0
+        # Every success so far in buckets: whole attempts, and first tokens; None before the first.
+        self.durations: Histogram | None = None
+        self.first_durations: Histogram | None = None
+        # Failures by kind; None before the first.
+        self.failure_kinds: dict[str, int] | None = None
         # Peak EWMA of whole attempts, in seconds; None: never answered.
         self.ewma: float | None = None
         self.ewma_at = 0.0
@@ -189,6 +203,8 @@ class Deployment:
         self.limited = False
         # Told about each lease on it, under the engine's lock; set only by a breaker that has opened once.
         self.on_lease: Callable[[Any], None] | None = None
+        # What it has cached and has yet to compute (`prefix_cache.work.Work`); None while no strategy asks for that.
+        self.work: Any = None
         # True while a lease on it has nothing to do but count, itself or for a single strategy (see `refresh`).
         self.plain = False
         self.counted = False
@@ -242,6 +258,7 @@ class Deployment:
     def refresh(self) -> None:
         """Work out anew whether a lease has more to do than to count: done when something changes, not per pick."""
         more = self.limited or self.slow_until or self.max_parallel is not None or self.on_lease is not None
+        more = more or self.work is not None
         self.plain = not more and not self.counters
         self.counted = not more and len(self.counters) == 1
 

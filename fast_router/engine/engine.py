@@ -17,8 +17,9 @@ from typing import Any
 
 from fast_router.engine.ask import Ask, Rng
 from fast_router.engine.deployment import CLOSED, FULL, OPERATOR, PROBING, QOS, RESTING, SPENT, Deployment
+from fast_router.engine.failover.blame import Blame, blamed
 from fast_router.engine.group import ModelGroup
-from fast_router.engine.learning import observe
+from fast_router.engine.learning import count_kind, learnt, observe
 from fast_router.engine.lease import Lease
 from fast_router.engine.slow_start import instead_of
 
@@ -118,6 +119,10 @@ class Engine:
                 former = replaces.tiers.get(order) if replaces is not None else None
                 if former is not None:
                     tier.resume(former)
+            for deployment in group.members:
+                # A limit of 0 is used up from the beginning.
+                if deployment.limited and self._spent(deployment):
+                    self.hold(deployment, SPENT)
             if replaces is not None:
                 self.drop_group(replaces)
         return group
@@ -148,6 +153,8 @@ class Engine:
             )
             if not deployment.limited:
                 self.free(deployment, SPENT)
+            elif self._spent(deployment):
+                self.hold(deployment, SPENT)
             deployment.refresh()
         for hook in self.on_configured:
             hook(self, deployment)
@@ -180,7 +187,7 @@ class Engine:
                 return Lease(self, deployment, now)
             if deployment.slow_until:
                 deployment = instead_of(self, deployment, group, now, ask)
-            return self._lease(deployment, now)
+            return self._lease(deployment, now, ask)
         finally:
             self._unlock()
 
@@ -194,14 +201,14 @@ class Engine:
                 return None
             if deployment.slow_until:
                 deployment = instead_of(self, deployment, group, now, ask, candidates)
-            return self._lease(deployment, now)
+            return self._lease(deployment, now, ask)
 
-    def acquire_deployment(self, deployment: Deployment) -> Lease:
+    def acquire_deployment(self, deployment: Deployment, ask: Ask | None = None) -> Lease:
         """A lease on a deployment that somebody else picked."""
         now = self.clock()
         with self.lock:
             self._settle(now)
-            return self._lease(deployment, now)
+            return self._lease(deployment, now, ask)
 
     def peek(self, group: ModelGroup, ask: Ask | None = None) -> Deployment | None:
         """A pick without a lease."""
@@ -214,16 +221,18 @@ class Engine:
         finally:
             self._unlock()
 
-    def _lease(self, deployment: Deployment, now: float) -> Lease:
+    def _lease(self, deployment: Deployment, now: float, ask: Ask | None) -> Lease:
         in_flight = deployment.in_flight = deployment.in_flight + 1
         deployment.picks += 1
+        lease = Lease(self, deployment, now)
+        if deployment.work is not None:
+            deployment.work.begins(lease, ask, now)
         for strategy in deployment.counters:
             strategy.moved(deployment)
         if deployment.max_parallel is not None and in_flight >= deployment.max_parallel:
             self.hold(deployment, FULL)
         if deployment.limited:
             self._count(deployment, 1.0, 0.0)
-        lease = Lease(self, deployment, now)
         if deployment.on_lease is not None:
             deployment.on_lease(lease)
         return lease
@@ -236,11 +245,18 @@ class Engine:
         total_tokens: float = 0,
         cancelled: bool = False,  # noqa: FBT001, FBT002, RUF100 - on the hot path, positionally
         observe: bool = True,  # noqa: FBT001, FBT002, RUF100
+        prompt_tokens: float = 0,
+        cached_tokens: float | None = None,
     ) -> bool:
         """Close a lease; see `Lease.release`."""
         now = self.clock()
         try:
             self._lock()
+            work = lease.deployment.work
+            if work is not None and lease._open:
+                failed = error is not None and observe and not cancelled
+                spoken = lease._first_token is not None
+                work.ended(lease, now, failed, spoken, prompt_tokens, cached_tokens)
             closed = self._close(lease, now, error, completion_tokens, total_tokens, cancelled, observe)
             if now >= self._due:
                 self._tick(now)
@@ -261,9 +277,29 @@ class Engine:
             lease._first_token = self.clock() - lease.started
             if not lease._open:
                 return
-            lease.deployment.talking += 1
+            deployment = lease.deployment
+            deployment.talking += 1
+            if deployment.work is not None:
+                deployment.work.spoke(lease, self.clock())
+                for strategy in deployment.counters:
+                    strategy.moved(deployment)
         for hook in self.on_first_token:
             hook(lease)
+
+    def disown(self, lease: Lease, *, elsewhere: bool) -> None:
+        """Take back what a lease has used up; see `Lease.disown`."""
+        deployment = lease.deployment
+        with self.lock:
+            if not lease._open:
+                return
+            if deployment.limited:
+                self._count(deployment, -1.0, 0.0)
+                if deployment.held & SPENT and not self._spent(deployment):
+                    self.free(deployment, SPENT)
+            if elsewhere and deployment.work is not None:
+                deployment.work.withdrawn(lease, self.clock())
+        if elsewhere:
+            self.release(lease, cancelled=True, observe=False)
 
     def abandon(self, lease: Lease) -> None:
         """Close a lease from a finaliser: lock-free, done at the next call; counts as cancelled."""
@@ -298,8 +334,14 @@ class Engine:
             if error is None:
                 deployment.successes += 1
             else:
-                deployment.failures += 1
-                deployment.last_failure = type(error).__name__
+                count_kind(deployment, error)
+                lease.blame = blamed(error, lease)
+                if lease.blame is Blame.DEPLOYMENT:
+                    deployment.failures += 1
+                    deployment.last_failure = type(error).__name__
+                    lease.before = learnt(deployment, now)
+                else:
+                    learn = False
             if learn:
                 observe(deployment, now, now - lease.started, error, completion_tokens, lease._first_token)
                 self._learnt(deployment)
@@ -376,6 +418,8 @@ class Engine:
                 deployment.held &= ~bit
                 if bit == RESTING:
                     deployment.rested = True
+                    if deployment.work is not None:
+                        deployment.work.returns(self.clock())
                 if not deployment.held:
                     for strategy in deployment.strategies:
                         strategy.add(deployment)
@@ -391,6 +435,8 @@ class Engine:
             if deployment.held & RESTING and deployment.resting_until >= until:
                 return
             deployment.resting_until = until
+            if deployment.work is not None:
+                deployment.work.rests(self.clock())
             self.hold(deployment, RESTING)
             self._later(until, deployment, RESTING)
         for hook in self.on_rest:
@@ -484,6 +530,8 @@ class Engine:
         now = self.clock()
         while self._abandoned:
             lease = self._abandoned.popleft()
+            if lease._open and lease.deployment.work is not None:
+                lease.deployment.work.ended(lease, now, False, lease._first_token is not None)
             if self._close(lease, now, None, 0, 0, True, False):
                 self._dropped.append(lease)
 
@@ -525,6 +573,12 @@ class Engine:
 
     # -- rpm and tpm -----------------------------------------------------------------------------
 
+    @staticmethod
+    def _spent(deployment: Deployment) -> bool:
+        return (deployment.rpm is not None and deployment.minute_requests >= deployment.rpm) or (
+            deployment.tpm is not None and deployment.minute_tokens >= deployment.tpm
+        )
+
     def _count(self, deployment: Deployment, requests: float, tokens: float) -> None:
         if self._minute_ends == _NEVER:
             seconds = self.wall()
@@ -533,10 +587,7 @@ class Engine:
         self._used[deployment] = None
         deployment.minute_requests += requests
         deployment.minute_tokens += tokens
-        if deployment.limited and (
-            (deployment.rpm is not None and deployment.minute_requests >= deployment.rpm)
-            or (deployment.tpm is not None and deployment.minute_tokens >= deployment.tpm)
-        ):
+        if deployment.limited and self._spent(deployment):
             self.hold(deployment, SPENT)
         if tokens:
             for strategy in deployment.strategies:
@@ -551,7 +602,8 @@ class Engine:
             deployment.minute_tokens = 0.0
             deployment.outside_requests = 0.0
             deployment.outside_tokens = 0.0
-            self.free(deployment, SPENT)
+            if not self._spent(deployment):
+                self.free(deployment, SPENT)
             for strategy in deployment.strategies:
                 if strategy.follows_latency:
                     strategy.observed(deployment)

@@ -33,7 +33,7 @@ class ModelGroup:
         UnknownStrategyError: Nobody registered `strategy`.
     """
 
-    __slots__ = ("members", "name", "only", "options", "strategy", "tiers")
+    __slots__ = ("members", "name", "only", "options", "reads_prompts", "strategy", "tiers")
 
     def __init__(
         self,
@@ -47,6 +47,7 @@ class ModelGroup:
         self.name = name
         self.members = tuple(members)
         self.strategy = cls.name
+        self.reads_prompts = cls.reads_prompts
         self.options = dict(options or {})
         # Lower order first; those without one come last, as in LiteLLM's order filter.
         orders = sorted({d.order for d in self.members if d.order is not None})

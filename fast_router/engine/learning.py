@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from math import exp
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from fast_router.engine.failover.failures import classify
+from fast_router.engine.histogram import BOUNDS, Histogram
 
 if TYPE_CHECKING:
     from fast_router.engine.deployment import Deployment
 
-__all__ = ["average", "failure_seconds", "observe", "observe_peak"]
+__all__ = ["Learnt", "average", "count_kind", "failure_seconds", "learnt", "observe", "observe_peak", "unlearn"]
 
 SAMPLES = 10
 """Latency samples kept per deployment (LiteLLM's max_latency_list_size)."""
@@ -34,7 +38,7 @@ def observe(
         deployment: Who was called.
         now: Engine clock, seconds.
         seconds: How long the attempt took.
-        error: What failed, None for a success.
+        error: What failed and is the deployment's fault, None for a success.
         completion_tokens: Tokens of the answer, 0 if unknown.
         first_token: Seconds to the first token of a stream.
     """
@@ -59,12 +63,30 @@ def observe(
         deployment.speed_tokens += share * (tokens - deployment.speed_tokens)
         deployment.speed = deployment.speed_seconds / deployment.speed_tokens
         deployment.speed_at = now
+        durations = deployment.durations
+        if durations is None:
+            durations = deployment.durations = Histogram()
+        # Written out: of each attempt, this is all that looking on costs.
+        durations.counts[bisect_left(BOUNDS, seconds)] += 1
+        durations.total += seconds
         if first_token is not None:
+            if deployment.first_durations is None:
+                deployment.first_durations = Histogram()
+            deployment.first_durations.add(first_token)
             deployment.first_token = _push(deployment.first_tokens, first_token)
     deployment.latency = _push(deployment.latencies, sample)
     deployment.latency_at = now
     if deployment.outside_latency is not None:
         average(deployment)
+
+
+def count_kind(deployment: Deployment, error: BaseException) -> None:
+    """Count a failure under its kind."""
+    kinds = deployment.failure_kinds
+    if kinds is None:
+        kinds = deployment.failure_kinds = {}
+    kind = classify(error).value
+    kinds[kind] = kinds.get(kind, 0) + 1
 
 
 def average(deployment: Deployment) -> None:
@@ -89,6 +111,35 @@ def _push(samples: list[float], sample: float) -> float:
 def _is_timeout(error: BaseException) -> bool:
     # By name, too: LiteLLM's and httpx's timeouts share no base with the built-in one.
     return isinstance(error, TimeoutError) or "Timeout" in type(error).__name__
+
+
+class Learnt(NamedTuple):
+    """What a deployment's speed is taken for, to be restored if a failure turns out not to be its own."""
+
+    ewma: float | None
+    ewma_at: float
+    ewma_load: float
+    ewma_failed: bool
+    failed_at: float
+
+
+def learnt(deployment: Deployment, now: float) -> Learnt:
+    """Keep what is known of `deployment` before a failure of this moment (engine clock) counts against it."""
+    return Learnt(deployment.ewma, deployment.ewma_at, deployment.ewma_load, deployment.ewma_failed, now)
+
+
+def unlearn(deployment: Deployment, before: Learnt) -> None:
+    """Take a failure back; what came after it stays."""
+    failed_at = before.failed_at
+    if deployment.ewma_at == failed_at:
+        deployment.ewma, deployment.ewma_at, deployment.ewma_load, deployment.ewma_failed, _ = before
+    if deployment.latency_at == failed_at and deployment.latencies and deployment.latencies[-1] == TIMEOUT_LATENCY:
+        deployment.latencies.pop()
+        deployment.latency = None
+        if deployment.latencies:
+            deployment.latency = sum(deployment.latencies) / len(deployment.latencies)
+        if deployment.outside_latency is not None:
+            average(deployment)
 
 
 DECAY = 10.0

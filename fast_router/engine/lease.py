@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from fast_router.engine.deployment import Deployment
+    from fast_router.engine.failover.blame import Blame, Case
+    from fast_router.engine.learning import Learnt
 
 __all__ = ["Lease", "Releases"]
 
@@ -27,6 +29,8 @@ class Releases(Protocol):
         total_tokens: float = 0,
         cancelled: bool = False,  # noqa: FBT001, FBT002, RUF100 - called positionally on the hot path
         observe: bool = True,  # noqa: FBT001, FBT002, RUF100
+        prompt_tokens: float = 0,
+        cached_tokens: float | None = None,
     ) -> bool:
         """The attempt has ended; True the first time."""
         ...
@@ -42,6 +46,9 @@ class Releases(Protocol):
     ) -> None:
         """Learn from an attempt that was released with `observe=False`."""
 
+    def disown(self, lease: Lease, *, elsewhere: bool) -> None:
+        """The caller asks with a key or at an address of its own."""
+
     def abandon(self, lease: Lease) -> None:
         """The attempt has ended in a finaliser: no lock may be taken."""
 
@@ -55,9 +62,28 @@ class Lease:
         deployment: Where the attempt goes.
         started: When it was taken, engine clock, seconds.
         generation: The breaker's generation at that time; a later one makes this attempt's outcome stale.
+        case: Its request, set before a failed attempt is released by whoever sees requests.
+        blame: Whom its failure speaks against, set by its release.
+        before: What the deployment's speed was taken for before that failure.
     """
 
-    __slots__ = ("__weakref__", "_engine", "_first_token", "_open", "deployment", "generation", "started")
+    __slots__ = (
+        "__weakref__",
+        "_engine",
+        "_first_token",
+        "_open",
+        "before",
+        "blame",
+        "case",
+        "deployment",
+        "generation",
+        "started",
+    )
+
+    # Set for failures alone: a lease is made at every pick.
+    case: Case | None
+    blame: Blame
+    before: Learnt
 
     def __init__(self, engine: Releases, deployment: Deployment, started: float) -> None:
         self._engine = engine
@@ -100,6 +126,8 @@ class Lease:
         total_tokens: float = 0,
         cancelled: bool = False,
         observe: bool = True,
+        prompt_tokens: float = 0,
+        cached_tokens: float | None = None,
     ) -> bool:
         """Give the slot back and say how the attempt ended.
 
@@ -109,11 +137,23 @@ class Lease:
             total_tokens: Prompt and answer together, for the tokens/minute limit.
             cancelled: The caller gave up: neither a success nor a failure of the deployment.
             observe: False if the latency is reported elsewhere (`Engine.observe`).
+            prompt_tokens: Tokens of the prompt, as the answer counts them; 0 if it does not.
+            cached_tokens: Those of them that the server had in its prefix cache; None if the answer does not say.
 
         Returns:
             True for the call that released it, False for every later one.
         """
-        return self._engine.release(self, error, completion_tokens, total_tokens, cancelled, observe)
+        return self._engine.release(
+            self, error, completion_tokens, total_tokens, cancelled, observe, prompt_tokens, cached_tokens
+        )
+
+    def disown(self, *, elsewhere: bool) -> None:
+        """Note that the caller asks with a key or at an address of its own: the attempt uses up nothing shared.
+
+        Args:
+            elsewhere: The server is the caller's too: nothing is in flight here, the lease is over.
+        """
+        self._engine.disown(self, elsewhere=elsewhere)
 
     def abandon(self) -> None:
         """Give the slot back from a finaliser: takes no lock, counts as cancelled."""

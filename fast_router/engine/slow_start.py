@@ -60,6 +60,10 @@ def instead_of(
     if engine.rng.random() < max(_FLOOR, share):
         return deployment
     exclude = {deployment.id, *(ask.exclude if ask is not None else ())}
-    again = Ask(exclude) if ask is None else Ask(exclude, ask.tokens, ask.stream, ask.key, ask.weights, ask.order)
+    again = (
+        Ask(exclude)
+        if ask is None
+        else Ask(exclude, ask.tokens, ask.stream, ask.key, ask.weights, ask.order, ask.prompt)
+    )
     second = group.pick(now, again) if candidates is None else group.pick_from(candidates, now, again)
     return deployment if second is None or second.order != deployment.order else second

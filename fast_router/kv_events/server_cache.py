@@ -56,6 +56,7 @@ class ServerCache:
         tokens: How many it holds.
         capacity: Tokens that fit, known once it drops some for others; None before.
         size: Tokens per block, 0 before the first.
+        unsure: Whether batches are missing: it may hold blocks that are not known here.
     """
 
     def __init__(self, *, exact: bool) -> None:
@@ -63,13 +64,14 @@ class ServerCache:
         self.tokens = 0
         self.capacity: int | None = None
         self.size = 0
+        self.unsure = False
         self._blocks: dict[tuple[int, Name], tuple[int, int | None]] = {}  # (rank, name): tokens, key
         self._ranks: dict[int, int] = {}  # key: ranks that hold it
 
     def __len__(self) -> int:
         return len(self._blocks)
 
-    def __contains__(self, key: int) -> bool:
+    def __contains__(self, key: object) -> bool:
         return key in self._ranks
 
     def clear(self) -> None:
@@ -77,17 +79,18 @@ class ServerCache:
         self._blocks.clear()
         self._ranks.clear()
         self.tokens = 0
+        self.unsure = False
 
     def apply(self, batches: Iterable[Batch]) -> Change:
         """Take in batches, oldest first, and tell what they changed."""
         change = Change()
         for batch in batches:
-            before = self.tokens
+            before, removed = self.tokens, change.removed
             for event in batch.events:
                 self._apply(event, batch.rank, change)
             # Within one batch drops may be told after what they made room for: the fuller of both moments counts.
-            if change.removed:
-                self.capacity = max(before, self.tokens, self.capacity or 0)
+            if change.removed > removed:
+                self.capacity = max(before, self.tokens)
         if change.appeared and change.gone:
             # What left and came back within the batches, or the other way round, is as it is now.
             change.appeared = [key for key in dict.fromkeys(change.appeared) if key in self._ranks]

@@ -63,10 +63,9 @@ class Source:
     """Follows one server. Belongs to the thread that polls its sockets.
 
     Args:
-        context: ZMQ's.
         endpoint: The server's.
         exact: Whether to work out keys of blocks.
-        changed: Hears each change. Called on this thread.
+        changed: Hears each change and what the cache is then. Called on this thread.
 
     Attributes:
         cache: What the server holds.
@@ -75,22 +74,32 @@ class Source:
         monitor: To poll for lost connections.
     """
 
-    def __init__(self, context: Any, endpoint: Endpoint, *, exact: bool, changed: Callable[[Change], None]) -> None:
+    def __init__(self, endpoint: Endpoint, *, exact: bool, changed: Callable[[Change, ServerCache], None]) -> None:
         self.endpoint = endpoint
         self.cache = ServerCache(exact=exact)
         self.state = State()
-        self._context = context
+        self._context: Any = None
         self._changed = changed
         self._next = 0
         self._last = float("-inf")  # time of the last batch, by the server's clock
         self._fresh = True  # nothing was heard since the connection was made
+        self.socket: Any = None
+        self.monitor: Any = None
+
+    def open(self, context: Any) -> None:
+        """Open its sockets.
+
+        Args:
+            context: ZMQ's.
+        """
+        self._context = context
         self.socket = context.socket(zmq.SUB)
         self.socket.set_hwm(_HIGH_WATER)
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
-        self.socket.setsockopt(zmq.SUBSCRIBE, endpoint.topic.encode())
+        self.socket.setsockopt(zmq.SUBSCRIBE, self.endpoint.topic.encode())
         self.monitor = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        self.socket.connect(endpoint.events)
+        self.socket.connect(self.endpoint.events)
 
     def close(self) -> None:
         """Close its sockets."""
@@ -133,6 +142,7 @@ class Source:
                 # The drops among them would leave blocks here for ever that the server has no longer.
                 self.state.lost += 1
                 self._forget(Change(unsure=True))
+                self.cache.unsure = True
             self._take(missing)
         self._take([(number, batch)])
 
@@ -152,12 +162,13 @@ class Source:
                 self._forget(Change(cleared=True))
             if len(earlier) < number:
                 self.state.lost += 1
+                self.cache.unsure = True
             self._take(earlier)
         self._take([(number, batch)])
 
     def _forget(self, why: Change) -> None:
         self.cache.clear()
-        self._changed(why)
+        self._changed(why, self.cache)
 
     def _take(self, batches: list[tuple[int, Batch]]) -> None:
         if not batches:
@@ -165,7 +176,7 @@ class Source:
         number, last = batches[-1]
         self._next, self._last = number + 1, last.at
         self.state.batches += len(batches)
-        self._changed(self.cache.apply(batch for _, batch in batches))
+        self._changed(self.cache.apply(batch for _, batch in batches), self.cache)
 
     def _decoded(self, payload: bytes) -> Batch | None:
         try:

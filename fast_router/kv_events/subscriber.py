@@ -10,7 +10,7 @@ from typing import Any
 
 import zmq
 
-from fast_router.kv_events.server_cache import Change
+from fast_router.kv_events.server_cache import Change, ServerCache
 from fast_router.kv_events.source import Endpoint, Source
 
 __all__ = ["Subscriber"]
@@ -40,20 +40,26 @@ class Subscriber:
         self._thread = threading.Thread(target=self._run, name="fast_router-kv-events", daemon=True)
         self._thread.start()
 
-    def follow(self, name: str, endpoint: Endpoint, changed: Callable[[Change], None]) -> None:
+    def follow(self, name: str, endpoint: Endpoint, changed: Callable[[Change, ServerCache], None]) -> Source:
         """Follow a server; the same name again replaces it.
 
         Args:
             name: What to call it.
             endpoint: Where it tells its events.
-            changed: Hears each change, on this thread.
+            changed: Hears each change and what the cache is then, on this thread.
+
+        Returns:
+            What is known of the server; it changes on this thread.
         """
+        source = Source(endpoint, exact=self._exact, changed=changed)
 
         def add() -> None:
             self._drop(name)
-            self._sources[name] = Source(self._context, endpoint, exact=self._exact, changed=changed)
+            source.open(self._context)
+            self._sources[name] = source
 
         self.call(add)
+        return source
 
     def leave(self, name: str) -> None:
         """Follow a server no longer."""

@@ -27,9 +27,11 @@ RUST_FEATURES = (
     ("cooldowns", "fast_router.litellm_plugin.bands.rust.rests"),
     ("strategies", "fast_router.litellm_plugin.bands.rust.strategies_by_name"),
     ("failover", "fast_router.litellm_plugin.bands.rust.failover"),
+    ("admission", "fast_router.litellm_plugin.bands.rust.limits"),
     ("lane", "fast_router.litellm_plugin.bands.rust.lane"),
     ("bookkeeping", "fast_router.litellm_plugin.bands.rust.overhead"),
     ("model_list", "fast_router.litellm_plugin.model_list.calls"),
     ("process_status", "fast_router.observe.process_status"),
+    ("shared_state", "fast_router.litellm_plugin.fleet.shared_state"),
 )
 """The same for a LiteLLM whose core is not written in Python: it walks, we steer it."""

@@ -13,11 +13,15 @@ import time
 from collections import Counter
 from typing import Any
 
+from fast_router.engine.histogram import Histogram
+
 __all__ = ["LOGGER", "Tally", "resting", "tally"]
 
 LOGGER = logging.getLogger("fast_router")
 _LOG_EVERY = 60.0
 _REASONS = 64  # reasons are words of ours; a bound all the same, since a status must stay readable
+
+_EVENTS = 1000
 
 
 class Tally:
@@ -29,8 +33,8 @@ class Tally:
     """
 
     __slots__ = (
-        "_lock", "_logged", "delegated", "errors", "fast", "filtered", "handed_over", "lane", "last_error", "left",
-        "of_strategies",
+        "_lock", "_logged", "delegated", "errors", "events", "fast", "filtered", "handed_over", "lane",
+        "last_error", "left", "of_strategies", "waits",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -52,6 +56,10 @@ class Tally:
         # Errors of strategies that users wrote, by strategy.
         self.of_strategies: Counter[str] = Counter()
         self.last_error: str | None = None
+        # What befell requests: (event, model) → count. Rare things only, none of a pick.
+        self.events: Counter[tuple[str, str]] = Counter()
+        # How long requests waited for a deployment, by model.
+        self.waits: dict[str, Histogram] = {}
         self._logged = -_LOG_EVERY
 
     def count(self, counter: Counter[str], reason: str) -> None:
@@ -60,6 +68,21 @@ class Tally:
             if reason not in counter and len(counter) >= _REASONS:
                 reason = "other"
             counter[reason] += 1
+
+    def event(self, name: str, model: object) -> None:
+        """Count what befell a request: `retry`, `hedge`, `hedge_won`, `refused`, `wait_in_vain`."""
+        key = (name, str(model)[:200])
+        with self._lock:
+            if key not in self.events and len(self.events) >= _EVENTS:
+                key = (name, "other")  # names come from requests
+            self.events[key] += 1
+
+    def waited(self, model: str, seconds: float, *, served: bool) -> None:
+        """Count a wait."""
+        with self._lock:
+            self.waits.setdefault(model, Histogram()).add(seconds)
+            if not served:
+                self.events["wait_in_vain", model] += 1
 
     def failed(self, error: BaseException, where: str) -> None:
         """Count an error of ours, or of a strategy of the user's; LiteLLM's own code has answered, or will."""
@@ -106,6 +129,10 @@ class Tally:
                 "filtered_reasons": filtered,
                 "delegated_reasons": delegated,
             },
+            "events": [
+                {"event": event, "model": model, "count": count}
+                for (event, model), count in self.events.most_common(500)
+            ],
             "lane": {
                 "requests": self.lane,
                 "handed_over": sum(handed_over.values()),

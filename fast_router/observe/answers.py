@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fast_router.observe import process_status
+from fast_router.observe import exposure, process_status
+from fast_router.observe.history import history
 from fast_router.observe.identity import identity
+
+if TYPE_CHECKING:
+    from fast_router.router import AdvancedRouter
 
 __all__ = ["answer", "tick"]
 
@@ -26,7 +30,24 @@ def answer(question: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tick() -> None:
-    """Do what is to be done now and then while nobody asks."""
+    """Do what is to be done every ten seconds: sample the last hour, see to the metrics' address."""
+    from fast_router.router import live_routers  # noqa: PLC0415
+
+    history.sample(live_routers())
+    exposure.see_to_it()
+
+
+def _detail(router: AdvancedRouter) -> dict[str, Any]:
+    """The numbers of a router, with the durations of the last minute or two in buckets."""
+    stats = router.stats()
+    known = router.deployments
+    for group in stats["models"].values():
+        for row in group["deployments"]:
+            deployment = known.get(row["id"])
+            row["window"] = None if deployment is None else history.window(router, deployment)
+            row["kinds"] = None if deployment is None else deployment.failure_kinds
+    stats["changes"] = list(router.changes.recent)
+    return stats
 
 
 def _status(_question: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,7 +55,7 @@ def _status(_question: Mapping[str, Any]) -> dict[str, Any]:
     from fast_router.router import live_routers  # noqa: PLC0415
 
     hook.bind_all()
-    routers = [router.stats() for router in live_routers() if router.deployments]
+    routers = [_detail(router) for router in live_routers() if router.deployments]
     return {"status": report.status(), "routers": routers}
 
 
@@ -52,8 +73,23 @@ def _wake(question: Mapping[str, Any]) -> dict[str, Any]:
     return {"ok": True, "woken": woken}
 
 
+def _metrics(_question: Mapping[str, Any]) -> dict[str, Any]:
+    from fast_router.observe.families import families  # noqa: PLC0415
+
+    return {"families": list(families())}
+
+
+def _history(question: Mapping[str, Any]) -> dict[str, Any]:
+    if question.get("sum"):
+        return {"history": history.total()}
+    model, ids = question.get("model"), question.get("ids") or ()
+    return {"history": history.read(model if isinstance(model, str) else None, [i for i in ids if isinstance(i, str)])}
+
+
 _ANSWERS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "status": _status,
     "holds": _holds,
     "wake": _wake,
+    "metrics": _metrics,
+    "history": _history,
 }

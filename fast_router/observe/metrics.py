@@ -1,94 +1,99 @@
 """Prometheus metrics, read from the live numbers when somebody scrapes: nothing is counted twice, no pick pays.
 
+For all processes of this user on one address: the option `metrics`, or `fast-router metrics --port 9464` beside them.
+For one program, in its own registry:
+
     import fast_router
     fast_router.observe.metrics.register()          # into prometheus_client's default registry
 
-In a LiteLLM proxy with its `prometheus` callback they then appear at its /metrics. Names follow Prometheus' rules
-(base units, `_total`); labels are those of LiteLLM's own metrics (`requested_model`, `model_id`), so that dashboards
-can join the two. With `PROMETHEUS_MULTIPROC_DIR` set, prometheus_client leaves collectors like this one out: scrape the
-workers, or read `fast-router status`.
+Labels are `worker` (process id), `model`, `server` and `id` as everywhere. LiteLLM's multiprocess mode
+(`PROMETHEUS_MULTIPROC_DIR`) leaves collectors like this one out of its own /metrics; it has no say on our address.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import threading
+import weakref
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from fast_router.engine.deployment import RESTING
+from fast_router.observe.families import EDGES, Family, families
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
     from prometheus_client.registry import CollectorRegistry
 
-    from fast_router.engine import Deployment
-
-__all__ = ["RouterCollector", "register"]
-
-_LABELS = ["router", "requested_model", "model_id"]
-
-
-def _latency(deployment: Deployment) -> float | None:
-    return deployment.latency
-
-
-def _first_token(deployment: Deployment) -> float | None:
-    return deployment.first_token
-
-
-# name, kind, help, value of a deployment (None: no sample)
-_PER_DEPLOYMENT: tuple[tuple[str, str, str, Callable[[Deployment], float | None]], ...] = (
-    ("fast_router_in_flight", "gauge", "Open leases: calls that run now.", lambda d: d.in_flight),
-    (
-        "fast_router_outside_load",
-        "gauge",
-        "Load known from other processes or the server, requests.",
-        lambda d: d.outside,
-    ),
-    ("fast_router_picks", "counter", "Picks.", lambda d: d.picks),
-    ("fast_router_successes", "counter", "Attempts that succeeded.", lambda d: d.successes),
-    ("fast_router_failures", "counter", "Attempts that failed.", lambda d: d.failures),
-    ("fast_router_eligible", "gauge", "1 if it may be picked now.", lambda d: 0 if d.held else 1),
-    ("fast_router_resting", "gauge", "1 while in cooldown.", lambda d: 1 if d.held & RESTING else 0),
-    ("fast_router_latency_seconds_per_token", "gauge", "Mean of the last ten attempts.", _latency),
-    ("fast_router_first_token_seconds", "gauge", "Mean time to first token of the last ten streams.", _first_token),
-)
+__all__ = ["RouterCollector", "register", "serve"]
 
 
 class RouterCollector:
-    """A prometheus_client collector over every live `AdvancedRouter` of the process."""
+    """A prometheus_client collector.
+
+    Args:
+        everybody: Ask every process of this user; else this process alone.
+    """
+
+    def __init__(self, *, everybody: bool = False) -> None:
+        self._everybody = everybody
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: a registry that wants to know beforehand would have to scrape."""
+        return ()
 
     def collect(self) -> Iterator[Metric]:
         """One family per number; called by prometheus_client at each scrape."""
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily  # noqa: PLC0415
+        merged: dict[str, Family] = {}
+        for family in self._families():
+            known = merged.setdefault(family["name"], {**family, "samples": []})
+            known["samples"] += family["samples"]
+        for family in merged.values():
+            yield _metric(family)
 
-        from fast_router.litellm_plugin.report import status  # noqa: PLC0415
-        from fast_router.router import live_routers  # noqa: PLC0415
+    def _families(self) -> Iterator[Family]:
+        if not self._everybody:
+            yield from families()
+            return
+        from fast_router.observe import process_status  # noqa: PLC0415 - it starts no socket by itself
 
-        routers = live_routers()
-        for router in routers:
-            router.engine.settle()
-        for name, kind, text, value in _PER_DEPLOYMENT:
-            family: Any = (CounterMetricFamily if kind == "counter" else GaugeMetricFamily)(name, text, labels=_LABELS)
-            for router in routers:
-                for model, group in list(router.groups.items()):
-                    for deployment in group.members:
-                        sample = value(deployment)
-                        if sample is not None:
-                            family.add_metric([str(router.number), model, deployment.id], sample)
-            yield family
-        picks = status()["picks"]
-        lanes = CounterMetricFamily(
-            "fast_router_lane_picks", "Picks of litellm.Router by lane and reason.", labels=["lane", "reason"]
-        )
-        lanes.add_metric(["fast", ""], picks["fast"])
-        for lane in ("filtered", "delegated"):
-            for reason, count in picks[f"{lane}_reasons"].items():
-                lanes.add_metric([lane, reason], count)
-        yield lanes
+        answers = process_status.ask_all({"do": "metrics"})
+        silent = sum(1 for each in answers if "families" not in each)
+        for answer in answers:
+            yield from answer.get("families") or ()
+        count = {"labels": [], "help": "Processes that answered.", "kind": "gauge"}
+        yield {**count, "name": "fast_router_workers", "samples": [[[], len(answers) - silent]]}
+        yield {
+            **count,
+            "name": "fast_router_workers_silent",
+            "help": "Processes that are there and did not answer.",
+            "samples": [[[], silent]],
+        }
+
+
+def _metric(family: Family) -> Any:
+    from prometheus_client.core import (  # noqa: PLC0415 - an extra
+        CounterMetricFamily,
+        GaugeMetricFamily,
+        HistogramMetricFamily,
+    )
+
+    kinds = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily, "histogram": HistogramMetricFamily}
+    metric: Any = kinds[family["kind"]](family["name"], family["help"], labels=family["labels"])
+    for labels, value in family["samples"]:
+        if family["kind"] == "histogram":
+            counts, total = value
+            edges = [*map(str, EDGES), "+Inf"]
+            metric.add_metric(labels, list(zip(edges, counts, strict=True)), total)
+        else:
+            metric.add_metric(labels, value)
+    return metric
+
+
+_registered: weakref.WeakKeyDictionary[Any, RouterCollector] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
 
 
 def register(registry: CollectorRegistry | None = None) -> RouterCollector:
-    """Register the collector and return it.
+    """Register this process's collector and return it; again is the same as once.
 
     Args:
         registry: Where; prometheus_client's default registry if not given.
@@ -96,13 +101,43 @@ def register(registry: CollectorRegistry | None = None) -> RouterCollector:
     Raises:
         ConfigurationError: prometheus_client is not installed; the message says what to install.
     """
+    target = registry or _client().REGISTRY
+    with _lock:
+        found = _registered.get(target)
+        if found is None:
+            found = RouterCollector()
+            target.register(found)
+            _registered[target] = found
+        return found
+
+
+def serve(port: int, address: str = "127.0.0.1") -> tuple[Any, threading.Thread]:
+    """Answer Prometheus for every process of this user, from a thread.
+
+    Args:
+        port: Where; 0 takes a free one.
+        address: Where.
+
+    Returns:
+        prometheus_client's server and its thread.
+
+    Raises:
+        ConfigurationError: prometheus_client is not installed.
+        OSError: The port is taken, or not to be had.
+    """
+    client = _client()
+    registry = client.CollectorRegistry()
+    registry.register(RouterCollector(everybody=True))
+    server, thread = client.start_http_server(port, addr=address, registry=registry)
+    return server, thread
+
+
+def _client() -> Any:
     try:
-        from prometheus_client import REGISTRY  # noqa: PLC0415
+        import prometheus_client  # noqa: PLC0415 - an extra
     except ModuleNotFoundError:
         from fast_router.errors import ConfigurationError  # noqa: PLC0415
 
         msg = "fast_router's metrics need prometheus-client: pip install 'fast-router[metrics]'"
         raise ConfigurationError(msg) from None
-    collector = RouterCollector()
-    (registry or REGISTRY).register(collector)
-    return collector
+    return prometheus_client

@@ -105,7 +105,6 @@ def start() -> bool:
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             listener.bind(str(path))
             listener.listen(64)
-            listener.settimeout(_TICK)
         except (OSError, ConfigurationError) as error:
             _log.warning("`fast-router status` cannot see this process: %s", error)
             return False
@@ -157,13 +156,18 @@ def _obey(path: Path) -> None:
 def _serve(listener: socket.socket, path: Path) -> None:
     from fast_router.observe import answers  # noqa: PLC0415 - it imports what a process that is not seen need not
 
+    due = time.monotonic()
     while True:
-        try:
-            connection, _ = listener.accept()
-        except TimeoutError:
+        now = time.monotonic()
+        if now >= due:
+            due = now + _TICK
             with contextlib.suppress(Exception):
                 _obey(path)  # in case nobody could tell us
                 answers.tick()
+        try:
+            listener.settimeout(max(0.01, due - time.monotonic()))
+            connection, _ = listener.accept()
+        except TimeoutError:
             continue
         except OSError:
             return

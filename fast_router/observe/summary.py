@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from fast_router.engine.histogram import percentile
+
 __all__ = ["SEVERITY", "idle_parents", "summarise"]
 
 SEVERITY = (
@@ -64,6 +66,7 @@ def summarise(documents: Sequence[Mapping[str, Any]], *, everybody: bool = False
                     rows.setdefault((model, row["id"]), []).append(row)
     for (model, _), parts in rows.items():
         groups[model].setdefault("deployments", []).append(_add(parts))
+        groups[model].setdefault("parts", []).extend(parts)
     return {
         "processes": [_process(each) for each in documents],
         "groups": [_group(group) for _, group in sorted(groups.items())],
@@ -119,8 +122,28 @@ def _add(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "seconds_left": max(lefts, default=None),
         "workers": len(parts),
         "workers_alike": alike,
+        **_percentiles(parts),
+        "kinds": dict(_kinds(parts)),
         "held": sorted({reason for row in parts for reason in row["held"]}),
     }
+
+
+def _percentiles(parts: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Of the last minute or two, over all workers: their buckets add up."""
+    windows = [row["window"] for row in parts if row.get("window")]
+    counts, first = [[sum(each) for each in zip(*(window[k] for window in windows), strict=True)] for k in (0, 1)]
+    shares = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+    return {
+        **{name: percentile(counts, share) for name, share in shares.items()},
+        **{f"first_{name}": percentile(first, share) for name, share in shares.items()},
+    }
+
+
+def _kinds(parts: Sequence[Mapping[str, Any]]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for row in parts:
+        found.update(row.get("kinds") or {})
+    return found
 
 
 def _mean(parts: Sequence[Mapping[str, Any]], key: str) -> float | None:
@@ -143,6 +166,7 @@ def _group(group: dict[str, Any]) -> dict[str, Any]:
         "size": len(deployments),
         "up": sum(1 for row in deployments if row["state"] in {"up", "warming"}),
         **{key: sum(row[key] for row in deployments) for key in _SUMS},
+        **_percentiles(group["parts"]),
         "deployments": deployments,
     }
 

@@ -93,6 +93,9 @@ class Settings:
     freeze_heap: bool = option(False, "Leave what a program has made by its first picks out of garbage collections.")
     log_level: LogLevel = option("WARNING", "Level of the `fast_router` logger.")
     status: bool | None = option(None, "Answer `fast-router status`; not set: only under the launcher or in a proxy.")
+    metrics: bool = option(False, "Answer Prometheus for all processes of this user, from one of them.")
+    metrics_address: str = option("127.0.0.1", "Where the metrics are answered.")
+    metrics_port: int = option(9464, "At which port.", ge=1, le=65535)
     runtime_dir: str | None = option(None, "Private directory of the status sockets; else $XDG_RUNTIME_DIR or temp.")
 
     max_wait: float = option(

@@ -46,12 +46,12 @@ class Bench:
 
 
 STRATEGIES = [
+    "cache_aware",
     "cost_based",
     "latency_based",
     "least_busy",
     "peak_ewma",
     "power_of_two",
-    "prefix_affinity",
     "round_robin",
     "session_affinity",
     "simple_shuffle",

@@ -199,7 +199,7 @@ def _caches(config: Path | None, given: dict[str, Any], output: _Output) -> None
         click.echo(json.dumps(show.cache_json(outcomes), indent=2))
         return
     show.cache_table(title, outcomes)
-    click.echo("oracle: knows each cache and each queue; nothing that is real can.")
+    click.echo("oracle: earliest first token by the true caches and queues, without foresight")
     click.echo()
     show.shares("Shares of the requests, %", {outcome.name: outcome.picks for outcome in outcomes})
     _written(output)

@@ -129,7 +129,7 @@ def find_target(options: ClusterOptions, litellm_router: object | None) -> Targe
 
 def redis_of(litellm_router: object | None) -> Any | None:
     """LiteLLM's Redis cache behind a Router or its core (`RedisCache`, `RedisClusterCache`), None if it has none."""
-    for name in ("_core_cache", "cache"):
+    for name in ("_core_cache", "_cache", "cache"):
         found = getattr(getattr(litellm_router, name, None), "redis_cache", None)
         if found is not None:
             return found

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from fast_router.engine.failover.failures import FailureKind
+from fast_router.engine.failover.testimony import Testimony
 from fast_router.engine.failover.windows import SlidingCounts
 
 if TYPE_CHECKING:
@@ -143,6 +144,7 @@ class Breaker:
         "last_failure",
         "reason",
         "state",
+        "testimony",
         "until",
     )
 
@@ -154,6 +156,7 @@ class Breaker:
         self.until = 0.0
         self.reason = ""
         self.last_failure: FailureKind | None = None
+        self.testimony = Testimony()
         self._openings = 0
         self._closed_at: float | None = None
         self._probe_until: float | None = None
@@ -243,6 +246,7 @@ class Breaker:
             return None
         self._in_a_row = 0
         self._server_in_a_row = 0
+        self.testimony.clear()
         self._counts.add(now, _OK)
         if self.state is BreakerState.HALF_OPEN:
             return self._close(now, "the probe succeeded")
@@ -252,7 +256,13 @@ class Breaker:
         return None
 
     def failure(
-        self, now: float, kind: FailureKind, generation: int, retry_after: float | None = None
+        self,
+        now: float,
+        kind: FailureKind,
+        generation: int,
+        retry_after: float | None = None,
+        *,
+        may_open: bool = True,
     ) -> Change | None:
         """Note that an attempt failed.
 
@@ -261,6 +271,7 @@ class Breaker:
             kind: Why it failed. A failure that is not the deployment's fault only gives a probe back.
             generation: The breaker's generation when that attempt began.
             retry_after: Seconds for which the provider asked to stay away.
+            may_open: Whether the evidence is enough to open it; if not, it stays one failure away from that.
 
         Returns:
             The state change, None for none (a longer deadline of an open breaker is no change of state).
@@ -277,7 +288,45 @@ class Breaker:
             return self._open(now, f"the probe failed ({kind.value})", kind, retry_after)
         self._counts.add(now, _FAILED)
         reason = self._reason_to_open(now, kind)
-        return None if reason is None else self._open(now, reason, kind, retry_after)
+        return None if reason is None or not may_open else self._open(now, reason, kind, retry_after)
+
+    @property
+    def in_a_row(self) -> tuple[int, int]:
+        """Failures in a row: connection errors and timeouts, and all."""
+        return self._in_a_row, self._server_in_a_row
+
+    def take_back(self, now: float, kind: FailureKind, before: tuple[int, int], opened: int | None) -> Change | None:
+        """Undo one failure that turned out not to be the deployment's.
+
+        Args:
+            now: Clock time in seconds.
+            kind: Why it failed.
+            before: Failures in a row before it, see `in_a_row`.
+            opened: The generation that it opened, None if it opened nothing.
+
+        Returns:
+            The state change: an opening that nothing has followed is closed again.
+        """
+        if opened is None:
+            # A success in between has forgotten it already.
+            if self.state is BreakerState.CLOSED and self._server_in_a_row:
+                self._in_a_row = max(0, self._in_a_row - (kind in _IN_A_ROW))
+                self._server_in_a_row -= 1
+                self._counts.add(now, _FAILED, -min(1.0, self._counts.read(now)[_FAILED]))
+                self._forgive(now, kind)
+            return None
+        if opened != self.generation or self.state is not BreakerState.OPEN:
+            return None
+        change = self._close(now, "its failure followed the request elsewhere")
+        self._openings = max(0, self._openings - 1)
+        self._closed_at = None
+        self._in_a_row, self._server_in_a_row = before
+        return change
+
+    def _forgive(self, now: float, kind: FailureKind) -> None:
+        if self._allowed is not None:
+            column = list(FailureKind).index(kind) + 1 if kind in self._options.allowed_fails_by_kind else 0
+            self._allowed.add(now, column, -min(1.0, self._allowed.read(now)[column]))
 
     def cancelled(self, generation: int) -> None:
         """Note that an attempt ended without an outcome: a probe makes room for the next one."""
@@ -370,6 +419,7 @@ class Breaker:
         return change
 
     def _close(self, now: float, reason: str) -> Change:
+        self.testimony.clear()
         change = Change(self.state, BreakerState.CLOSED, reason)
         self.state = BreakerState.CLOSED
         self.until = 0.0

@@ -1,4 +1,4 @@
-"""What a failure means: whose fault it is, and whether another deployment may do better.
+"""What kind of failure an error is, and whether another deployment may do better.
 
 The classes of LiteLLM, openai, httpx and aiohttp are recognised by name and status code, because the
 engine imports nothing but the standard library.
@@ -7,9 +7,13 @@ engine imports nothing but the standard library.
 from __future__ import annotations
 
 import enum
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-__all__ = ["FailureKind", "classify", "remember", "status_of"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+__all__ = ["FailureKind", "answered", "certain", "classify", "remember", "sent", "status_of"]
 
 
 class FailureKind(enum.Enum):
@@ -83,9 +87,17 @@ _BY_STATUS: Final = {
     504: FailureKind.TIMEOUT,
 }
 _ANSWERED: Final = frozenset({"APIStatusError", "HTTPStatusError", "ClientResponseError"})
+# Only these stand for bytes that were sent, or would have been; LiteLLM dresses its own mistakes as a lost connection.
+_TRANSPORT: Final = frozenset({"TransportError", "ClientError", "APIConnectionError", "ConnectionError", "gaierror"})
+_LITELLM: Final = "litellm."
+# What no request can bring about: nobody listens there.
+_UNREACHABLE: Final = frozenset({"ConnectError", "ClientConnectorError", "ConnectionRefusedError", "gaierror"})
+_RESET: Final = frozenset({"ConnectionResetError", "BrokenPipeError", "ServerDisconnectedError"})
 # How deep a chain of causes is followed: exceptions may form long chains in retry loops.
-_DEPTH: Final = 6
-_KIND: Final = "_fast_router_kind"
+_DEPTH: Final = 12
+_REMEMBERED: Final = "_fast_router_failure"
+ENDED: Final = "_fast_router_ended"
+"""An attribute of errors whose attempt is over: what follows in a chain belongs to an earlier attempt."""
 
 
 def status_of(error: BaseException | None) -> int | None:
@@ -99,12 +111,16 @@ def status_of(error: BaseException | None) -> int | None:
     """
     for holder in (error, getattr(error, "response", None)):
         for name in ("status_code", "status"):
-            value = getattr(holder, name, None)
-            if isinstance(value, str) and value.isdigit():
-                value = int(value)
-            if isinstance(value, int) and not isinstance(value, bool) and 100 <= value <= 599:
-                return value
+            status = _number(getattr(holder, name, None))
+            if status is not None:
+                return status
     return None
+
+
+def _number(value: object) -> int | None:
+    if isinstance(value, str) and value.isdigit():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and 100 <= value <= 599 else None
 
 
 def _named(error: BaseException) -> FailureKind | None:
@@ -121,52 +137,191 @@ def _named(error: BaseException) -> FailureKind | None:
     return None
 
 
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Give an error and what it came from, up to the error of an earlier attempt."""
+    found: BaseException | None = error
+    for _ in range(_DEPTH):
+        if found is None or (found is not error and getattr(found, ENDED, False)):
+            return
+        yield found
+        found = found.__cause__ or found.__context__
+
+
+def _names(error: BaseException) -> Iterator[str]:
+    return (cls.__name__ for cls in type(error).__mro__)
+
+
 def classify(error: BaseException) -> FailureKind:
-    """Tell what a failure means.
+    """Tell what kind of failure an error is.
 
     Args:
         error: What the attempt raised.
 
     Returns:
-        The kind. A 500 without an answer behind it (LiteLLM's dress for a refused or reset
-        connection) is found by its chain of causes. An error that says nothing counts as the server's.
+        The kind. What LiteLLM makes of an error (a 500 for a refused connection, a connection error for an error inside
+        a stream) gives way to what is found in its chain of causes. An error that says nothing counts as the server's.
     """
     if not isinstance(error, Exception):
         return FailureKind.CANCELLED
-    known = vars(error).get(_KIND)
-    if known is not None:
-        return known  # type: ignore[no-any-return]
+    remembered = _remembered(error)
+    if remembered is not None:
+        return remembered.kind
     if type(error).__name__ == "CancelledError":
         return FailureKind.CANCELLED
     kind = _named(error)
     status = status_of(error)
     if kind is None and status is not None:
-        kind = _BY_STATUS.get(status)
-        if kind is None:
-            kind = FailureKind.CLIENT if 400 <= status < 500 else FailureKind.SERVER
-    if kind is None or (kind is FailureKind.SERVER and status == 500):
+        kind = _of_status(status)
+    if kind in (None, FailureKind.CONNECTION) or (kind is FailureKind.SERVER and status in (500, 503)):
         below = _from_causes(error)
         if below is not None:
             return below
     return kind or FailureKind.SERVER
 
 
+class _Failure(NamedTuple):
+    kind: FailureKind
+    answered: bool
+    sent: bool
+    certain: bool
+
+
 def remember(error: BaseException) -> None:
-    """Keep what a failure means with it: somebody is about to rewrite its chain of causes."""
+    """Keep what a failure means with it, before its chain of causes is rewritten."""
     if isinstance(error, Exception):
-        vars(error)[_KIND] = classify(error)
+        vars(error)[_REMEMBERED] = _Failure(classify(error), answered(error), sent(error), certain(error))
+
+
+def _remembered(error: BaseException) -> _Failure | None:
+    found: _Failure | None = getattr(error, _REMEMBERED, None)
+    return found
+
+
+def _of_status(status: int) -> FailureKind:
+    kind = _BY_STATUS.get(status)
+    if kind is None:
+        kind = FailureKind.CLIENT if 400 <= status < 500 else FailureKind.SERVER
+    return kind
 
 
 def _from_causes(error: BaseException) -> FailureKind | None:
-    cause = error.__cause__ or error.__context__
-    for _ in range(_DEPTH):
-        if cause is None:
-            return None
+    for cause in _chain(error):
+        if cause is error:
+            continue
         kind = _named(cause)
-        if kind in (FailureKind.CONNECTION, FailureKind.TIMEOUT):
+        if kind is FailureKind.TIMEOUT:
             return kind
         # LiteLLM dresses a refused connection as a 500 twice; only these stand for an answer that came.
-        if kind is not None or any(cls.__name__ in _ANSWERED for cls in type(cause).__mro__):
+        if _is_answer(cause):
             return None
-        cause = cause.__cause__ or cause.__context__
+        status = _in_stream(cause)
+        if status is not None:
+            return _of_status(status)
+        if kind is FailureKind.CONNECTION and not _below(cause):
+            return kind
+        if kind is not None and kind is not FailureKind.CONNECTION:
+            return None
     return None
+
+
+def _below(error: BaseException) -> bool:
+    return (error.__cause__ or error.__context__) is not None
+
+
+def _in_stream(error: BaseException) -> int | None:
+    """Read the status of an error that a server wrote into a stream; 500 if it gave none, None for other errors."""
+    if type(error).__name__ != "APIError" or _own(error):
+        return None
+    body = getattr(error, "body", None)
+    for value in (getattr(error, "code", None), body.get("code") if isinstance(body, dict) else None):
+        status = _number(value)
+        if status is not None and status >= 400:
+            return status
+    return 500
+
+
+def answered(error: BaseException) -> bool:
+    """Tell whether the server answered: with an error status, or with an error inside a stream."""
+    remembered = _remembered(error)
+    if remembered is not None:
+        return remembered.answered
+    # LiteLLM sets it on what it makes of an answer, and on nothing else.
+    if getattr(error, "litellm_response_headers", None) is not None:
+        return True
+    return any(_is_answer(e) or _in_stream(e) is not None for e in _chain(error))
+
+
+def _is_answer(error: BaseException) -> bool:
+    # LiteLLM's own errors derive from openai's, whatever they are made of.
+    return not _own(error) and not _ANSWERED.isdisjoint(_names(error))
+
+
+def _own(error: BaseException) -> bool:
+    return type(error).__module__.startswith(_LITELLM)
+
+
+def sent(error: BaseException) -> bool:
+    """Tell whether the attempt got as far as a server.
+
+    LiteLLM refuses requests by itself (a full deployment, its own rate limits, arguments that it cannot translate) and
+    raises the exceptions that stand for a server's answer. Those have neither an answer nor a broken connection in
+    their chain, while an exception that LiteLLM's callers make up (`mock_response`) has no chain at all.
+
+    Args:
+        error: What an attempt made by LiteLLM raised.
+
+    Returns:
+        False if nothing was sent.
+    """
+    remembered = _remembered(error)
+    if remembered is not None:
+        return remembered.sent
+    if answered(error):
+        return True
+    if getattr(error, "category", None) == "litellm_rate_limit" or refused_here(error):
+        return False
+    bare = True
+    for cause in _chain(error):
+        names = set(_names(cause))
+        if not _own(cause) and (not names.isdisjoint(_TRANSPORT) or _named(cause) is FailureKind.TIMEOUT):
+            return True
+        # The answer came, and makes no sense.
+        if "JSONDecodeError" in names or "MockException" in names:
+            return True
+        bare = bare and cause is error
+    if not bare:
+        return False
+    # Nothing below it: made up in the place of an answer. LiteLLM's own refusals of that shape are not.
+    return "APIConnectionError" not in set(_names(error)) and status_of(error) is not None
+
+
+# Where LiteLLM refuses an attempt before it makes the call.
+_ROUTING: Final = ("/litellm/router", "\\litellm\\router")
+_CALL: Final = ("/litellm/utils.py", "\\litellm\\utils.py")
+
+
+def refused_here(error: BaseException) -> bool:
+    """Tell whether LiteLLM's Router raised an error by itself, without having made the call."""
+    trace: TracebackType | None = error.__traceback__
+    routing = False
+    while trace is not None:
+        name = trace.tb_frame.f_code.co_filename
+        if name.endswith(_CALL):
+            return False
+        routing = routing or any(part in name for part in _ROUTING)
+        trace = trace.tb_next
+    return routing
+
+
+def certain(error: BaseException) -> bool:
+    """Tell whether no request can have brought a failure about: nobody listens at that address."""
+    remembered = _remembered(error)
+    if remembered is not None:
+        return remembered.certain
+    unreachable = False
+    for cause in _chain(error):
+        names = set(_names(cause))
+        if not names.isdisjoint(_RESET):
+            return False
+        unreachable = unreachable or not names.isdisjoint(_UNREACHABLE)
+    return unreachable

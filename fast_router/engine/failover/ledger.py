@@ -2,24 +2,27 @@
 
 `AttemptLedger` belongs to one request: it says which deployments the next attempt should avoid. Deployments
 that it has not tried go first; when all were tried, the one whose failure is oldest and worth repeating.
-`RetryBudget` belongs to one model group: it keeps an outage from being multiplied by everybody's retries
+`RetryBudget` belongs to one model group, or to one caller in it: it keeps an outage from being multiplied by retries
 (Finagle's rule: a share of the requests plus a floor per second).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
+from fast_router.engine.failover.blame import Case
 from fast_router.engine.failover.failures import FailureKind
 from fast_router.engine.failover.windows import SlidingCounts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Hashable, Sequence
 
     from fast_router.engine.deployment import Deployment
 
-__all__ = ["AttemptLedger", "Attempted", "BudgetOptions", "RetryBudget"]
+__all__ = ["AttemptLedger", "Attempted", "BudgetOptions", "CallersShares", "RetryBudget"]
 
 
 class Attempted(NamedTuple):
@@ -44,12 +47,18 @@ class AttemptLedger:
     Args:
         doubtful: Tells of an id whether its deployment has yet to prove that it is back. A request that has
             failed once is no good probe: it would meet every member that is coming back, one after the other.
+
+    Attributes:
+        attempts: The failed attempts, the latest one last.
+        terms: What the caller chose, as `engine.failover.blame.Terms`.
     """
 
-    __slots__ = ("_by_id", "_doubtful", "attempts")
+    __slots__ = ("_by_id", "_case", "_doubtful", "attempts", "terms")
 
     def __init__(self, doubtful: Callable[[str], bool] | None = None) -> None:
         self._doubtful = doubtful
+        self._case: Case | None = None
+        self.terms = 0
         self.attempts: list[Attempted] = []
         self._by_id: dict[str, Attempted] = {}
 
@@ -58,6 +67,17 @@ class AttemptLedger:
         attempt = Attempted(id_, kind, at, retry_after)
         self.attempts.append(attempt)
         self._by_id[id_] = attempt
+
+    @property
+    def case(self) -> Case:
+        """What the request has to say about the deployments that it fails at; made at its first failure."""
+        if self._case is None:
+            self._case = Case(self.caller(), self.terms)
+        return self._case
+
+    def caller(self) -> Hashable | None:
+        """Tell who makes the request, None if that is not known."""
+        return None
 
     @property
     def tried(self) -> Collection[str]:
@@ -99,13 +119,6 @@ class AttemptLedger:
             return untried
         retryable = [d for d in candidates if known[d.id].kind.retryable]
         return [min(retryable or candidates, key=lambda d: known[d.id].at)]
-
-    def again(self, ids: Iterable[str]) -> str | None:
-        """Of deployments that were all tried, give the one to try again; None if the iterable is empty."""
-        known = [self._by_id[i] for i in ids if i in self._by_id]
-        if not known:
-            return None
-        return min([a for a in known if a.kind.retryable] or known, key=lambda a: a.at).id
 
 
 def _lowest_tier(deployments: list[Deployment]) -> list[Deployment]:
@@ -170,3 +183,33 @@ class RetryBudget:
         requests, retries = self._counts.read(now)
         options = self._options
         return max(0.0, options.share * requests + options.per_second * options.window - retries)
+
+
+_CALLERS_SHARE = 0.25
+"""One caller's part of a group's retries per second, for retries that no deployment is to blame for."""
+_CALLERS = 1_000
+"""Callers whose shares are kept; the one that retried longest ago is forgotten."""
+
+
+class CallersShares:
+    """The budgets of single callers. Safe from several threads."""
+
+    __slots__ = ("_budgets", "_lock")
+
+    def __init__(self) -> None:
+        self._budgets: OrderedDict[tuple[str, Hashable], RetryBudget] = OrderedDict()
+        self._lock = Lock()
+
+    def of(self, name: str, caller: Hashable, options: BudgetOptions) -> RetryBudget:
+        """Give the share of a caller in the retries of the group `name`."""
+        key = (name, caller)
+        with self._lock:
+            found = self._budgets.get(key)
+            if found is None:
+                own = replace(options, share=0.0, per_second=_CALLERS_SHARE * options.per_second)
+                found = self._budgets[key] = RetryBudget(own)
+                if len(self._budgets) > _CALLERS:
+                    self._budgets.popitem(last=False)
+            else:
+                self._budgets.move_to_end(key)
+            return found

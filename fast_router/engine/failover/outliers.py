@@ -108,6 +108,12 @@ class OutlierDetector:
         else:
             member.failed += 1
 
+    def take_back(self, id_: str) -> None:
+        """Forget one failure that turned out not to be the deployment's."""
+        member = self._members.get(id_)
+        if member is not None and member.failed:
+            member.failed -= 1
+
     def due(self, now: float) -> bool:
         """Tell whether the interval is over."""
         return now >= self._ends

@@ -16,21 +16,25 @@ until a deployment has failed: a breaker is made at a deployment's first failure
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fast_router.engine import slow_start
 from fast_router.engine.deployment import CLOSED, OPERATOR, PROBING, RESTING
+from fast_router.engine.failover.blame import Blame, Case, Charge, blame
 from fast_router.engine.failover.breaker import Breaker, BreakerOptions, BreakerState, Change
-from fast_router.engine.failover.failures import FailureKind, classify
-from fast_router.engine.failover.ledger import BudgetOptions, RetryBudget
+from fast_router.engine.failover.ejection import EjectionOptions, OvertakenTimeoutError, SilentTimeoutError
+from fast_router.engine.failover.evidence import Evidence
+from fast_router.engine.failover.failures import FailureKind, certain, classify
+from fast_router.engine.failover.ledger import BudgetOptions, CallersShares, RetryBudget
 from fast_router.engine.failover.outliers import OutlierDetector, OutlierOptions
 from fast_router.engine.failover.retry_after import retry_after_from_error
-from fast_router.engine.failover.silence import SilenceOptions, Silences
+from fast_router.engine.failover.silence import OpenCall, SilenceOptions, Silences
+from fast_router.engine.learning import unlearn
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Sequence
 
     from fast_router.engine.deployment import Deployment
     from fast_router.engine.engine import Engine
@@ -40,39 +44,6 @@ __all__ = ["EjectionOptions", "FailoverPolicy", "OvertakenTimeoutError", "Silent
 
 # A deadline that moves by less than this many seconds is the same one, read twice.
 _LATER = 0.5
-
-
-class OvertakenTimeoutError(TimeoutError):
-    """An attempt that its caller stopped waiting for, because a second one had answered."""
-
-
-class SilentTimeoutError(TimeoutError):
-    """Calls of which nothing has been heard for far longer than the others of the group take."""
-
-
-@dataclass(frozen=True)
-class EjectionOptions:
-    """How much of a group may rest at a time.
-
-    Attributes:
-        max_share: Share of a group, 0 to 1. Somebody is always left, and in a group of two or more one may
-            always rest.
-        panic: What happens beyond it: True wakes the whole group, False lets those rest that rest already.
-    """
-
-    max_share: float = 1.0
-    panic: bool = True
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.max_share <= 1:
-            raise ValueError("max_share is a share between 0 and 1")
-
-    def most(self, size: int) -> int:
-        """Give the most members of a group of ``size`` that may rest at a time."""
-        if size < 2 or self.max_share == 0:
-            return 0
-        # A hair below a whole number is that number: 0.6 × 5 is not 2.
-        return min(size - 1, max(1, int(self.max_share * size + 1e-9)))
 
 
 def _in_service(members: Callable[[Deployment], Sequence[Deployment]]) -> Callable[[Deployment], Sequence[Deployment]]:
@@ -98,6 +69,7 @@ class FailoverPolicy:
         budget: The retry budget of each group, None for no bound.
         outliers: The outlier rules, None for none.
         silence: When a deployment counts as silent, None for never.
+        calls: A deployment's calls under way; see `Silences`.
         decides: For a failure, whether the breaker decides (True) or somebody else does (False, then only
             rests from outside open it). None: the breaker always decides.
         retry_after: For a failure, the seconds for which its provider asks to stay away. None: what its headers say.
@@ -118,6 +90,7 @@ class FailoverPolicy:
         budget: BudgetOptions | None = None,
         outliers: OutlierOptions | None = None,
         silence: SilenceOptions | None = None,
+        calls: Callable[[Deployment], Iterable[OpenCall]] | None = None,
         decides: Callable[[Deployment, BaseException, FailureKind], bool] | None = None,
         retry_after: Callable[[Deployment, BaseException], float | None] | None = None,
         why: Callable[[Deployment], str] | None = None,
@@ -131,6 +104,7 @@ class FailoverPolicy:
         self._options = options
         self._budget_options = budget
         self._budgets: dict[str, RetryBudget] = {}
+        self._shares = CallersShares()
         self._outlier_options = outliers
         self._detectors: dict[str, OutlierDetector] = {}
         self._decides = decides
@@ -140,13 +114,14 @@ class FailoverPolicy:
         self._wall_clock = wall_clock
         self._rng = rng
         self._breakers: dict[str, Breaker] = {}
+        self._evidence = Evidence(self.breaker, self._take_back)
         self._panics: set[str] = set()
         self._resting_by_us = False
         self._changes: list[tuple[Deployment, Change]] = []
         engine.on_release.append(self._released)
         engine.on_rest.append(self._rested)
         self._silences = (
-            None if silence is None else Silences(engine, members, self.doubtful, self._fell_silent, silence)
+            None if silence is None else Silences(engine, members, self.doubtful, self._fell_silent, silence, calls)
         )
 
     def close(self) -> None:
@@ -197,13 +172,24 @@ class FailoverPolicy:
             left = max(0.0, found.next_probe() - self.engine.clock())
             return {"state": found.state.value, "reason": found.reason, "seconds_left": round(left, 3)}
 
-    def budget(self, name: str) -> RetryBudget | None:
-        """Give a group's retry budget, None if retries are not bounded."""
-        if self._budget_options is None:
+    def budget(self, name: str, caller: Hashable | None = None) -> RetryBudget | None:
+        """Give a group's retry budget, or the share of one caller in retries that no deployment is to blame for.
+
+        Args:
+            name: The group.
+            caller: Whose share, None for the group's own budget.
+
+        Returns:
+            The budget, None if retries are not bounded.
+        """
+        options = self._budget_options
+        if options is None:
             return None
+        if caller is not None:
+            return self._shares.of(name, caller, options)
         found = self._budgets.get(name)
         if found is None:
-            found = self._budgets.setdefault(name, RetryBudget(self._budget_options))
+            found = self._budgets.setdefault(name, RetryBudget(options))
         return found
 
     def forget(self, id_: str) -> None:
@@ -226,7 +212,8 @@ class FailoverPolicy:
         """
         with self.engine.lock:
             breaker = self.breaker(deployment)
-            self._failure(deployment, breaker, error, breaker.generation if generation is None else generation)
+            if blame(error) is Blame.DEPLOYMENT:
+                self._failure(deployment, breaker, error, breaker.generation if generation is None else generation)
         self._tell()
 
     def wake(self, deployment: Deployment, reason: str) -> None:
@@ -311,6 +298,9 @@ class FailoverPolicy:
             self._judge(lease, error)
         if breaker is None and error is None:
             return
+        case = None if error is None else getattr(lease, "case", None)
+        if case is not None:
+            case.counted = False
         with self.engine.lock:
             if breaker is None:
                 breaker = self.breaker(deployment)
@@ -320,8 +310,10 @@ class FailoverPolicy:
                 change = breaker.success(self.engine.clock(), lease.generation)
                 if change is not None:
                     self._closed(deployment, breaker, change)
+            elif lease.blame is not Blame.DEPLOYMENT:
+                self._cancelled(deployment, breaker, lease.generation)
             else:
-                self._failure(deployment, breaker, error, lease.generation)
+                self._failure(deployment, breaker, error, lease.generation, lease)
         self._tell()
 
     def overtaken(self, lease: Lease) -> None:
@@ -335,13 +327,14 @@ class FailoverPolicy:
             lease: The slower attempt's, still open.
         """
         with self.engine.lock:
-            self._failure(lease.deployment, self.breaker(lease.deployment), OvertakenTimeoutError(), lease.generation)
+            error = OvertakenTimeoutError()
+            self._failure(lease.deployment, self.breaker(lease.deployment), error, lease.generation, lease)
         self._tell()
 
     def first_token(self, lease: Lease) -> None:
         """Note that a stream has begun to answer: enough for a probe, whose stream may last minutes."""
         breaker = self._breakers.get(lease.deployment.id)
-        if breaker is None or breaker.state is BreakerState.CLOSED:
+        if not lease.open or breaker is None or breaker.state is BreakerState.CLOSED:
             return
         with self.engine.lock:
             change = breaker.success(self.engine.clock(), lease.generation)
@@ -349,23 +342,44 @@ class FailoverPolicy:
                 self._closed(lease.deployment, breaker, change)
         self._tell()
 
-    def _failure(self, deployment: Deployment, breaker: Breaker, error: BaseException, generation: int) -> None:
+    def _failure(
+        self,
+        deployment: Deployment,
+        breaker: Breaker,
+        error: BaseException,
+        generation: int,
+        lease: Lease | None = None,
+    ) -> None:
+        """Take in a failure that speaks against its deployment, taken by itself."""
         kind = classify(error)
-        if not kind.blames_deployment:
-            self._cancelled(deployment, breaker, generation)
-            return
         now = self.engine.clock()
-        breaker.last_failure = kind
+        case: Case | None = getattr(lease, "case", None)
+        standing = None if case is None else case.charge
         if callable(self._options):
             breaker.configure(self._options(deployment))
+        if not self._evidence.hear(case, deployment, kind, now, certain=certain(error)):
+            self._unlearn(deployment, lease)
+            self._cancelled(deployment, breaker, generation)
+            return
+        breaker.last_failure = kind
+        if case is not None:
+            case.counted = True
+            if case.charge is not None and case.charge is not standing:
+                case.charge.learnt = getattr(lease, "before", None)
         if self._decides is not None and not self._decides(deployment, error, kind):
             if breaker.state is BreakerState.HALF_OPEN and generation == breaker.generation:
                 # Whoever decides has let it come back; one failure more is theirs to count.
                 self._woken(deployment, breaker, "cooldown over")
             if breaker.state is not BreakerState.OPEN:
                 return
-        retry_after = self._retry_after(deployment, error)
-        change = breaker.failure(now, kind, generation, retry_after)
+        self._opens(deployment, breaker, kind, generation, self._retry_after(deployment, error))
+        self.charged(case, deployment)
+
+    def _opens(
+        self, deployment: Deployment, breaker: Breaker, kind: FailureKind, generation: int, retry_after: float | None
+    ) -> None:
+        now = self.engine.clock()
+        change = breaker.failure(now, kind, generation, retry_after, may_open=self.may_rest(deployment))
         if change is not None:
             self._opened(deployment, breaker, change)
         elif (
@@ -376,6 +390,57 @@ class FailoverPolicy:
             self._rest(deployment, breaker.until - now)
             longer = Change(breaker.state, breaker.state, "a longer rest was asked for", breaker.until, kind)
             self._changes.append((deployment, longer))
+
+    # What failures prove.
+
+    def may_rest(self, deployment: Deployment) -> bool:
+        """Tell whether what speaks against a deployment is enough to let it rest beside those that rest already."""
+        with self.engine.lock:
+            breaker = self.breaker(deployment)
+            if breaker.state is not BreakerState.CLOSED:
+                return True
+            group = self._members(deployment)
+            needed = breaker.options.consecutive_server
+            return self._evidence.may_rest(deployment, group, self._ejected(group), needed)
+
+    def charged(self, case: Case | None, deployment: Deployment) -> None:
+        """Note that a request's charge has opened its deployment's breaker, if it has; see `Charge.opened`."""
+        charge = None if case is None else case.charge
+        breaker = self._breakers.get(deployment.id)
+        if charge is not None and charge.deployment is deployment and charge.opened is None and breaker is not None:
+            charge.opened = breaker.generation if breaker.state is BreakerState.OPEN else None
+
+    def vindicated(self, case: Case) -> None:
+        """Note that a request that had failed was answered elsewhere: its failures were not its own."""
+        with self.engine.lock:
+            found = self._evidence.vindicated(case)
+            if found is not None:
+                deployment, kind = found
+                breaker = self.breaker(deployment)
+                self._opens(deployment, breaker, kind, breaker.generation, None)
+        self._tell()
+
+    def _take_back(self, charge: Charge) -> None:
+        deployment = charge.deployment
+        breaker = self.breaker(deployment)
+        if charge.learnt is not None:
+            unlearn(deployment, charge.learnt)
+        detector = self._detectors.get(deployment.name)
+        if detector is not None:
+            detector.take_back(deployment.id)
+        change = breaker.take_back(self.engine.clock(), charge.kind, charge.before, charge.opened)
+        if change is not None:
+            self._closed(deployment, breaker, change, gently=False)
+        if charge.on_take_back is not None:
+            charge.on_take_back()
+
+    def _unlearn(self, deployment: Deployment, lease: Lease | None) -> None:
+        before = getattr(lease, "before", None)
+        if before is not None:
+            unlearn(deployment, before)
+        detector = self._detectors.get(deployment.name)
+        if detector is not None:
+            detector.take_back(deployment.id)
 
     def _cancelled(self, deployment: Deployment, breaker: Breaker, generation: int) -> None:
         if breaker.state is BreakerState.HALF_OPEN and generation == breaker.generation:
@@ -397,12 +462,12 @@ class FailoverPolicy:
         self._somebody(group)
         self._changes.append((deployment, change))
 
-    def _closed(self, deployment: Deployment, breaker: Breaker, change: Change) -> None:
+    def _closed(self, deployment: Deployment, breaker: Breaker, change: Change, *, gently: bool = True) -> None:
         group = self._members(deployment)
         self.engine.free(deployment, PROBING)
         if deployment.held & RESTING:
             self.engine.wake(deployment)
-        if len(group) > 1 and breaker.options.slow_start > 0 and deployment.name not in self._panics:
+        if gently and len(group) > 1 and breaker.options.slow_start > 0 and deployment.name not in self._panics:
             slow_start.begin(self.engine, deployment, breaker.options.slow_start)
         self._changes.append((deployment, change))
         if deployment.name in self._panics and self._ejected(group) <= self.ejection.most(len(group)):
@@ -490,7 +555,7 @@ class FailoverPolicy:
         if options is None:
             return
         deployment, engine = lease.deployment, self.engine
-        if error is not None and not classify(error).blames_deployment:
+        if error is not None and lease.blame is not Blame.DEPLOYMENT:
             return
         now = engine.clock()
         with engine.lock:

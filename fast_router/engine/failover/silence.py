@@ -5,6 +5,9 @@ several calls that all wait far longer than the group's slowest recent answer, w
 began. Such a deployment gets no more calls; those that it has go on, and the first sign of life of any of them brings
 it back. So nothing is cancelled or asked twice, and being wrong costs a moment's share of the traffic.
 
+Long calls are no silence: where the calls under way are known one by one, a deployment is silent only if another one
+that may be picked has none that waits as long, and the calls of one caller among several prove nothing by themselves.
+
 Nothing is noted per call. Deployments are looked at every now and then, and what is certain follows from two looks:
 of the calls that were open at the first one, so many must still be.
 """
@@ -13,18 +16,37 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from fast_router.engine.deployment import RESTING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Sequence
 
     from fast_router.engine.deployment import Deployment
     from fast_router.engine.engine import Engine
     from fast_router.engine.lease import Lease
 
-__all__ = ["SilenceOptions", "Silences"]
+__all__ = ["OpenCall", "SilenceOptions", "Silences"]
+
+_AROUND = 60.0
+"""Seconds for which a caller counts as one of those that use a group."""
+_CALLERS = 16
+"""Callers that are remembered per group: more than two are never needed."""
+
+
+class OpenCall(NamedTuple):
+    """A call that is under way.
+
+    Attributes:
+        started: Engine clock, seconds.
+        heard: Whether it has begun to answer.
+        voice: Who makes it; equal values are one caller.
+    """
+
+    started: float
+    heard: bool
+    voice: Hashable
 
 
 @dataclass(frozen=True)
@@ -72,9 +94,11 @@ class _Ear:
 
 
 class _Group:
-    __slots__ = ("due", "ears", "looked", "seen")
+    __slots__ = ("around", "due", "ears", "looked", "seen")
 
     def __init__(self, options: SilenceOptions) -> None:
+        # Who was seen to use the group, and when last.
+        self.around: dict[Hashable, float] = {}
         self.ears: dict[str, _Ear] = {}
         self.seen: deque[float] = deque(maxlen=options.samples)
         self.looked = 0.0
@@ -91,6 +115,7 @@ class Silences:
         found: Called for each deployment that has fallen silent, outside the engine's lock, with the reason in words
             for an operator.
         options: When one counts as silent.
+        calls: Gives a deployment's calls under way, None where nobody knows them one by one.
     """
 
     def __init__(
@@ -100,8 +125,10 @@ class Silences:
         doubtful: Callable[[str], bool],
         found: Callable[[Deployment, str], None],
         options: SilenceOptions,
+        calls: Callable[[Deployment], Iterable[OpenCall]] | None = None,
     ) -> None:
         self._engine = engine
+        self._calls = calls
         self._members = members
         self._doubtful = doubtful
         self._found = found
@@ -160,16 +187,47 @@ class Silences:
                 present = {member.id for member in members}
                 group.ears = {id_: ear for id_, ear in group.ears.items() if id_ in present}
             found = []
+            around = self._around(group, members, now)
             for member in members:
                 ear = group.ears.get(member.id)
                 if ear is None:
                     ear = group.ears.setdefault(member.id, _Ear())
                 waiting = self._waiting(ear, member, listened)
-                if waiting and ear.waited is not None and ear.waited >= limit:
+                if (
+                    waiting
+                    and ear.waited is not None
+                    and ear.waited >= limit
+                    and self._proven(member, members, around, now - limit)
+                ):
                     silence = f"at least {waiting} calls wait for over {limit:.1f} s"
                     reason = f"{silence}, the others answer within {slowest:.1f} s"
                     found.append((member, reason))
             return found
+
+    def _around(self, group: _Group, members: Sequence[Deployment], now: float) -> int:
+        """Count the callers that have used the group lately."""
+        if self._calls is None:
+            return 0
+        around = {voice: at for voice, at in group.around.items() if now - at < _AROUND}
+        for member in members:
+            for call in self._calls(member):
+                if len(around) < _CALLERS or call.voice in around:
+                    around[call.voice] = now
+        group.around = around
+        return len(around)
+
+    def _proven(self, member: Deployment, members: Sequence[Deployment], around: int, before: float) -> bool:
+        """Tell whether calls of several callers that began before then wait here, and none elsewhere."""
+        if self._calls is None:
+            return True
+        waiting = [call.voice for call in self._calls(member) if not call.heard and call.started <= before]
+        if len(waiting) < self._options.calls or (around > 1 and len(set(waiting)) < min(2, self._options.calls)):
+            return False
+        return any(
+            not other.held and all(call.heard or call.started > before for call in self._calls(other))
+            for other in members
+            if other is not member
+        )
 
     def _waiting(self, ear: _Ear, member: Deployment, listened: float) -> int:
         """Count the calls that have waited through the present silence; 0 if that is none yet."""

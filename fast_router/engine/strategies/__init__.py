@@ -6,8 +6,9 @@ Underscore and hyphen are the same. Add your own with `register_strategy`, or by
 
 from __future__ import annotations
 
-from fast_router.engine.strategies.affinity import PrefixAffinity, SessionAffinity
+from fast_router.engine.strategies.affinity import SessionAffinity
 from fast_router.engine.strategies.base import Strategy
+from fast_router.engine.strategies.cache_aware import CacheAware
 from fast_router.engine.strategies.cost_based import CostBased
 from fast_router.engine.strategies.latency_based import LatencyBased
 from fast_router.engine.strategies.least_busy import LeastBusy
@@ -62,7 +63,7 @@ for _cls in (
     PowerOfTwo,
     PeakEwma,
     SessionAffinity,
-    PrefixAffinity,
+    CacheAware,
 ):
     register_strategy(_cls)
 

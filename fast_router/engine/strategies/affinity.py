@@ -1,47 +1,45 @@
-"""session_affinity and prefix_affinity: the same session, or the same beginning of a prompt, to the same deployment.
+"""session_affinity: the same session to the same deployment.
 
 A server that has seen a conversation has its keys and values in cache; sending the next turn elsewhere computes them
-again. But a popular session must not drown its server, so the load of the preferred one is bounded: at most 1.25 times
-the average (consistent hashing with bounded loads, Mirrokni, Thorup and Zadimoghaddam 2016; the factor is that of
-HAProxy's hash-balance-factor and of the SGLang gateway). A request without a key goes to the less loaded of two.
+again (`cache_aware` looks at the prompts themselves). But a popular session must not drown its server, so the load of
+the preferred one is bounded: at most 1.25 times the average (consistent hashing with bounded loads, Mirrokni, Thorup
+and Zadimoghaddam 2016; the factor is that of HAProxy's hash-balance-factor and of the SGLang gateway). A request
+without a key goes to the less loaded of two.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from math import ceil
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fast_router.engine.ask import Ask, Rng
-from fast_router.engine.strategies.base import Strategy
 from fast_router.engine.strategies.power_of_two import PowerOfTwo
 
 if TYPE_CHECKING:
     from fast_router.engine.deployment import Deployment
 
-__all__ = ["PrefixAffinity", "SessionAffinity"]
+__all__ = ["SessionAffinity"]
 
 LOAD_FACTOR = 1.25
 _POINTS = 64  # places on the ring per member of average share
-_BLOCK = 256  # characters of a prompt that count as one step of its prefix
-_BLOCKS = 64  # steps that are looked at, at most
-_REMEMBERED = 65_536  # prefixes kept
 
 
 def _hash(text: str) -> int:
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
-class _Bounded(PowerOfTwo):
-    """What both share: the bound on the load of a preferred member.
+class SessionAffinity(PowerOfTwo):
+    """The same key, the same deployment, while that is eligible and within its bound. O(log n).
 
     Options:
         load_factor: How far above the average load a preferred member may be, default 1.25.
     """
 
+    name = "session_affinity"
+    aliases: ClassVar[tuple[str, ...]] = ("consistent_hash", "session")
     follows_load = True
 
     def __init__(self, members: Sequence[Deployment], rng: Rng, options: Mapping[str, Any]) -> None:
@@ -49,6 +47,14 @@ class _Bounded(PowerOfTwo):
         self._factor = float(options.get("load_factor") or LOAD_FACTOR)
         self._loads: dict[Deployment, float] = {}
         self._total = 0.0
+        average = sum(d.share or 1.0 for d in self.members) / max(1, len(self.members))
+        ring = sorted(
+            (_hash(f"{d.id}/{point}"), index)
+            for index, d in enumerate(self.members)
+            for point in range(max(1, round(_POINTS * (d.share or 1.0) / average)))
+        )
+        self._hashes = [point for point, _ in ring]
+        self._owners = [self.members[index] for _, index in ring]
 
     def added(self, deployment: Deployment) -> None:
         """Count its load."""
@@ -69,24 +75,6 @@ class _Bounded(PowerOfTwo):
     def has_room(self, deployment: Deployment) -> bool:
         """True if one more call keeps it within the bound."""
         return deployment.load + 1 <= ceil(self._factor * (self._total + 1) / len(self.ready))
-
-
-class SessionAffinity(_Bounded):
-    """The same key, the same deployment, while that is eligible and within its bound. O(log n)."""
-
-    name = "session_affinity"
-    aliases: ClassVar[tuple[str, ...]] = ("consistent_hash", "session")
-
-    def __init__(self, members: Sequence[Deployment], rng: Rng, options: Mapping[str, Any]) -> None:
-        super().__init__(members, rng, options)
-        average = sum(d.share or 1.0 for d in self.members) / max(1, len(self.members))
-        ring = sorted(
-            (_hash(f"{d.id}/{point}"), index)
-            for index, d in enumerate(self.members)
-            for point in range(max(1, round(_POINTS * (d.share or 1.0) / average)))
-        )
-        self._hashes = [point for point, _ in ring]
-        self._owners = [self.members[index] for _, index in ring]
 
     def pick(self, now: float, ask: Ask | None) -> Deployment | None:
         """Walk the ring from the key to the first member that is eligible and has room."""
@@ -117,70 +105,3 @@ class SessionAffinity(_Bounded):
             if owner in wanted and (owner.held or self.has_room(owner)):
                 return owner
         return super().choose(candidates, now, ask)
-
-
-class PrefixAffinity(_Bounded):
-    """The deployment that served the longest beginning of this prompt, within its bound. O(length of the prompt)."""
-
-    name = "prefix_affinity"
-    aliases: ClassVar[tuple[str, ...]] = ("prefix", "cache_aware")
-
-    def __init__(self, members: Sequence[Deployment], rng: Rng, options: Mapping[str, Any]) -> None:
-        super().__init__(members, rng, options)
-        self._served: OrderedDict[int, Deployment] = OrderedDict()
-
-    def pick(self, now: float, ask: Ask | None) -> Deployment | None:
-        """The longest known prefix, else the less loaded of two."""
-        if ask is None or ask.key is None:
-            return super().pick(now, ask)
-        return self.pick_from(self.ready, now, ask)
-
-    def pick_from(self, candidates: Sequence[Deployment], now: float, ask: Ask | None) -> Deployment | None:
-        """The same among candidates."""
-        if ask is None or ask.key is None:
-            return super().pick_from(candidates, now, ask)
-        if not candidates:
-            return None
-        steps = _prefixes(ask.key)
-        chosen: Deployment | None = None
-        own = candidates is self.ready
-        for step in reversed(steps):
-            owner = self._served.get(step)
-            if owner is None or owner.id in ask.exclude:
-                continue
-            if (not owner.held and self.has_room(owner)) if own else owner in candidates:
-                chosen = owner
-                break
-        if chosen is None:
-            fitting = self.fitting(candidates, ask)
-            chosen = self.choose(fitting, now, ask) if fitting else None
-            if chosen is not None and own and not self.has_room(chosen):
-                chosen = min(fitting, key=_load)
-        if chosen is not None:
-            for step in steps:
-                self._served[step] = chosen
-                self._served.move_to_end(step)
-            while len(self._served) > _REMEMBERED:
-                self._served.popitem(last=False)
-        return chosen
-
-    def resume(self, previous: Strategy) -> None:
-        """Remember what the group's former self served."""
-        if isinstance(previous, PrefixAffinity):
-            members = set(self.members)
-            self._served.update((step, owner) for step, owner in previous._served.items() if owner in members)
-
-
-def _load(deployment: Deployment) -> float:
-    return deployment.load
-
-
-def _prefixes(text: str) -> list[int]:
-    """One number per beginning of `text`, in steps of a block; each depends on all that comes before it."""
-    steps: list[int] = []
-    state = 0
-    for start in range(0, min(len(text), _BLOCK * _BLOCKS), _BLOCK):
-        # Not a stable hash: the numbers never leave this process.
-        state = hash((state, text[start : start + _BLOCK]))
-        steps.append(state)
-    return steps

@@ -85,6 +85,11 @@ class Ranking:
         index = 0 if count == 1 else floor(self._random() * count)
         return self._members[entries[index][1]]
 
+    def first(self, count: int) -> list[Deployment]:
+        """So many with the lowest scores, in order."""
+        members = self._members
+        return [members[serial] for _, serial in self._entries[:count]]
+
     def score(self, deployment: Deployment) -> float | None:
         """The score of `deployment`, None if it is not in."""
         key = self._keys.get(deployment)

@@ -201,6 +201,7 @@ def _give_up(lease: Lease) -> None:
     lease.release(cancelled=True)
     attempt = current.get()
     if attempt is not None and attempt.lease is lease:
+        lease.deployment.attempts.discard(attempt)
         attempt.lease = None
 
 

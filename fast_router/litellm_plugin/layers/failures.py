@@ -15,6 +15,7 @@ from fast_router import settings
 from fast_router.engine.failover.failures import classify
 from fast_router.engine.failover.ledger import AttemptLedger
 from fast_router.engine.failover.retry_after import retry_after_from_error
+from fast_router.litellm_plugin.callers import caller_of, terms_of
 from fast_router.litellm_plugin.layers import first_chunk, hedge, plain
 from fast_router.litellm_plugin.layers import lease as attempts
 from fast_router.litellm_plugin.layers import wait as failover_waiting
@@ -24,7 +25,7 @@ from fast_router.litellm_plugin.rests.policy import LiteLLMFailover, policy_of
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Hashable, Mapping
 
     from fast_router.engine.failover.ledger import RetryBudget
     from fast_router.litellm_plugin.bands.methods import Band
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.patching import PatchSet
 
 __all__ = [
-    "RequestLedger", "ended", "enter", "install", "is_timeout", "longer", "new_ledger", "spend", "within_budget",
+    "RequestLedger", "ended", "enter", "install", "longer", "new_ledger", "spend", "within_budget",
 ]  # fmt: skip
 
 # LiteLLM believes no Retry-After above this when it waits between two attempts.
@@ -46,7 +47,9 @@ class RequestLedger(AttemptLedger):
 
     Attributes:
         failover: The Router's failover, None if it could not be made.
-        callers_timeout: Whether the caller set this request's timeout: then a timeout blames nobody.
+        request: Its keyword arguments; None once it is over.
+        retries: How many retries it has spent.
+        own_retries: Retries beyond which they are the caller's own wish, None if the Router's setting is not known.
         error: Identity of the error of the latest failure.
         model: The model name of the latest attempt.
         raised: The latest failure itself, for a retry that the budget refuses.
@@ -54,17 +57,40 @@ class RequestLedger(AttemptLedger):
         wait_until: Clock time in seconds until which it waits in all, None before its first wait.
     """
 
-    __slots__ = ("callers_timeout", "error", "failover", "may_wait", "model", "raised", "wait_until")
+    __slots__ = (
+        "error", "failover", "may_wait", "model", "own_retries", "raised", "request", "retries", "wait_until",
+    )  # fmt: skip
 
-    def __init__(self, failover: LiteLLMFailover | None, *, callers_timeout: bool, may_wait: bool = True) -> None:
+    def __init__(
+        self, failover: LiteLLMFailover | None, request: Mapping[str, Any] | None = None, *, may_wait: bool = True
+    ) -> None:
         super().__init__(None if failover is None else failover.policy.doubtful)
         self.failover = failover
-        self.callers_timeout = callers_timeout
+        self.request = request
+        if request is not None:
+            self.terms = terms_of(request)
+        self.retries = 0
+        self.own_retries: int | None = None
         self.error = 0
         self.model: object = None
         self.raised: Exception | None = None
         self.may_wait = may_wait
         self.wait_until: float | None = None
+
+    def caller(self) -> Hashable | None:
+        """Tell who makes the request; see `callers.caller_of`."""
+        return None if self.request is None else caller_of(self.request)
+
+    def fork(self) -> RequestLedger:
+        """Give the ledger of a second attempt of the same request, made side by side with the first one."""
+        fork = RequestLedger(self.failover)
+        fork.request, fork.terms, fork._case = self.request, self.terms, self.case
+        return fork
+
+    def over(self) -> None:
+        """Let go of what the request holds."""
+        self.raised = None
+        self.request = None
 
 
 def install(patches: PatchSet, band: Band) -> list[str]:
@@ -93,7 +119,7 @@ def install(patches: PatchSet, band: Band) -> list[str]:
         done += hedge.install(patches, band)
     patches.replace(band.core, band.slot("should_retry_this_error"), _should_retry)
     patches.replace(band.core, band.slot("_time_to_sleep_before_retry"), _sleep)
-    repairs.install(patches, band)
+    repairs.install(patches, band, _judged_later)
     if "waiting" not in off:
         done += failover_waiting.install(patches, band)
     plain.install(patches, band, RequestLedger, _seen)
@@ -107,7 +133,7 @@ def new_ledger(core: Any, band: Band, kwargs: Mapping[str, Any], *, may_wait: bo
         failover = policy_of(core, band)
     except Exception as error:  # noqa: BLE001 - LiteLLM's own failover goes on
         tally.failed(error, "failover")
-    return RequestLedger(failover, callers_timeout=kwargs.get("timeout") is not None, may_wait=may_wait)
+    return RequestLedger(failover, kwargs, may_wait=may_wait)
 
 
 def _request(original: Any, band: Band) -> Any:
@@ -125,7 +151,7 @@ def _request(original: Any, band: Band) -> Any:
             return await _outlasting(self, original, args, kwargs, ledger)
         finally:
             attempts.ledger.reset(token)
-            ledger.raised = None
+            ledger.over()
 
     return async_function_with_fallbacks
 
@@ -181,7 +207,7 @@ def _mid_stream(original: Any, band: Band) -> Any:
             return await original(self, *args, **kwargs)
         finally:
             attempts.ledger.reset(token)
-            ledger.raised = None
+            ledger.over()
 
     return async_function_with_fallbacks_common_utils
 
@@ -213,6 +239,10 @@ def ended(attempt: Attempt, error: BaseException | None, cancelled: bool) -> Non
         budget = ledger.failover.policy.budget(lease.deployment.name)
         if budget is not None:
             budget.request(lease._engine.clock())
+    if cancelled or attempt.foreign:
+        cancelled = cancelled or error is None
+    elif error is None and ledger.attempts and ledger.failover is not None:
+        ledger.failover.policy.vindicated(ledger.case)
     if error is not None and not cancelled:
         enter(ledger, attempt, error)
 
@@ -237,9 +267,9 @@ def _make_call(original: Any, band: Band) -> Any:
         retried = ledger.raised if ledger.attempts and ledger.model == kwargs.get("model") else None
         if retried is not None and not spend(ledger):
             raise retried
+        if retried is not None:
+            tally.event("retry", kwargs.get("model"))
         ledger.model = kwargs.get("model")
-        if ledger.callers_timeout:
-            original_function = _noting_timeouts(original_function)
         try:
             return await original(self, original_function, *args, **kwargs)
         except Exception as error:
@@ -250,35 +280,21 @@ def _make_call(original: Any, band: Band) -> Any:
     return make_call
 
 
-def _noting_timeouts(original_function: Any) -> Any:
-    """Mark timeouts that the caller asked for, inside the attempt: the breaker hears of its end right after."""
-
-    async def function(*args: Any, **kwargs: Any) -> Any:
-        try:
-            response = original_function(*args, **kwargs)
-            return await response if inspect.isawaitable(response) else response
-        except Exception as error:
-            if is_timeout(error):
-                error.__dict__["_fast_router_callers_timeout"] = True
-            raise
-
-    # LiteLLM looks at the name of what it calls.
-    function.__name__ = getattr(original_function, "__name__", function.__name__)
-    return function
-
-
-def is_timeout(error: BaseException) -> bool:
-    """Tell whether an attempt ran into its timeout."""
-    return getattr(error, "status_code", None) == 408 or isinstance(error, (TimeoutError, asyncio.TimeoutError))
+def _judged_later(deployment_id: Any) -> bool:
+    """Tell whether a failure that LiteLLM's callback hears of is that of the attempt which is still under way."""
+    attempt = attempts.current.get()
+    if attempt is None or attempt.lease is None or getattr(attempt.ledger, "failover", None) is None:
+        return False
+    # A caller's own key or address makes a deployment of another id, of LiteLLM's.
+    return attempt.foreign or attempt.lease.id == str(deployment_id)
 
 
 def _seen(core: Any, band: Band, ledger: RequestLedger, error: Exception, kwargs: dict[str, Any]) -> None:
     try:
         latest = ledger.last()
-        if latest is None or ledger.error != id(error):
+        if latest is None or ledger.error != id(error) or ledger.failover is None:
             return
-        model = kwargs.get("model")
-        repairs.judge(core, band, error, latest.id, kwargs, model if isinstance(model, str) else None)
+        repairs.judge(core, band, ledger.failover.policy, ledger.case, error, latest, kwargs)
     except Exception as ours:  # noqa: BLE001 - LiteLLM's error is the one to raise
         tally.failed(ours, "judging a failure")
 
@@ -297,14 +313,29 @@ def _should_retry(original: Any) -> Any:
 
 
 def _budget(ledger: object) -> tuple[RetryBudget, float] | None:
-    """Give the retry budget of the model that failed last, and the time."""
+    """Give the budget that the next retry comes out of, and the time.
+
+    The group's is for what its deployments bring about. Retries after failures that are the request's or the caller's,
+    and those beyond the Router's own setting, are the caller's: one that asks for fifty spends no other's.
+    """
     if not isinstance(ledger, RequestLedger) or ledger.failover is None:
         return None
     latest = ledger.last()
-    engine = ledger.failover.policy.engine
-    deployment = None if latest is None else engine.deployments.get(latest.id)
-    budget = None if deployment is None else ledger.failover.policy.budget(deployment.name)
-    return None if budget is None else (budget, engine.clock())
+    policy = ledger.failover.policy
+    deployment = None if latest is None else policy.engine.deployments.get(latest.id)
+    if deployment is None:
+        return None
+    if ledger.own_retries is None:
+        ledger.own_retries = ledger.failover.own_retries()
+    case = ledger.case
+    beyond = ledger.retries >= ledger.own_retries
+    share = None
+    if case.caller is not None and (beyond or not case.counted):
+        share = case.caller
+    elif beyond:
+        share = "unknown"  # whoever they are, they have one share together
+    budget = policy.budget(deployment.name, share)
+    return None if budget is None else (budget, policy.engine.clock())
 
 
 def within_budget() -> bool:
@@ -322,6 +353,7 @@ def spend(ledger: RequestLedger) -> bool:
     LiteLLM asks before a retry (see above), but not under a retry policy.
     """
     found = _budget(ledger)
+    ledger.retries += 1
     return found is None or found[0].retry(found[1])
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.methods import Band
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["beginning", "install"]
+__all__ = ["beginning", "begun", "first_chunk_within", "install"]
 
 beginning: ContextVar[bool] = ContextVar("fast_router_stream_beginning", default=False)
 """True while a stream is asked for its first chunk."""
@@ -41,12 +41,12 @@ def install(patches: PatchSet, band: Band) -> list[str]:
     patches.replace(band.core, band.slot("make_call"), _make_call)
     module = sys.modules[band.core.__module__]
     if hasattr(module, "_aread_first_chunk"):
-        patches.replace(module, "_aread_first_chunk", _first_chunk)
+        patches.replace(module, "_aread_first_chunk", first_chunk_within)
     return ["stream_failover"]
 
 
-def _first_chunk(original: Any) -> Any:
-    """LiteLLM 1.109 waits for the first chunk itself, for as long as it takes."""
+def first_chunk_within(original: Any) -> Any:
+    """From 1.109 on LiteLLM waits for the first chunk itself, for as long as it takes."""
 
     async def _aread_first_chunk(stream: Any) -> Any:
         idle = settings.current().stream_idle_timeout
@@ -77,12 +77,12 @@ def _make_call(original: Any) -> Any:
         options = settings.current()
         if not options.stream_failover and not options.stream_idle_timeout:
             return response
-        return await _begun(response, eager=options.stream_failover, idle=options.stream_idle_timeout)
+        return await begun(response, eager=options.stream_failover, idle=options.stream_idle_timeout)
 
     return make_call
 
 
-async def _begun(response: Any, *, eager: bool, idle: float) -> Any:
+async def begun(response: Any, *, eager: bool, idle: float) -> Any:
     """Put the first chunk back in front of the stream that it came from.
 
     Raises:
@@ -101,10 +101,10 @@ async def _begun(response: Any, *, eager: bool, idle: float) -> Any:
         _answered(source)
     if bare:
         return _generator(source, first, idle)
-    begun = _Begun(source, first, idle)
-    response._async_generator = begun
+    wrapped = _Begun(source, first, idle)
+    response._async_generator = wrapped
     if state is not None and state.get("completion_stream") is source:
-        response.completion_stream = begun
+        response.completion_stream = wrapped
     return response
 
 
@@ -157,10 +157,10 @@ async def _begun_otherwise(response: Any) -> Any:
     if source is not None:
         first = _first_sync(source)
         _answered(source)
-        begun = _chained(source, first)
-        response._sync_generator = begun
+        wrapped = _chained(source, first)
+        response._sync_generator = wrapped
         if state is not None and state.get("completion_stream") is source:
-            response.completion_stream = begun
+            response.completion_stream = wrapped
         return response
     if inspect.isgenerator(response):
         return _chained(response, _first_sync(response))
@@ -216,12 +216,12 @@ _classes: weakref.WeakKeyDictionary[type, weakref.ref[type]] = weakref.WeakKeyDi
 def _put_back(response: Any, first: list[Any]) -> None:
     kind = type(response)
     known = _classes.get(kind)
-    begun = None if known is None else known()
-    if begun is None:
-        begun = _begun_class(kind)
-        _classes[kind] = weakref.ref(begun)
+    wrapped = None if known is None else known()
+    if wrapped is None:
+        wrapped = _begun_class(kind)
+        _classes[kind] = weakref.ref(wrapped)
     setattr(response, _FIRST, first)
-    response.__class__ = begun
+    response.__class__ = wrapped
 
 
 def _begun_class(kind: Any) -> type:
@@ -330,9 +330,9 @@ class _Begun(AsyncGenerator[Any, Any]):
 
 async def _generator(source: Any, first: list[Any], idle: float) -> AsyncGenerator[Any, None]:
     # A real generator, since LiteLLM's proxy asks whether it is one.
-    begun = _Begun(source, first, idle)
+    wrapped = _Begun(source, first, idle)
     try:
-        async for chunk in begun:
+        async for chunk in wrapped:
             yield chunk
     finally:
-        await begun.aclose()
+        await wrapped.aclose()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fast_router import settings
 from fast_router.engine.failover.failures import FailureKind
@@ -18,13 +18,15 @@ from fast_router.litellm_plugin.layers import lease as attempts
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
-    from fast_router.engine import Deployment
+    from collections.abc import Mapping
+
+    from fast_router.engine import Deployment, Lease
     from fast_router.litellm_plugin.bands.methods import Band
     from fast_router.litellm_plugin.layers.failures import RequestLedger
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.litellm_plugin.rests.policy import LiteLLMFailover
 
-__all__ = ["install"]
+__all__ = ["Hedged", "Race", "beside", "install", "take_metadata"]
 
 _METADATA = ("metadata", "litellm_metadata")
 
@@ -47,8 +49,8 @@ def _make_call(original: Any) -> Any:
             or not inspect.iscoroutinefunction(getattr(original_function, "__func__", original_function))
         ):
             return await original(self, original_function, *args, **kwargs)
-        race = _Race(original, self, original_function, args, kwargs, ledger)
-        return await race.run()
+        call = _Call(original, self, original_function, args, kwargs)
+        return await Race(call, ledger, str(kwargs.get("model")), stream=bool(kwargs.get("stream"))).run()
 
     return make_call
 
@@ -58,27 +60,58 @@ def _policy(failover: LiteLLMFailover, model: str) -> HedgePolicy:
     wanted = HedgeOptions(delay=options.hedge_delay, percent=options.hedge_percent)
     known = failover.hedges.get(model)
     if known is None or known[0] != wanted:
+        if known is None:
+            failover.make_room(model)
         known = failover.hedges[model] = (wanted, HedgePolicy(wanted))
     return known[1]
 
 
-class _Race:
-    """One request's first attempt, and perhaps a second one beside it."""
+class Hedged(Protocol):
+    """A request's first attempt, and how a second one beside it is made."""
 
-    def __init__(
-        self, original: Any, core: Any, function: Any, args: Any, kwargs: dict[str, Any], ledger: RequestLedger
-    ) -> None:
-        self._original = original
-        self._core = core
-        self._function = function
-        self._args = args
-        self._kwargs = kwargs
+    @property
+    def lease(self) -> Lease | None:
+        """The first attempt's, None before its pick."""
+
+    async def first(self) -> Any:
+        """Make the first attempt.
+
+        Raises:
+            Exception: It failed.
+        """
+
+    async def second(self) -> Any:
+        """Make the second one; called with a ledger of its own that knows the first one's deployment.
+
+        Raises:
+            Exception: It failed, or there is nobody to make it.
+        """
+
+    def is_cached(self, answer: Any) -> bool:
+        """Tell whether an answer comes from LiteLLM's cache."""
+
+    def second_won(self) -> None:
+        """Take over what the second attempt has left."""
+
+
+class Race:
+    """One request's first attempt, and perhaps a second one beside it.
+
+    Args:
+        hedged: How both are made.
+        ledger: What the request has tried; it knows its Router's failover.
+        model: The model name as the request has it.
+        stream: Whether the answer is streamed.
+    """
+
+    def __init__(self, hedged: Hedged, ledger: RequestLedger, model: str, *, stream: bool) -> None:
+        self._hedged = hedged
         self._ledger = ledger
         assert ledger.failover is not None
         self._failover = ledger.failover
-        self._stream = bool(kwargs.get("stream"))
-        self._hedge = _policy(self._failover, str(kwargs.get("model")))
-        self._attempt: attempts.Attempt | None = None
+        self._model = model
+        self._stream = stream
+        self._hedge = _policy(self._failover, model)
 
     async def run(self) -> Any:
         """Give the first answer.
@@ -91,11 +124,9 @@ class _Race:
         clock = self._failover.policy.engine.clock
         began = clock()
         if delay is None:
-            response = await self._original(self._core, self._function, *self._args, **self._kwargs)
-            return self._observed(response, clock() - began)
-        first = asyncio.ensure_future(
-            self._original(self._core, self._noting(self._function), *self._args, **self._kwargs)
-        )
+            answer = await self._hedged.first()
+            return self._observed(answer, clock() - began)
+        first: asyncio.Future[Any] = asyncio.ensure_future(self._hedged.first())
         try:
             await asyncio.wait({first}, timeout=delay)
         except asyncio.CancelledError:
@@ -104,55 +135,40 @@ class _Race:
         if not first.done():
             second = self._second()
             if second is not None:
-                response = await self._decide(first, *second)
-                return self._observed(response, clock() - began)
-        response = await first
-        return self._observed(response, clock() - began)
+                answer = await self._decide(first, *second)
+                return self._observed(answer, clock() - began)
+        answer = await first
+        return self._observed(answer, clock() - began)
 
-    def _observed(self, response: Any, seconds: float) -> Any:
+    def _observed(self, answer: Any, seconds: float) -> Any:
         # Answers from LiteLLM's cache come at once: the others would all look late beside them.
-        if not attempts.is_cache_hit(response):
+        if not self._hedged.is_cached(answer):
             self._hedge.observe(seconds, stream=self._stream)
-        return response
+        return answer
 
-    def _noting(self, function: Any) -> Any:
-        async def noted(*args: Any, **kwargs: Any) -> Any:
-            self._attempt = attempts.current.get()
-            return await function(*args, **kwargs)
-
-        noted.__name__ = getattr(function, "__name__", noted.__name__)
-        return noted
-
-    def _second(self) -> tuple[asyncio.Task[Any], dict[str, Any], RequestLedger] | None:
+    def _second(self) -> tuple[asyncio.Task[Any], RequestLedger] | None:
         """Start the second attempt; None if there is nobody to make it or no budget."""
         try:
-            lease = None if self._attempt is None else self._attempt.lease
+            lease = self._hedged.lease
             if lease is None or not self._others(lease.deployment) or not self._hedge.take():
                 return None
-            fork = type(self._ledger)(self._failover, callers_timeout=self._ledger.callers_timeout)
+            fork = self._ledger.fork()
             fork.failed(lease.id, FailureKind.TIMEOUT, self._failover.policy.engine.clock())
-            kwargs = dict(self._kwargs)
-            for name in _METADATA:
-                if isinstance(kwargs.get(name), dict):
-                    kwargs[name] = dict(kwargs[name])
-            # The logging object of the first attempt would be told two stories.
-            kwargs.pop("litellm_logging_obj", None)
             token = attempts.ledger.set(fork)
             try:
-                task = asyncio.ensure_future(self._original(self._core, self._function, *self._args, **kwargs))
+                task = asyncio.ensure_future(self._hedged.second())
             finally:
                 attempts.ledger.reset(token)
         except Exception as error:  # noqa: BLE001 - the first attempt is still running
             tally.failed(error, "a hedge")
             return None
-        return task, kwargs, fork
+        tally.event("hedge", self._model)
+        return task, fork
 
     def _others(self, deployment: Deployment) -> bool:
         return any(not m.held for m in self._failover.members(deployment) if m is not deployment)
 
-    async def _decide(
-        self, first: asyncio.Future[Any], second: asyncio.Future[Any], kwargs: dict[str, Any], fork: RequestLedger
-    ) -> Any:
+    async def _decide(self, first: asyncio.Future[Any], second: asyncio.Future[Any], fork: RequestLedger) -> Any:
         running = {first, second}
         winner: asyncio.Future[Any] | None = None
         try:
@@ -174,20 +190,76 @@ class _Race:
             return first.result()
         if winner is second:
             self._hedge.won += 1
-            for name in _METADATA:
-                if isinstance(self._kwargs.get(name), dict):
-                    self._kwargs[name].update(kwargs.get(name) or {})
+            tally.event("hedge_won", self._model)
+            self._hedged.second_won()
         return winner.result()
 
     def _overtaken(self) -> None:
         """Hold the first attempt's silence against its deployment, before its cancellation blames nobody."""
-        lease = None if self._attempt is None else self._attempt.lease
+        lease = self._hedged.lease
         if lease is None or not lease.open:
             return
         try:
             self._failover.policy.overtaken(lease)
         except Exception as error:  # noqa: BLE001 - the answer is there: it must reach the caller
             tally.failed(error, "a hedge")
+
+
+class _Call:
+    """The attempts of `Router.make_call`."""
+
+    def __init__(self, original: Any, core: Any, function: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        self._original = original
+        self._core = core
+        self._function = function
+        self._args = args
+        self._kwargs = kwargs
+        self._seconds: dict[str, Any] = {}
+        self._attempt: attempts.Attempt | None = None
+
+    @property
+    def lease(self) -> Lease | None:
+        return None if self._attempt is None else self._attempt.lease
+
+    async def first(self) -> Any:
+        return await self._original(self._core, self._noting(self._function), *self._args, **self._kwargs)
+
+    async def second(self) -> Any:
+        self._seconds = beside(self._kwargs)
+        return await self._original(self._core, self._function, *self._args, **self._seconds)
+
+    @staticmethod
+    def is_cached(answer: Any) -> bool:
+        return attempts.is_cache_hit(answer)
+
+    def second_won(self) -> None:
+        take_metadata(self._kwargs, self._seconds)
+
+    def _noting(self, function: Any) -> Any:
+        async def noted(*args: Any, **kwargs: Any) -> Any:
+            self._attempt = attempts.current.get()
+            return await function(*args, **kwargs)
+
+        noted.__name__ = getattr(function, "__name__", noted.__name__)
+        return noted
+
+
+def beside(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a request for an attempt beside another one, with metadata of its own."""
+    copied = dict(request)
+    for name in _METADATA:
+        if isinstance(copied.get(name), dict):
+            copied[name] = dict(copied[name])
+    # The logging object of the first attempt would be told two stories.
+    copied.pop("litellm_logging_obj", None)
+    return copied
+
+
+def take_metadata(request: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    """Put the metadata of the attempt that answered into the request's own."""
+    for name in _METADATA:
+        if isinstance(request.get(name), dict):
+            request[name].update(other.get(name) or {})
 
 
 def _drop(task: asyncio.Future[Any]) -> None:

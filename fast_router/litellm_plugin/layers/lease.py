@@ -14,11 +14,14 @@ from collections.abc import Callable, Collection, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fast_router.engine.failover.blame import FOREIGN, Terms
+from fast_router.engine.failover.failures import ENDED
 from fast_router.litellm_plugin.layers.stream_end import driving, follow, install_usage, streams
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
     from fast_router.engine import Deployment, Lease
+    from fast_router.engine.failover.blame import Case
     from fast_router.litellm_plugin.bands.methods import Band
     from fast_router.litellm_plugin.patching import PatchSet
 
@@ -33,6 +36,14 @@ class Ledger(Protocol):
     @property
     def tried(self) -> Collection[str]:
         """Ids that the next pick should avoid; empty for a request that has not failed yet."""
+
+    @property
+    def terms(self) -> int:
+        """What the caller chose in place of the deployment's own, as `engine.failover.blame.Terms`."""
+
+    @property
+    def case(self) -> Case:
+        """What the request has to say about the deployments that it fails at."""
 
     def narrow(self, candidates: Sequence[Deployment]) -> Sequence[Deployment]:
         """Keep the best candidates for the next attempt; never empty if they are not."""
@@ -53,12 +64,13 @@ class Attempt:
         ledger: What this request has tried before.
         lease: The lease of its pick, None before the pick.
         more: Further leases, of a call that picks more than once.
-        fresh: True while the pick may take the shortest way: none made yet, nothing tried before.
+        foreign: Whether the caller asks with a key or at an address of its own: nothing is learnt from it.
+        fresh: True while the pick may take the shortest way: none made yet, nothing tried before, nothing foreign.
         open: False once it has ended; a task that outlives the call must not lease into it.
         completion_tokens: Tokens of the answer, for `on_end`; not set before.
     """
 
-    __slots__ = ("__weakref__", "completion_tokens", "fresh", "lease", "ledger", "model", "more", "open")
+    __slots__ = ("__weakref__", "completion_tokens", "foreign", "fresh", "lease", "ledger", "model", "more", "open")
 
     def __init__(self, model: Any, tried: Ledger | None) -> None:
         self.model = model
@@ -66,15 +78,19 @@ class Attempt:
         self.lease: Lease | None = None
         self.more: list[Lease] | None = None
         self.open = True
-        self.fresh = tried is None or not tried.tried
+        self.foreign = tried is not None and tried.terms & FOREIGN != 0
+        self.fresh = tried is None or not (tried.tried or self.foreign)
 
     def take(self, lease: Lease) -> None:
         """Let `lease` end with this attempt."""
+        if self.foreign and self.ledger is not None:
+            lease.disown(elsewhere=self.ledger.terms & Terms.ENDPOINT != 0)
         if not self.open:
             lease.release(cancelled=True)
         elif self.lease is None:
             self.lease = lease
             self.fresh = False
+            lease.deployment.attempts.add(self)
         elif self.more is None:
             self.more = [lease]
         else:
@@ -97,9 +113,18 @@ class Attempt:
         lease = self.lease
         if lease is None:
             return True
+        lease.deployment.attempts.discard(self)
         if error is not None and not isinstance(error, Exception):
             # The caller went away (a cancelled task, Ctrl-C): that says nothing about the deployment.
             error, cancelled = None, True
+        if error is not None:
+            if self.ledger is not None:
+                lease.case = self.ledger.case
+            # Whatever it is found in from now on is a later attempt's.
+            getattr(error, "__dict__", {})[ENDED] = True
+        elif self.foreign:
+            completion_tokens = total_tokens = 0
+            cancelled, observe = True, False
         lease._engine.release(lease, error, completion_tokens, total_tokens, cancelled, observe)
         if self.more is not None:
             for further in self.more:
@@ -115,6 +140,7 @@ class Attempt:
             self.open = False
             for lease in (self.lease, *(self.more or ())):
                 if lease is not None:
+                    lease.deployment.attempts.discard(self)
                     lease.abandon()
 
 

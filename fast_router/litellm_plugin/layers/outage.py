@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fast_router.engine import ModelGroup
     from fast_router.engine.failover.ledger import AttemptLedger
 
-__all__ = ["Outage", "outlast"]
+__all__ = ["Outage", "blocking_turn", "outlast"]
 
 _PASSES = frozenset({FailureKind.SERVER, FailureKind.CONNECTION, FailureKind.TIMEOUT, FailureKind.RATE_LIMIT})
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 1.0
@@ -133,6 +133,11 @@ class Outage:
         del self._line[:count]
 
 
+async def blocking_turn(outage: Outage, deadline: float, priority: int) -> bool:
+    """As `Outage.turn`, for a thread without an event loop; it never suspends, it blocks."""
+    return asyncio.run(outage.turn(deadline, priority))
+
+
 async def outlast(
     error: Exception | None,
     call: Callable[[dict[str, Any]], Awaitable[Any]],
@@ -142,6 +147,7 @@ async def outlast(
     outage: Outage,
     deadline: float,
     began: float,
+    turn: Callable[[Outage, float, int], Awaitable[bool]] = Outage.turn,
 ) -> Any:
     """Repeat a request that has failed while its group's outage lasts.
 
@@ -154,6 +160,7 @@ async def outlast(
         outage: The group's.
         deadline: Clock time in seconds at which it gives up.
         began: Clock time in seconds at which the attempts that failed had begun.
+        turn: How it waits for its turn.
 
     Raises:
         Exception: The latest error.
@@ -164,7 +171,7 @@ async def outlast(
     strikes = 0
     outage.enter()
     try:
-        while await outage.turn(deadline, priority if isinstance(priority, int) else 0):
+        while await turn(outage, deadline, priority if isinstance(priority, int) else 0):
             again = outage.clock()
             try:
                 response = await call({**request, "num_retries": 0})

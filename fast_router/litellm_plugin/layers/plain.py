@@ -54,7 +54,6 @@ def _make_call(layers: Any, innermost: Any, band: Band, kind: type[Any], seen: C
         if (
             ledger.__class__ is not kind
             or ledger.attempts
-            or ledger.callers_timeout
             or options.hedge_percent
             or options.max_wait
             or kwargs.get("stream")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.litellm_plugin.picks.binding import Binding
 
-__all__ = ["BUSY", "RETRY_AFTER", "install", "limited"]
+__all__ = ["BUSY", "RETRY_AFTER", "Rule", "busy", "has_room", "install", "limited", "rule_of"]
 
 BUSY = "Model is too busy, please try again later."
 RETRY_AFTER = 10
@@ -31,7 +31,9 @@ RETRY_AFTER = 10
 _OVER = FULL | QOS | CLOSED
 
 
-class _Rule(NamedTuple):
+class Rule(NamedTuple):
+    """What one group's limits ask for: `retries` pauses of `countdown` seconds before a request is refused."""
+
     binding: Binding
     group: ModelGroup
     retries: int
@@ -87,38 +89,41 @@ async def _admitted(inner: Any, band: Band, pick: Any, core: Any, model: Any, *r
     if rule is None:
         return await once()
     for left in range(rule.retries, -1, -1):
-        if _room(rule):
+        if has_room(rule):
             picked = await once()
             if not _handed_back(rule, picked):
                 return picked
         if left:
             await asyncio.sleep(rule.countdown)
-    raise _busy(model)
+    tally.event("refused", model)
+    raise busy(model)
 
 
-def _rule(core: Any, band: Band, model: Any) -> _Rule | None:
+def _rule(core: Any, band: Band, model: Any) -> Rule | None:
     if not isinstance(model, str):
         return None
     binding = bind(core, band)
     plan = binding.plans.get(model) or binding.plan(core, model)
-    group = plan.group
-    if group is None:
-        return None
+    return None if plan.group is None else rule_of(binding, plan.group)
+
+
+def rule_of(binding: Binding, group: ModelGroup) -> Rule | None:
+    """What a group's entries say about its limits, None if none has one."""
     said = [found for found in map(limited, (member.entry for member in group.members)) if found is not None]
     if not said:
         return None
     retries = max(int(one.get("retries") or 0) for one in said)
-    return _Rule(binding, group, retries, max(float(one.get("retry_countdown") or 0.0) for one in said))
+    return Rule(binding, group, retries, max(float(one.get("retry_countdown") or 0.0) for one in said))
 
 
-def _room(rule: _Rule) -> bool:
+def has_room(rule: Rule) -> bool:
     """Whether somebody may take it, or nobody may for a reason that is no limit of ours: LiteLLM tells that one."""
     rule.binding.engine.settle()
     held = [member.held for member in rule.group.members]
     return not all(held) or not any(bits & _OVER for bits in held)
 
 
-def _handed_back(rule: _Rule, picked: Any) -> bool:
+def _handed_back(rule: Rule, picked: Any) -> bool:
     """Give up a pick over the limit: made by LiteLLM because the last place had just gone."""
     deployment: Deployment | None = rule.binding.known(picked)
     attempt = current.get()
@@ -133,7 +138,7 @@ def _handed_back(rule: _Rule, picked: Any) -> bool:
     return True
 
 
-def _busy(model: Any) -> Exception:
+def busy(model: Any) -> Exception:
     """The refusal as an error that LiteLLM's Router and proxy know what to do with; they do not try again."""
     import httpx  # noqa: PLC0415 - LiteLLM is imported, and so is this
     from litellm import exceptions  # noqa: PLC0415

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router import settings as options
 from fast_router.celery_routing.process import candidates_of, process_routing
+from fast_router.engine.failover.blame import Blame, Case
 from fast_router.errors import ModelBusyError, RoutingTimeoutError
 from fast_router.litellm_plugin.layers import lease as attempts
 from fast_router.litellm_plugin.picks.binding import bind
@@ -50,6 +51,14 @@ class _Chosen:
         self._ledger = ledger
         self._id = id_
         self.tried: Collection[str] = left_out or (id_,)
+
+    @property
+    def terms(self) -> int:
+        return 0 if self._ledger is None else self._ledger.terms
+
+    @property
+    def case(self) -> Case:
+        return Case() if self._ledger is None else self._ledger.case
 
     def narrow(self, candidates: Sequence[Deployment]) -> Sequence[Deployment]:
         chosen = [d for d in candidates if d.id == self._id]
@@ -176,6 +185,8 @@ def _ended(attempt: Attempt, error: BaseException | None, cancelled: bool) -> No
     if grant is not None:
         lease = attempt.lease
         first = lease.seconds_to_first_token if lease is not None else None
+        if error is not None and getattr(lease, "blame", None) is not Blame.DEPLOYMENT:
+            error, cancelled = None, True
         grant.release(error, completion_tokens=attempt.completion_tokens, first_token=first, cancelled=cancelled)
 
 

@@ -56,7 +56,7 @@ class Watch:
         """A chunk has arrived."""
         if not self._items:
             lease = self.attempt.lease
-            if lease is not None:
+            if lease is not None and not self.attempt.foreign:
                 lease.first_token()
         self._items += 1
         if getattr(chunk, "usage", None) is not None or getattr(chunk, "response", None) is not None:
@@ -76,7 +76,9 @@ class Watch:
         if not self.attempt.open:
             return
         usage = self._usage
-        if usage is not None:
+        if self.attempt.foreign:
+            self._end(None, cancelled=True)
+        elif usage is not None:
             self._end(None, completion_tokens=usage[0], total_tokens=usage[1])
         elif self.call_id is not None:
             # LiteLLM counts the tokens by itself and tells them soon: latency per token waits for that.

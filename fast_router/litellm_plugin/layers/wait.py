@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.layers.failures import RequestLedger
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["Waiting", "install", "outlasting"]
+__all__ = ["Waiting", "install", "outlasting", "priority_of", "waiting_of"]
 
 _STATE = "_fast_router_waiting"
 # Asked again at the latest after this many seconds: a limit that LiteLLM keeps by itself tells nobody when it is over.
@@ -61,12 +61,12 @@ async def _pick(pick: Any, core: Any, *args: Any) -> Any:
     ticket: Ticket | None = None
     queue: WaitQueue | None = None
     try:
-        waiting = _of(core)
+        waiting = waiting_of(core)
         group = waiting.group(args, {}) if waiting is not None else None
         if waiting is not None and group is not None:
             queue = waiting.queue(group)
             request = _request(args, {})
-            ticket = await waiting.wait(group, queue, waiting.left(request, seconds), _priority(request))
+            ticket = await waiting.wait(group, queue, waiting.left(request, seconds), priority_of(request))
     except Exception as error:  # noqa: BLE001 - LiteLLM's own answer follows
         tally.failed(error, "waiting for a deployment")
     try:
@@ -77,7 +77,9 @@ async def _pick(pick: Any, core: Any, *args: Any) -> Any:
             queue.done(ticket)
 
 
-async def outlasting(core: Any, call: Any, request: dict[str, Any], ledger: RequestLedger) -> Any:
+async def outlasting(
+    core: Any, call: Any, request: dict[str, Any], ledger: RequestLedger, turn: Any = Outage.turn
+) -> Any:
     """Make a request, with LiteLLM's retries and fallbacks, and again while its whole group is down.
 
     Args:
@@ -85,6 +87,7 @@ async def outlasting(core: Any, call: Any, request: dict[str, Any], ledger: Requ
         call: Makes it once.
         request: Its keyword arguments.
         ledger: What it has tried.
+        turn: How it waits for its turn, see `outage.outlast`.
 
     Raises:
         Exception: LiteLLM's error.
@@ -93,7 +96,7 @@ async def outlasting(core: Any, call: Any, request: dict[str, Any], ledger: Requ
     ledger.wait_until = began + _patience(request, settings.current().max_wait)
     found = _outage(core, request)
     if found is not None and found[1].agreed:
-        return await outlast(None, call, request, ledger, *found, ledger.wait_until, began)
+        return await outlast(None, call, request, ledger, *found, ledger.wait_until, began, turn)
     try:
         # While others wait already, one attempt is enough to see that it goes on.
         return await call({**request, "num_retries": 0} if found is not None and found[1].active else request)
@@ -102,12 +105,12 @@ async def outlasting(core: Any, call: Any, request: dict[str, Any], ledger: Requ
         found = found or _outage(core, request)
         if found is None or ledger.failover is None:
             raise
-        return await outlast(error, call, request, ledger, *found, ledger.wait_until, began)
+        return await outlast(error, call, request, ledger, *found, ledger.wait_until, began, turn)
 
 
 def _outage(core: Any, request: Mapping[str, Any]) -> tuple[ModelGroup, Outage] | None:
     try:
-        waiting = _of(core)
+        waiting = waiting_of(core)
         group = None if waiting is None else waiting.group((), request)
         return None if waiting is None or group is None else (group, waiting.outage(group))
     except Exception as error:  # noqa: BLE001 - LiteLLM's own answer follows
@@ -144,12 +147,12 @@ def _make_call(original: Any) -> Any:
 async def _room(core: Any, request: dict[str, Any], seconds: float) -> float:
     """Wait until somebody may take a synchronous call; give the seconds for which it may wait once more."""
     try:
-        waiting = _of(core)
+        waiting = waiting_of(core)
         group = None if waiting is None else waiting.group((), request)
         if waiting is None or group is None:
             return 0.0
         queue = waiting.queue(group)
-        ticket = await waiting.wait(group, queue, waiting.left(request, seconds), _priority(request))
+        ticket = await waiting.wait(group, queue, waiting.left(request, seconds), priority_of(request))
         if ticket is not None:
             queue.done(ticket)
         return waiting.left(request, seconds)
@@ -158,7 +161,8 @@ async def _room(core: Any, request: dict[str, Any], seconds: float) -> float:
         return 0.0
 
 
-def _of(core: Any) -> Waiting | None:
+def waiting_of(core: Any) -> Waiting | None:
+    """Give the waiters of a Router, None before its first pick."""
     found: Waiting | None = vars(core).get(_STATE)
     if found is None:
         binding = existing(core)
@@ -176,7 +180,8 @@ def _request(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     return request if isinstance(request, dict) else {}
 
 
-def _priority(request: dict[str, Any]) -> int:
+def priority_of(request: Mapping[str, Any]) -> int:
+    """Give a request's place in the queue: lower goes first."""
     value = request.get("priority")
     return value if isinstance(value, int) else 0
 
@@ -274,6 +279,14 @@ class Waiting:
         epoch = queue.epoch
         if not queue.busy and self._room(group):
             return None
+        began = self._engine.clock()
+        ticket = await self._turn(group, queue, seconds, priority, epoch)
+        tally.waited(group.name, self._engine.clock() - began, served=ticket is not None)
+        return ticket
+
+    async def _turn(
+        self, group: ModelGroup, queue: WaitQueue, seconds: float, priority: int, epoch: int
+    ) -> Ticket | None:
         loop = asyncio.get_running_loop()
         deadline = self._engine.clock() + seconds
         turn: asyncio.Event = asyncio.Event()

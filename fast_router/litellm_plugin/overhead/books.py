@@ -9,6 +9,8 @@ changes before it makes them, so nothing is computed at the announcement.
 
 from __future__ import annotations
 
+import contextlib
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from fast_router.litellm_plugin.bands.fingerprints import member
@@ -16,15 +18,18 @@ from fast_router.litellm_plugin.bands.fingerprints import member
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fast_router.litellm_plugin.bands.member_names import Names
     from fast_router.litellm_plugin.bands.methods import Band
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["BOOKS", "Books", "books_of", "forget_on_change", "new_epoch", "same_members"]
+__all__ = ["BOOKS", "Books", "books_of", "forget_on_change", "new_epoch", "remember", "remember_name", "same_members"]
 
 FEATURE = "books"
 BOOKS = "_fast_router_books"
 #: Entries a memo may hold before it starts over; far above any fleet, below any memory worry.
 MEMO_LIMIT = 20_000
+#: The same for names under a wildcard, which callers invent.
+PASSING_LIMIT = 32
 
 _epoch = 0
 
@@ -42,6 +47,7 @@ class Books:
         "lists",
         "objects",
         "owner",
+        "passing",
         "structure",
         "verdicts",
     )
@@ -57,6 +63,8 @@ class Books:
         self.infos: dict[Any, Any] = {}
         #: (deployment id, model group) → record of a deployment that nothing limits
         self.verdicts: dict[Any, Any] = {}
+        #: (memo, key) of what is remembered of names that are not the model list's, the oldest first.
+        self.passing: deque[tuple[dict[Any, Any], Any]] = deque()
         #: Counts the structural changes that were announced.
         self.structure = 0
         #: Model name → list record
@@ -77,6 +85,7 @@ class Books:
         self.limits = {}
         # So that those that are gone go from here, too, with their keys.
         self.objects = {}
+        self.passing = deque()
 
 
 def new_epoch() -> None:
@@ -102,6 +111,19 @@ def remember(memo: dict[Any, Any], key: Any, record: Any) -> None:
     if len(memo) >= MEMO_LIMIT:
         memo.clear()
     memo[key] = record
+
+
+def remember_name(router: Any, names: Names, memo: dict[Any, Any], key: Any, record: Any, name: str) -> None:
+    """Store what is known of model ``name``; of names that nobody configured (under a `*`) the last few alone."""
+    if name not in getattr(router, names.by_name) and name not in (getattr(router, names.alias) or ()):
+        passing = books_of(router).passing
+        if key not in memo:
+            passing.append((memo, key))
+        while len(passing) > PASSING_LIMIT:
+            with contextlib.suppress(IndexError):  # another thread was quicker
+                oldest, its_key = passing.popleft()
+                oldest.pop(its_key, None)
+    remember(memo, key, record)
 
 
 def forget_on_change(patches: PatchSet, band: Band) -> bool:

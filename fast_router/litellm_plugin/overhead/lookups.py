@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.overhead.books import books_of, remember
+from fast_router.litellm_plugin.overhead.books import books_of, remember, remember_name
 
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.member_names import Names
@@ -174,7 +174,7 @@ class LookupService:
         copied = entry_copy(entry)
         if copied is None or _own_limit(copied) or copied != entry:
             return False
-        remember(verdicts, (deployment_id, group), relative.of(copied))
+        remember_name(router, self._names, verdicts, (deployment_id, group), relative.of(copied), group)
         return True
 
     def _holds(self, router: Any, known: _Info, entry: Any) -> bool:
@@ -213,9 +213,9 @@ class LookupService:
         if type(info) is not dict or copied != entry or generation != self._prices.now():
             return None
         made = _Info(copied, info, cost, generation, structure)
-        remember(memo, key, made)
+        remember_name(router, self._names, memo, key, made, group)
         if not _own_limit(copied) and all(info.get(limit) is None for limit in _LIMITS):
-            remember(books.verdicts, key[:2], made)
+            remember_name(router, self._names, books.verdicts, key[:2], made, group)
             kinship = _kinship(copied)
             if kinship is not None:
                 remember(self._kin, kinship, made)

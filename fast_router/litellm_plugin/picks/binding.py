@@ -34,6 +34,12 @@ KEY = "_fast_router_binding"
 on_bind: list[Callable[[Binding, Any], None]] = []
 """Called with each new binding and its core, once; must return at once and not raise."""
 
+_LIMIT_RULES = ("simple_shuffle", "usage_based")
+"""Strategies that read rpm and tpm by rules of their own."""
+
+_FOREIGN_NAMES = 128
+"""Groups chosen among under names that are not the model list's, at most so many."""
+
 _birth = threading.Lock()
 
 
@@ -82,8 +88,8 @@ class Binding:
         self.redis_due = float("inf")
         self.lock = threading.RLock()
         self._read = 0
-        # What was read of each deployment: the entry, whether for a shuffle, and in which reading.
-        self._specs: dict[str, tuple[Mapping[str, Any], bool, int]] = {}
+        # What was read of each deployment: the entry, for which rules of limits, and in which reading.
+        self._specs: dict[str, tuple[Mapping[str, Any], str, int]] = {}
         # Groups for strategies that a request asks for in place of its model's own.
         self._extra: dict[tuple[str, str], ModelGroup] = {}
         self._pruned = -1
@@ -166,8 +172,8 @@ class Binding:
         id_ = str(entry["model_info"]["id"])
         known = self._specs.get(id_)
         found = self.engine.deployments.get(id_)
-        shuffled = strategy == "simple_shuffle"
-        if found is not None and known is not None and known[0] is entry and known[1:] == (shuffled, self._read):
+        rules = strategy if strategy in _LIMIT_RULES else ""
+        if found is not None and known is not None and known[0] is entry and known[1:] == (rules, self._read):
             if strategy == "cost_based":
                 found.price = price_of(entry)
             return found
@@ -175,10 +181,11 @@ class Binding:
         self._warn(id_, entry)
         limits = spec.limits()
         params = entry.get("litellm_params") or {}
-        # LiteLLM's rules: a limit of 0 is no limit; a shuffle is weighted by litellm_params alone; without a
-        # price of its own a deployment costs what the price list says.
+        # LiteLLM's rules: a limit of 0 is no limit, except that it closes a deployment in usage-based routing; a
+        # shuffle is weighted by litellm_params alone; without a price of its own a deployment costs what the price
+        # list says.
         for key in ("rpm", "tpm"):
-            if not limits[key] or (shuffled and params.get(key) is None):
+            if (rules == "simple_shuffle" and params.get(key) is None) or (not limits[key] and rules != "usage_based"):
                 limits[key] = None
         limits["price"] = price_of(entry)
         if found is None:
@@ -192,7 +199,7 @@ class Binding:
             from fast_router.litellm_plugin.picks.lanes import seam  # noqa: PLC0415 - it imports this module
 
             seam.want("admission", wanted=True)
-        self._specs[id_] = (entry, shuffled, self._read)
+        self._specs[id_] = (entry, rules, self._read)
         return found
 
     def _warn(self, id_: str, entry: Mapping[str, Any]) -> None:
@@ -246,6 +253,7 @@ class Binding:
         """
         with self.lock:
             members = {d.id: d for d in (self.known(entry) or self.deployment(entry, strategy) for entry in entries)}
+            name = self._kept_name(name, members)
             for group in (self.router.groups.get(name), self._extra.get((name, strategy))):
                 if (
                     group is not None
@@ -255,6 +263,17 @@ class Binding:
                 ):
                     return group
             return self._compile_extra(name, strategy, options, members)
+
+    def _kept_name(self, name: str, members: Mapping[str, Deployment]) -> str:
+        """The name under which a group is kept: one of the model list's, not whatever a caller writes under a `*`."""
+        listed = {member.name for member in members.values()}
+        if name in listed:
+            return name
+        if len(listed) == 1:
+            return listed.pop()
+        # A routing group has a name of its own. A wildcard of several names must not grow without end.
+        known = any(kept == name for kept, _ in self._extra)
+        return name if known or len(self._extra) < _FOREIGN_NAMES else "*"
 
     def _compile_extra(
         self, name: str, strategy: str, options: Mapping[str, Any], members: dict[str, Deployment]

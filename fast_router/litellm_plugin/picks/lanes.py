@@ -142,6 +142,7 @@ def _asynchronous(selection: Guard, original: Any) -> Any:
                         lease = plan.acquire(plan.group, ask)
                         if lease is not None:
                             attempt.lease = lease
+                            lease.deployment.attempts.add(attempt)
                             attempt.fresh = False
                             tally.fast += 1
                             return lease.deployment.entry
@@ -199,6 +200,7 @@ def _synchronous(selection: Guard, original: Any) -> Any:
                     lease = plan.acquire(plan.group, ask)
                     if lease is not None:
                         attempt.lease = lease
+                        lease.deployment.attempts.add(attempt)
                         attempt.fresh = False
                         tally.fast += 1
                         return lease.deployment.entry

@@ -11,15 +11,18 @@ __all__ = ["price_of"]
 def price_of(entry: Mapping[str, Any]) -> float:
     """LiteLLM's price of a deployment for cost-based routing, except that a price of 0 is a price.
 
-    Money per token, input and output added: from litellm_params, else LiteLLM's price list, else 5 for each.
+    Money per token, input and output added: from litellm_params, else from model_info (LiteLLM bills by both), else
+    from its price list, else 5 for each.
     """
     import litellm  # noqa: PLC0415 - it is imported: its Router asks
 
-    params = entry.get("litellm_params") or {}
+    params, info = entry.get("litellm_params") or {}, entry.get("model_info") or {}
     listed: Mapping[str, Any] | None = None
     total = 0.0
     for key in ("input_cost_per_token", "output_cost_per_token"):
         price = params.get(key)
+        if price is None:
+            price = info.get(key)
         if price is None:
             if listed is None:
                 listed = _listed_price(litellm, entry)

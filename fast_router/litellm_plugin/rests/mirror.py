@@ -12,6 +12,8 @@ import asyncio
 import threading
 import time
 import weakref
+from collections.abc import Callable
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from fast_router.cluster import state_of
@@ -22,11 +24,13 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.litellm_plugin.picks.binding import Binding
 
-__all__ = ["attach", "install", "refresh"]
+__all__ = ["attach", "install", "permits", "refresh"]
 
 REFRESH_EVERY = 1.0
 """Seconds between two looks at the cooldowns of other processes."""
 _KEY = "_fast_router_binding"
+permits: ContextVar[Callable[[str], bool] | None] = ContextVar("fast_router_permits", default=None)
+"""Set while LiteLLM judges a failure on our behalf: tells of an id whether the evidence is enough for a cooldown."""
 _tasks: set[asyncio.Task[None]] = set()
 
 
@@ -84,12 +88,15 @@ def _rest(binding: Binding, core: Any, id_: str, seconds: float) -> None:
 
 def _add(original: Any) -> Any:
     def add_deployment_to_cooldown(self: Any, *args: Any, **kwargs: Any) -> Any:
+        id_ = kwargs.get("model_id", args[0] if args else None)
+        permit = permits.get()
+        if permit is not None and not permit(str(id_)):
+            return None
         result = original(self, *args, **kwargs)
         try:
             reference = vars(self).get(_KEY)
             binding = reference() if reference is not None else None
             if binding is not None:
-                id_ = kwargs.get("model_id", args[0] if args else None)
                 seconds = kwargs.get("cooldown_time", args[3] if len(args) > 3 else None)
                 if seconds is None:
                     seconds = self.default_cooldown_time

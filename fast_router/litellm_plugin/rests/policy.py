@@ -19,13 +19,13 @@ from fast_router.engine.failover.ledger import BudgetOptions
 from fast_router.engine.failover.outliers import OutlierOptions
 from fast_router.engine.failover.policy import EjectionOptions, FailoverPolicy
 from fast_router.engine.failover.retry_after import retry_after_from_error
-from fast_router.engine.failover.silence import SilenceOptions
+from fast_router.engine.failover.silence import OpenCall, SilenceOptions
 from fast_router.litellm_plugin.picks.binding import bind
 from fast_router.litellm_plugin.rests.health_probes import HealthMonitor
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from fast_router.engine import Deployment
     from fast_router.engine.failover.hedging import HedgeOptions, HedgePolicy
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 __all__ = ["LiteLLMFailover", "explicit_allowed_fails", "note_allowed_fails", "policy_of"]
 
 _STATE = "_fast_router_failover"
+# Hedging that is kept for names which are not the model list's.
+_FOREIGN_NAMES = 32
+# What a Router retries where nothing is said (the openai package's own number).
+_LITELLMS_RETRIES = 2
 _ALLOWED = "_fast_router_allowed_fails"
 # Breaker options that `model_info: {fast_router: {…}}` may set for one deployment.
 _PER_DEPLOYMENT = {
@@ -93,6 +97,7 @@ class LiteLLMFailover:
             budget=BudgetOptions(options.retry_budget_ratio, options.retry_budget_per_second),
             outliers=OutlierOptions(interval=options.outlier_interval) if options.outlier_interval else None,
             silence=SilenceOptions(options.breaker_silence) if options.breaker_silence else None,
+            calls=_open_calls,
             decides=self._decides,
             retry_after=self._retry_after,
             why=self._why,
@@ -102,6 +107,14 @@ class LiteLLMFailover:
         self.hedges: dict[str, tuple[HedgeOptions, HedgePolicy]] = {}
         self.health = HealthMonitor(self)
         self.health.start()
+
+    def make_room(self, model: str) -> None:
+        """Forget the hedging of an older name, if `model` is one more that nobody configured, as under a `*`."""
+        groups = self._router.groups
+        if model not in groups:
+            foreign = [name for name in self.hedges if name not in groups]
+            for name in foreign[: max(0, len(foreign) + 1 - _FOREIGN_NAMES)]:
+                self.hedges.pop(name, None)
 
     # What the policy asks.
 
@@ -142,6 +155,12 @@ class LiteLLMFailover:
             **values,
         )
 
+    def own_retries(self) -> int:
+        """Give how often the Router itself lets a request be retried."""
+        core = self._core()
+        value = None if core is None else self._band.read(core, "num_retries", default=None)
+        return value if isinstance(value, int) else _LITELLMS_RETRIES
+
     def _allowed_fails(self, deployment: Deployment) -> int | None:
         own = _info(deployment).get("allowed_fails")
         if own is not None:
@@ -152,15 +171,13 @@ class LiteLLMFailover:
         value = self._band.read(core, "allowed_fails", default=None)
         return None if value is None else int(value)
 
-    def _decides(self, deployment: Deployment, error: BaseException, kind: FailureKind) -> bool:
+    def _decides(self, deployment: Deployment, _error: BaseException, kind: FailureKind) -> bool:
         core = self._core()
         if core is None or not settings.current().breaker:
             return False
         if self._band.read(core, "disable_cooldowns", default=False) or not self._options(deployment).cooldown:
             return False
         if deployment.id in (self._band.read(core, "provider_default_deployment_ids", default=()) or ()):
-            return False
-        if getattr(error, "_fast_router_callers_timeout", False):
             return False
         info = _info(deployment)
         counted = (
@@ -205,6 +222,14 @@ class LiteLLMFailover:
         elif change.old is BreakerState.OPEN:
             # Back before its deadline: nobody else should hold it either.
             rests.clear(deployment.id)
+
+
+def _open_calls(deployment: Deployment) -> Iterator[OpenCall]:
+    for attempt in tuple(deployment.attempts):
+        lease, ledger = attempt.lease, attempt.ledger
+        if lease is not None and not attempt.foreign:
+            voice = attempt if ledger is None else ledger.case.voice
+            yield OpenCall(lease.started, lease.seconds_to_first_token is not None, voice)
 
 
 _STATUS = {

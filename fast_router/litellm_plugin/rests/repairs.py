@@ -4,9 +4,10 @@
   somebody set it is noted when they do).
 * A second cooldown never shortens the first (issue 40130).
 * "Try again in … seconds" says how long it really takes until the first deployment is back.
-* Each failed attempt is judged once. LiteLLM judges from a failure callback that fires once per logging object,
-  and the proxy shares one among all attempts of a request (issue 32574): a failure that no callback reported is
-  handed to the same method of LiteLLM from the call itself.
+* Each failed attempt is judged once, at its end, and only if it speaks against its deployment. LiteLLM judges from a
+  failure callback that fires once per logging object, and the proxy shares one among all attempts of a request (issue
+  32574); a Router used by itself judges every attempt, so that one bad request rests a whole group. Here the callback
+  of an attempt waits until it is known whom to blame (`engine.failover.blame`), and then the same method is called.
 """
 
 from __future__ import annotations
@@ -14,16 +15,21 @@ from __future__ import annotations
 import inspect
 import sys
 import time
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from fast_router.engine.failover.failures import sent
+from fast_router.litellm_plugin.rests.mirror import permits
 from fast_router.litellm_plugin.rests.policy import explicit_allowed_fails, note_allowed_fails
 from fast_router.litellm_plugin.rests.store import memory_of
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from fast_router.engine.failover.blame import Case
+    from fast_router.engine.failover.ledger import Attempted
+    from fast_router.engine.failover.policy import FailoverPolicy
     from fast_router.litellm_plugin.bands.methods import Band
     from fast_router.litellm_plugin.patching import PatchSet
 
@@ -32,8 +38,14 @@ __all__ = ["install", "judge"]
 _JUDGED = "_fast_router_judged"
 
 
-def install(patches: PatchSet, band: Band) -> None:
-    """Patch what is listed above, as far as this LiteLLM has it."""
+def install(patches: PatchSet, band: Band, later: Callable[[Any], bool]) -> None:
+    """Patch what is listed above, as far as this LiteLLM has it.
+
+    Args:
+        patches: Where to register it.
+        band: Where it goes.
+        later: Tells of a deployment's id whether its failure is one that `judge` will be called for.
+    """
     from litellm.router_utils import cooldown_cache, cooldown_handlers  # noqa: PLC0415
 
     patches.replace(band.core, "__init__", _init)
@@ -43,7 +55,7 @@ def install(patches: PatchSet, band: Band) -> None:
     cache = cooldown_cache.CooldownCache
     patches.replace(cache, "add_deployment_to_cooldown", _add_deployment_to_cooldown)
     patches.replace(cache, "get_min_cooldown", _get_min_cooldown)
-    patches.replace(band.core, band.slot("deployment_callback_on_failure"), _callback_on_failure)
+    patches.replace(band.core, band.slot("deployment_callback_on_failure"), partial(_callback_on_failure, later=later))
     fallbacks = sys.modules.get("litellm.router_utils.fallback_event_handlers")
     name = "_trigger_cooldown_for_failed_deployment"
     if fallbacks is not None and inspect.isfunction(getattr(fallbacks, name, None)):
@@ -95,6 +107,9 @@ def _add_deployment_to_cooldown(original: Any) -> Any:
     def add_deployment_to_cooldown(
         self: Any, model_id: str, original_exception: Any, exception_status: Any, cooldown_time: float | None
     ) -> Any:
+        permit = permits.get()
+        if permit is not None and not permit(str(model_id)):
+            return None
         try:
             seconds = self.default_cooldown_time if cooldown_time is None else cooldown_time
             left = _seconds_left(self, model_id)
@@ -133,7 +148,7 @@ def _get_min_cooldown(original: Any) -> Any:
     return get_min_cooldown
 
 
-# -- every failure once --------------------------------------------------------------------------------------
+# -- every failure once, and only those that speak against a deployment ----------------------------------------
 
 
 def _mark(core: Any, error: Any, deployment_id: Any) -> bool:
@@ -152,13 +167,16 @@ def _mark(core: Any, error: Any, deployment_id: Any) -> bool:
     return True
 
 
-def _callback_on_failure(original: Any) -> Any:
+def _callback_on_failure(original: Any, later: Callable[[Any], bool]) -> Any:
     def deployment_callback_on_failure(
         self: Any, kwargs: Any, completion_response: Any, start_time: Any, end_time: Any
     ) -> Any:
-        info = (kwargs.get("litellm_params") or {}).get("model_info") or {}
-        if not _mark(self, kwargs.get("exception"), info.get("id") if isinstance(info, dict) else None):
-            return False
+        if permits.get() is None:
+            info = (kwargs.get("litellm_params") or {}).get("model_info") or {}
+            id_ = info.get("id") if isinstance(info, dict) else None
+            # What is heard in the middle of an attempt is judged at its end, when it is known whom to blame.
+            if later(id_) or not _mark(self, kwargs.get("exception"), id_):
+                return False
         return original(self, kwargs, completion_response, start_time, end_time)
 
     return deployment_callback_on_failure
@@ -179,39 +197,89 @@ def _trigger_for_fallback(original: Any) -> Any:
 
 
 def judge(
-    core: Any, band: Band, error: BaseException, deployment_id: str, request: dict[str, Any], group: str | None
+    core: Any,
+    band: Band,
+    policy: FailoverPolicy,
+    case: Case,
+    error: BaseException,
+    failed: Attempted,
+    request: dict[str, Any],
 ) -> None:
-    """Hand a failure that no callback reported to LiteLLM's own judgement.
+    """Hand a failure that speaks against its deployment to LiteLLM's own judgement, and see what comes of it.
 
     Args:
         core: The Router's core.
         band: How to call it.
+        policy: What is known of the group.
+        case: The request that failed.
         error: What the attempt raised.
-        deployment_id: Whose attempt it was.
+        failed: The attempt.
         request: The attempt's keyword arguments.
-        group: The model name as the request has it.
     """
-    if (id(core), deployment_id) in getattr(error, _JUDGED, ()):
+    deployment = policy.engine.deployments.get(failed.id)
+    if deployment is None or not _mark(core, error, failed.id):
         return
+    info = deployment.entry.get("model_info")
+    opted_in = isinstance(info, dict) and info.get("allowed_fails_policy") is not None
+    if not case.counted and not (opted_in and not case.foreign and sent(error)):
+        return
+    details = _details(core, band, error, failed.id, request)
+    if details is None:
+        return
+    before = _counters(core, failed.id)
+    token = permits.set(lambda id_: id_ != failed.id or policy.may_rest(deployment))
+    try:
+        band.call(core, "deployment_callback_on_failure", details, None, details["start_time"], details["end_time"])
+    finally:
+        permits.reset(token)
+    charge = case.charge
+    if case.counted and charge is not None and charge.deployment is deployment:
+        policy.charged(case, deployment)
+        counted = {key: value - before[key] for key, value in _counters(core, failed.id).items()}
+        charge.on_take_back = partial(_uncount, core, counted)
+
+
+def _details(
+    core: Any, band: Band, error: BaseException, deployment_id: str, request: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Give what LiteLLM's own logging would tell its callback."""
     listed: Callable[..., Any] = getattr(core, band.slot("get_model_info"))
     entry = listed(id=deployment_id)
     if entry is None:
-        return
+        return None
     params = entry.get("litellm_params") or {}
     told = getattr(request.get("litellm_logging_obj"), "model_call_details", None) or {}
-    shown = told.get("litellm_params") or {}
     now = datetime.now()  # naive, as in LiteLLM's logging
-    details = {
+    return {
         "exception": error,
         "litellm_params": {
             "model_info": entry.get("model_info") or {},
             "cooldown_time": params.get("cooldown_time"),
-            "metadata": {"model_group": group},
-            "timeout": shown.get("timeout"),
-            "client_side_timeout": shown.get("client_side_timeout"),
+            "metadata": {"model_group": request.get("model")},
         },
         "call_type": told.get("call_type"),
-        "api_call_start_time": told.get("api_call_start_time"),
+        "start_time": told.get("start_time") or now,
         "end_time": now,
     }
-    band.call(core, "deployment_callback_on_failure", details, None, told.get("start_time") or now, now)
+
+
+# What LiteLLM counts of a deployment's failures, in this process's memory.
+_COUNTERS = ("{}:fails", "deployment:{}:allowed_fails")
+
+
+def _counters(core: Any, deployment_id: str) -> dict[str, float]:
+    memory = getattr(core.cache, "in_memory_cache", None)
+    values = {}
+    for pattern in _COUNTERS:
+        key = pattern.format(deployment_id)
+        value = None if memory is None else memory.get_cache(key)
+        values[key] = float(value) if isinstance(value, (int, float)) else 0.0
+    return values
+
+
+def _uncount(core: Any, counted: Mapping[str, float]) -> None:
+    """Take out of LiteLLM's counters what one failure has put in; a cooldown ends with the breaker's rest."""
+    memory = core.cache.in_memory_cache
+    for key, value in counted.items():
+        if value > 0 and memory.get_cache(key):
+            memory.increment_cache(key, -value)

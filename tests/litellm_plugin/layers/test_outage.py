@@ -170,7 +170,7 @@ async def test_a_request_that_fails_while_others_are_answered_gets_its_error(ser
     group = fast_router.advanced_router(r).groups["m"]
     failover = policy_of(_switch.band.core_of(r), _switch.band)
 
-    ledger = RequestLedger(failover, callers_timeout=False)
+    ledger = RequestLedger(failover)
     outage = Outage(time.monotonic)
     calls = []
 

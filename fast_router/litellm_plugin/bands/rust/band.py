@@ -36,7 +36,6 @@ _CORE_MEMBERS = (
     "_answer_select",
     "_answer_select_sync",
     "_call_sync",
-    "_custom_pick_sync",
     "_drive",
     "_failure_error",
     "_pre_route",
@@ -50,7 +49,7 @@ _CORE_MEMBERS = (
     "retry_stream",
 )
 _HELD = {"cache": "_cache", "cooldown_cache": "_cooldowns"}
-_DRIVER_MEMBERS = ("_failed", "attempt", "attempt_sync")
+_DRIVER_MEMBERS = ("_failed", "attempt", "attempt_sync", "take_events")
 
 
 class RustBand(Band):
@@ -120,13 +119,15 @@ class RustBand(Band):
 class RustBinding(Binding):
     """One Router's picks, over deployments that the Rust core keeps."""
 
-    __slots__ = ("_seen", "_stale")
+    __slots__ = ("_seen", "_stale", "limited")
 
     def __init__(self, band: Band, core: Any) -> None:
         super().__init__(band, core)
         # The core's registry as it was read last, and the groups compiled before that.
         self._seen: tuple[Any, ...] = ()
         self._stale: set[tuple[str, str]] = set()
+        # Whether any entry has a quality-of-service limit.
+        self.limited = False
 
     def invalidate(self) -> None:
         """Have the registry read anew at the next pick."""
@@ -151,6 +152,7 @@ class RustBinding(Binding):
                 self._warned = {told for told in self._warned if told[0] != id_}
             self._stale.update(self._extra)
             self._group(core)
+            self.limited = any(deployment.qos_limit is not None for deployment in self.engine.deployments.values())
             elsewhere = self._seen[3:] != seen[3:]
             self._seen = seen
             if elsewhere:
@@ -158,26 +160,29 @@ class RustBinding(Binding):
 
     def _take(self, entry: Mapping[str, Any]) -> None:
         try:
-            # A shuffle goes by fewer limits than the others, as in LiteLLM.
-            self.deployment(entry, "simple_shuffle" if self._shuffles(entry) else "")
+            # Each strategy reads limits by its own rules, as in LiteLLM.
+            self.deployment(entry, self._limits_for(entry))
         except FastRouterError as error:
             # Its pick is LiteLLM's; said once per change of the Router.
             LOGGER.warning("fast_router: a deployment is left to LiteLLM: %s", error)
 
-    def _shuffles(self, entry: Mapping[str, Any]) -> bool:
+    def _limits_for(self, entry: Mapping[str, Any]) -> str:
+        """The strategy by whose rules an entry's limits are read; empty for one of ours."""
         core = self.core()
-        shuffles = core is not None and core._resolved.routing_strategy == "simple-shuffle"
-        return shuffles and strategies_by_name.of_model([entry]) is None
+        if core is None or strategies_by_name.of_model([entry]) is not None:
+            return ""
+        return STRATEGIES.get(str(core._resolved.routing_strategy), "")
 
     def group_containing(
         self, name: str, strategy: str, options: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
     ) -> ModelGroup:
         """As of any binding; a group from before the registry's last change is compiled anew."""
         with self.lock:
+            members = {d.id: d for d in (self.known(entry) or self.deployment(entry, strategy) for entry in entries)}
+            name = self._kept_name(name, members)
             key = (name, strategy)
             if key not in self._stale:
                 return super().group_containing(name, strategy, options, entries)
-            members = {d.id: d for d in (self.known(entry) or self.deployment(entry, strategy) for entry in entries)}
             group = self._compile_extra(name, strategy, options, members)
             self._stale.discard(key)
             return group

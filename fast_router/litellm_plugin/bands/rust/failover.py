@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from fast_router import settings
 from fast_router.engine.failover.retry_after import retry_after_from_error
-from fast_router.litellm_plugin.bands.rust import rests, steps
+from fast_router.litellm_plugin.bands.rust import first_chunk, hedge, rests, steps, waiting
+from fast_router.litellm_plugin.bands.rust.judgement import judged
 from fast_router.litellm_plugin.layers import failures
 from fast_router.litellm_plugin.layers.failures import RequestLedger
 from fast_router.litellm_plugin.tally import tally
@@ -51,22 +53,11 @@ def _cooling(band: RustBand, core: Any, ids: list[str], answer: Any) -> Any:
     try:
         walking = steps.walk.get()
         ledger = None if walking is None else walking.ledger
-        tiers = walking is not None and not walking.targeted and not _filters(core)
+        tiers = walking is not None and not walking.targeted and not steps.filters(core)
         return rests.cooling(band.binding(core), ids, answer, ledger, tiers=tiers)
     except Exception as error:  # noqa: BLE001 - LiteLLM's own answer stands
         tally.failed(error, "who cools down")
         return answer
-
-
-def _filters(core: Any) -> bool:
-    """Tell whether the core may filter out whom we would leave it: then an order tier is not ours to pass over."""
-    resolved = core._resolved
-    return bool(
-        resolved.enable_tag_filtering
-        or resolved.enable_pre_call_checks
-        or resolved.routing_plugins
-        or core._model_tag_filtering()
-    )
 
 
 # -- how an attempt ended ------------------------------------------------------------------------------------
@@ -124,6 +115,9 @@ def _outcome(outcome: Any) -> Any:
         return outcome
     try:
         changed = dict(outcome)
+        running = walking.running
+        lease = None if running is None else running.lease
+        judged(walking.core, walking.ledger, None if lease is None else lease.deployment, changed)
         if not failures.within_budget():
             changed["num_retries"] = 0
         if changed.get("retry_after") is None and walking.ledger.raised is not None:
@@ -156,6 +150,8 @@ def _seconds(seconds: float) -> float:
     walking = _walking()
     if walking is None:
         return seconds
+    if walking.refused is not None:
+        return 0.0
     step = walking.step or {}
     retry, most = step.get("retry"), step.get("max_retries")
     if isinstance(retry, int) and isinstance(most, int) and retry >= most:
@@ -185,4 +181,12 @@ def install(patches: PatchSet, band: RustBand) -> list[str]:
         (PythonHost, "sleep_sync", _sleep_sync),
     ):
         patches.replace(owner, name, make)
-    return ["failover"]
+    off = settings.current().disabled_features
+    done = ["failover"]
+    if "stream_failover" not in off:
+        done += first_chunk.install(patches, band)
+    if "hedging" not in off:
+        done += hedge.install(patches, band)
+    if "waiting" not in off:
+        done += waiting.install(patches, band)
+    return done

@@ -18,7 +18,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fast_router.engine.deployment import RESTING
+from fast_router.litellm_plugin.layers import lease
 from fast_router.litellm_plugin.picks.binding import KEY
+from fast_router.litellm_plugin.rests.mirror import permits
 from fast_router.litellm_plugin.rests.store import seconds_left
 from fast_router.litellm_plugin.tally import tally
 
@@ -95,6 +97,14 @@ def _binding_of(store: Any) -> RustBinding | None:
     return found
 
 
+def _charged(binding: RustBinding, deployment_id: str) -> None:
+    """Note that a request's charge has brought about a rest: it ends if the charge is taken back."""
+    ledger = lease.ledger.get()
+    failover, deployment = getattr(ledger, "failover", None), binding.engine.deployments.get(deployment_id)
+    if ledger is not None and failover is not None and deployment is not None:
+        failover.policy.charged(ledger.case, deployment)
+
+
 def _shorter(store: Any, deployment_id: Any, ttl: Any) -> bool:
     """Tell whether a cooldown would end before one that holds already: a second one never shortens the first."""
     found = store.snapshot().get(f"{_PREFIX}{deployment_id}{_SUFFIX}")
@@ -107,13 +117,20 @@ def _heard(store: Any, deployment_id: Any, value: Any) -> None:
         binding = _binding_of(store)
         if binding is not None:
             _rest(binding, str(deployment_id), value)
+            _charged(binding, str(deployment_id))
     except Exception as error:  # noqa: BLE001 - LiteLLM's own cooldown stands
         tally.failed(error, "a cooldown")
 
 
+def _unwanted(store: Any, deployment_id: Any, ttl: Any) -> bool:
+    """Tell whether a cooldown is not to be written: too little speaks for it, or a longer one holds."""
+    permit = permits.get()
+    return (permit is not None and not permit(str(deployment_id))) or _shorter(store, deployment_id, ttl)
+
+
 def _put(original: Any) -> Any:
     def put(self: Any, model_id: Any, value: Any, ttl: Any) -> Any:
-        if _shorter(self, model_id, ttl):
+        if _unwanted(self, model_id, ttl):
             return None
         result = original(self, model_id, value, ttl)
         _heard(self, model_id, value)
@@ -124,7 +141,7 @@ def _put(original: Any) -> Any:
 
 def _async_put(original: Any) -> Any:
     async def async_put(self: Any, model_id: Any, value: Any, ttl: Any) -> Any:
-        if _shorter(self, model_id, ttl):
+        if _unwanted(self, model_id, ttl):
             return None
         writing = original(self, model_id, value, ttl)
         if not self.has_redis:

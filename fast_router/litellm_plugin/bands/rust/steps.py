@@ -8,6 +8,7 @@ follows takes it over and ends it. Where the core would shuffle by itself it is 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from functools import partial
@@ -24,14 +25,27 @@ from fast_router.litellm_plugin.picks import strategies_by_name
 from fast_router.litellm_plugin.picks.filtered import Filtered, filtered_pick, install_selectors
 from fast_router.litellm_plugin.picks.request_facts import ask_of
 from fast_router.litellm_plugin.rests.by_operator import without_held
+from fast_router.litellm_plugin.rests.mirror import permits
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
-    from fast_router.engine import Deployment
+    from fast_router.engine import Deployment, Lease
+    from fast_router.engine.failover.waiting import Ticket, WaitQueue
     from fast_router.litellm_plugin.bands.rust.band import RustBand
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["Walk", "carried", "install", "make_ledger", "new_ledger", "walk"]
+__all__ = [
+    "Walk",
+    "carried",
+    "carrying",
+    "filters",
+    "install",
+    "make_ledger",
+    "new_ledger",
+    "on_a_loop",
+    "take_other",
+    "walk",
+]
 
 _RUST = "LiteLLM's Rust core"
 _SHUFFLE = "simple-shuffle"
@@ -47,11 +61,15 @@ class Walk:
         attempt: The attempt whose pick is made but whose call is not.
         preferred: True if `attempt` was picked by a preference, which the core need not follow.
         step: The latest `attempt` step, None before the first.
-        picking: True from the beginning of a pick until it is made.
+        running: The attempt whose call is under way.
+        kept: The deployments that LiteLLM's filters had left for the latest pick, None if that is not known.
+        picks_for: The request that a pick begins for, until somebody has looked at it.
         refused: Why the request was turned away before any call, None if it was not.
     """
 
-    __slots__ = ("attempt", "core", "ledger", "picking", "preferred", "refused", "step")
+    __slots__ = (
+        "_turn", "attempt", "core", "kept", "ledger", "picks_for", "preferred", "refused", "running", "step",
+    )  # fmt: skip
 
     def __init__(self, core: Any, ledger: RequestLedger) -> None:
         self.core = core
@@ -59,8 +77,11 @@ class Walk:
         self.attempt: Attempt | None = None
         self.preferred = False
         self.step: Mapping[str, Any] | None = None
-        self.picking = False
+        self.running: Attempt | None = None
+        self.kept: Sequence[str] | None = None
+        self.picks_for: Mapping[str, Any] | None = None
         self.refused: Exception | None = None
+        self._turn: tuple[WaitQueue, Ticket] | None = None
 
     @property
     def targeted(self) -> bool:
@@ -72,6 +93,18 @@ class Walk:
         self.drop()
         self.attempt = Attempt(model, self.ledger)
         return self.attempt
+
+    def hold(self, queue: WaitQueue, ticket: Ticket | None) -> None:
+        """Keep a waiter's turn until its pick is made: nobody may overtake it on its last step."""
+        self.picked()
+        if ticket is not None:
+            self._turn = (queue, ticket)
+
+    def picked(self) -> None:
+        """The pick is made, or there is none."""
+        turn, self._turn, self.picks_for = self._turn, None, None
+        if turn is not None:
+            turn[0].done(turn[1])
 
     def drop(self) -> None:
         """No call was made with the last pick."""
@@ -97,17 +130,45 @@ def new_ledger(core: Any, request: Mapping[str, Any]) -> RequestLedger:
     """Give the ledger of a request that begins now."""
     if make_ledger:
         return make_ledger[-1](core, request)
-    return RequestLedger(None, callers_timeout=request.get("timeout") is not None)
+    return RequestLedger(None, request)
+
+
+class carrying:  # noqa: N801 - used as a function
+    """`with carrying(ledger):` around the calls of one request, whose walks share what it has tried."""
+
+    __slots__ = ("_ledger", "_outer")
+
+    def __init__(self, ledger: RequestLedger | None) -> None:
+        self._ledger = ledger
+        self._outer: RequestLedger | None = None
+
+    def __enter__(self) -> None:
+        self._outer = carried.get()
+        carried.set(self._ledger)
+
+    def __exit__(self, *error: object) -> None:
+        carried.set(self._outer)
+
+
+def on_a_loop() -> bool:
+    """Tell whether this thread runs an event loop, which a blocking wait would stop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 class _Walking:
     """`with _Walking(core, request):` around one walk."""
 
-    __slots__ = ("_ledger", "_outer", "_token", "_walk")
+    __slots__ = ("_ledger", "_outer", "_permits", "_token", "_walk")
 
-    def __init__(self, core: Any, request: Any) -> None:
+    def __init__(self, core: Any, request: Any, *, may_wait: bool = True) -> None:
         self._ledger = carried.get()
-        self._walk = Walk(core, self._ledger or new_ledger(core, request if isinstance(request, Mapping) else {}))
+        ledger = self._ledger or new_ledger(core, request if isinstance(request, Mapping) else {})
+        ledger.may_wait = may_wait
+        self._walk = Walk(core, ledger)
         self._outer: Walk | None = None
 
     def __enter__(self) -> None:
@@ -116,13 +177,16 @@ class _Walking:
         # It is this walk's; a call that one of its attempts makes through a Router begins with none.
         carried.set(None)
         self._token = lease.ledger.set(self._walk.ledger)
+        self._permits = permits.set(None)
 
     def __exit__(self, *error: object) -> None:
+        permits.reset(self._permits)
         lease.ledger.reset(self._token)
         carried.set(self._ledger)
         walk.set(self._outer)
         self._walk.ledger.raised = None
         try:
+            self._walk.picked()
             self._walk.drop()
         except Exception as ours:  # noqa: BLE001 - the answer, or LiteLLM's error, must reach the caller
             tally.failed(ours, "the end of a request")
@@ -138,7 +202,7 @@ def _run(original: Any) -> Any:
 
 def _run_sync(original: Any) -> Any:
     def _run_sync(self: Any, plan: Any, call: Any, prepared: Any, *args: Any, **kwargs: Any) -> Any:
-        with _Walking(self, prepared):
+        with _Walking(self, prepared, may_wait=not on_a_loop()):
             return original(self, plan, call, prepared, *args, **kwargs)
 
     return _run_sync
@@ -166,24 +230,16 @@ def _stream_broke(core: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
 
 def _recover(original: Any) -> Any:
     async def recover(self: Any, *args: Any, **kwargs: Any) -> Any:
-        outer = carried.get()
-        carried.set(_stream_broke(self, args, kwargs))
-        try:
+        with carrying(_stream_broke(self, args, kwargs)):
             return await original(self, *args, **kwargs)
-        finally:
-            carried.set(outer)
 
     return recover
 
 
 def _recover_sync(original: Any) -> Any:
     def recover_sync(self: Any, *args: Any, **kwargs: Any) -> Any:
-        outer = carried.get()
-        carried.set(_stream_broke(self, args, kwargs))
-        try:
+        with carrying(_stream_broke(self, args, kwargs)):
             return original(self, *args, **kwargs)
-        finally:
-            carried.set(outer)
 
     return recover_sync
 
@@ -315,7 +371,7 @@ def _preferred(band: RustBand, core: Any, step: Mapping[str, Any], request: Any,
     walking = walk.get()
     if walking is None:
         return None
-    walking.picking = False
+    walking.kept = kept
     try:
         binding = band.binding(core)
         known = binding.engine.deployments
@@ -371,6 +427,36 @@ def _candidates(step: Mapping[str, Any], members: Sequence[Deployment]) -> list[
     return found if order is None else [member for member in found if member.order == order]
 
 
+def take_other(band: RustBand, walking: Walk, step: Mapping[str, Any], kept: Sequence[str] | None) -> Lease | None:
+    """A lease for an attempt beside that of `step`, on somebody whom the walk's ledger does not know."""
+    binding = band.binding(walking.core)
+    known = binding.engine.deployments
+    members = [known[id_] for id_ in kept or () if id_ in known and walking.ledger.knows(id_) is None]
+    left = walking.ledger.narrow(_candidates(step, members))
+    if not left:
+        return None
+    group = binding.router.groups.get(left[0].name)
+    name = group.strategy if group is not None else "simple_shuffle"
+    options = group.options if group is not None else {}
+    found = binding.engine.acquire_from(
+        binding.group_containing(str(step.get("model")), name, options, [d.entry for d in left]), left
+    )
+    if found is not None:
+        walking.next_attempt(step.get("model")).take(found)
+    return found
+
+
+def filters(core: Any) -> bool:
+    """Tell whether the core may filter out, after our choice, whom we would have it take."""
+    resolved = core._resolved
+    return bool(
+        resolved.enable_tag_filtering
+        or resolved.enable_pre_call_checks
+        or resolved.routing_plugins
+        or core._model_tag_filtering()
+    )
+
+
 # -- attempts ----------------------------------------------------------------------------------------------
 
 
@@ -379,10 +465,11 @@ def _begin_attempt(band: RustBand, core: Any, step: Mapping[str, Any]) -> Attemp
     walking, id_ = walk.get(), step.get("deployment_id")
     if walking is None:
         return None
-    walking.step, walking.picking = step, False
+    walking.step = step
     if not isinstance(id_, str):
         return None
     try:
+        walking.picked()
         attempt, preferred = walking.attempt, walking.preferred
         if attempt is not None and attempt.lease is not None and attempt.lease.id == id_:
             walking.attempt, walking.preferred = None, False
@@ -409,7 +496,8 @@ def _end_attempt(driver: Any, attempt: Attempt, outcome: Any) -> None:
     try:
         if outcome.get("ok") is True:
             response = driver._last_response
-            if attempt.lease is not None and driver._request.get("stream") and not lease.is_cache_hit(response):
+            streams = driver._request.get("stream") and not attempt.foreign
+            if attempt.lease is not None and streams and not lease.is_cache_hit(response):
                 # The first chunk of a stream was read within the attempt.
                 attempt.lease.first_token()
                 failover = attempt.ledger.failover if isinstance(attempt.ledger, RequestLedger) else None
@@ -421,8 +509,6 @@ def _end_attempt(driver: Any, attempt: Attempt, outcome: Any) -> None:
         ledger = attempt.ledger
         if isinstance(ledger, RequestLedger) and isinstance(error, Exception):
             ledger.raised = error
-            if ledger.callers_timeout and failures.is_timeout(error):
-                error.__dict__["_fast_router_callers_timeout"] = True
             if outcome.get("outside_deployment") or outcome.get("caller_scoped"):
                 # LiteLLM knows that it says nothing about the deployment: refused before the provider heard of it,
                 # or made with the caller's own key.
@@ -444,6 +530,12 @@ def _failed(original: Any) -> Any:
     return _failed
 
 
+def _running(attempt: Attempt) -> None:
+    walking = walk.get()
+    if walking is not None:
+        walking.running = attempt
+
+
 def _attempt(original: Any, band: RustBand) -> Any:
     async def attempt(self: Any, step: Any) -> Any:
         begun = _begin_attempt(band, self._core, step)
@@ -451,6 +543,7 @@ def _attempt(original: Any, band: RustBand) -> Any:
             return await original(self, step)
         outer = lease.current.get()
         lease.current.set(begun)
+        _running(begun)
         try:
             outcome = await original(self, step)
         except BaseException as error:
@@ -471,6 +564,7 @@ def _attempt_sync(original: Any, band: RustBand) -> Any:
             return original(self, step)
         outer = lease.current.get()
         lease.current.set(begun)
+        _running(begun)
         try:
             outcome = original(self, step)
         except BaseException as error:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fast_router.litellm_plugin.bands.fingerprints import is_known
-from fast_router.litellm_plugin.overhead.books import books_of, remember
+from fast_router.litellm_plugin.overhead.books import books_of, remember_name
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -95,7 +95,7 @@ def install(patches: PatchSet, names: Names, prices: PriceClock, litellm_parts: 
     if not is_known("get_model_group_usage", usage) or not is_known("get_remaining_model_group_usage", remaining):
         return []
     patches.replace(core, usage_name, lambda original: _usage(original, names, litellm_parts))
-    patches.replace(core, remaining_name, lambda original: _remaining(original, prices))
+    patches.replace(core, remaining_name, lambda original: _remaining(original, names, prices))
     return [FEATURE]
 
 
@@ -113,7 +113,7 @@ def _usage(original: Callable[..., Awaitable[Any]], names: Names, parts: Any) ->
         known: _Keys | None = memo.get(group)
         if known is None or known.minute != minute or not _same(known.rows, rows):
             known = _build_keys(enum, rows, minute)
-            remember(memo, group, known)
+            remember_name(self, names, memo, group, known, group)
         # One reading of the clock that the cache itself expires by.
         now = memory._clock() if hasattr(memory, "_clock") else parts.time()
         return _sum(memory, known.tpm, now), _sum(memory, known.rpm, now)
@@ -150,7 +150,9 @@ class _WithInfo:
         return getattr(self._router, name)
 
 
-def _remaining(original: Callable[..., Awaitable[Any]], prices: PriceClock) -> Callable[..., Awaitable[Any]]:
+def _remaining(
+    original: Callable[..., Awaitable[Any]], names: Names, prices: PriceClock
+) -> Callable[..., Awaitable[Any]]:
     limits = ("tpm", "rpm", "itpm", "otpm")
 
     async def get_remaining_model_group_usage(self: Any, model_group: str) -> Any:
@@ -161,7 +163,7 @@ def _remaining(original: Callable[..., Awaitable[Any]], prices: PriceClock) -> C
                 generation = prices.now()
                 info = self._cached_get_model_group_info(model_group)
                 known = (generation, info)
-                remember(memo, model_group, known)
+                remember_name(self, names, memo, model_group, known, model_group)
             info = known[1]
             if info is None or all(getattr(info, limit, None) is None for limit in limits):
                 return {}

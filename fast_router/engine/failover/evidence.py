@@ -1,0 +1,166 @@
+"""How much failures prove: one request speaks against one deployment at the most, and one caller takes no group away.
+
+A failure counts at once, as the charge of its request. What happens to the request elsewhere decides whether it stands:
+
+* It succeeds elsewhere: the charge is confirmed.
+* It fails at a second deployment: what follows a request around is the request's, and the charge is taken back. So is
+  that of a known caller whose next failing request fails somewhere else.
+* Failures taken back are remembered as suspicions until the deployment answers anybody. A second voice (another
+  caller, or another request where callers are unknown) with the same experience makes them count after all: in an
+  outage everybody's requests fail everywhere.
+
+A rest that would leave less than half of a group needs more than one voice, as many confirmed charges as failures in a
+row open a breaker, or a failure that no request can bring about (nobody listens at that address).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import TYPE_CHECKING
+
+from fast_router.engine.failover.blame import Case, Charge
+from fast_router.engine.failover.failures import FailureKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from fast_router.engine.deployment import Deployment
+    from fast_router.engine.failover.breaker import Breaker
+
+__all__ = ["Evidence"]
+
+_CALLERS = 10_000
+"""Callers whose latest charge is remembered, over all groups."""
+_IN_A_ROW = 10.0
+"""Seconds within which two failing requests of one caller are in a row."""
+
+
+class Evidence:
+    """The charges of all requests. Its owner holds the engine's lock.
+
+    Args:
+        breaker: The breaker of a deployment.
+        take_back: Undoes a charge.
+    """
+
+    __slots__ = ("_breaker", "_latest", "_take_back")
+
+    def __init__(self, breaker: Callable[[Deployment], Breaker], take_back: Callable[[Charge], None]) -> None:
+        self._breaker = breaker
+        self._take_back = take_back
+        # The latest unconfirmed charge of each known caller in each group.
+        self._latest: OrderedDict[tuple[str, Hashable], Charge] = OrderedDict()
+
+    def hear(self, case: Case | None, deployment: Deployment, kind: FailureKind, now: float, *, certain: bool) -> bool:
+        """Take in one failure.
+
+        Args:
+            case: Its request; None where a program of its own makes the calls and says how they end: it is believed.
+            deployment: Where it failed.
+            kind: Why.
+            now: Engine clock, seconds.
+            certain: Whether no request can have brought it about.
+
+        Returns:
+            Whether it counts against the deployment.
+        """
+        testimony = self._breaker(deployment).testimony
+        if case is None or certain:
+            testimony.certain = True
+            return True
+        standing = case.charge
+        if standing is None and case.caller is not None and not case.followed:
+            standing = self._in_a_row(case.caller, deployment, now)
+        if standing is not None and standing.deployment is deployment and standing is case.charge:
+            return False  # it has said so already
+        if case.followed or (standing is not None and standing.deployment is not deployment):
+            return self._followed(case, standing, deployment, kind, now)
+        self._charge(case, deployment, kind, now)
+        return True
+
+    def _charge(self, case: Case, deployment: Deployment, kind: FailureKind, now: float) -> None:
+        breaker = self._breaker(deployment)
+        breaker.testimony.heard(case.voice)
+        charge = case.charge = Charge(deployment, kind, now, breaker.in_a_row)
+        if case.caller is not None:
+            key = (deployment.name, case.caller)
+            self._latest[key] = charge
+            self._latest.move_to_end(key)
+            if len(self._latest) > _CALLERS:
+                self._latest.popitem(last=False)
+
+    def _in_a_row(self, caller: Hashable, deployment: Deployment, now: float) -> Charge | None:
+        found = self._latest.get((deployment.name, caller))
+        if found is None or now - found.at > _IN_A_ROW or found.deployment is deployment:
+            return None
+        return found
+
+    def _followed(
+        self, case: Case, standing: Charge | None, deployment: Deployment, kind: FailureKind, now: float
+    ) -> bool:
+        voice = case.voice
+        case.followed = True
+        if standing is not None:
+            former = standing.deployment
+            testimony = self._breaker(former).testimony
+            case.suspects.append((former, standing.kind))
+            case.charge = None
+            self._latest.pop((former.name, voice), None)
+            if not testimony.corroborated(voice):
+                testimony.voices.discard(voice)
+                self._take_back(standing)
+                testimony.suspected(voice, now)
+        testimony = self._breaker(deployment).testimony
+        case.suspects.append((deployment, kind))
+        if not testimony.corroborated(voice):
+            testimony.suspected(voice, now)
+            return False
+        testimony.heard(voice)
+        return True
+
+    def vindicated(self, case: Case) -> tuple[Deployment, FailureKind] | None:
+        """Note that a request which had failed has succeeded elsewhere: nothing was wrong with it.
+
+        Args:
+            case: The request.
+
+        Returns:
+            Whom it speaks against after all, if its charge was taken back on the way: the first that it failed at.
+        """
+        charge = case.charge
+        if case.caller is not None:
+            for deployment in [charge.deployment] if charge is not None else [d for d, _ in case.suspects[:1]]:
+                self._latest.pop((deployment.name, case.caller), None)
+        if charge is not None:
+            if not charge.confirmed:
+                charge.confirmed = True
+                self._breaker(charge.deployment).testimony.confirmed += 1
+            return None
+        if not case.suspects:
+            return None
+        deployment, kind = case.suspects[0]
+        case.suspects.clear()
+        case.followed = False
+        testimony = self._breaker(deployment).testimony
+        if case.voice not in testimony.suspicions:
+            return None  # it has answered since, or the failure counts already
+        del testimony.suspicions[case.voice]
+        testimony.heard(case.voice)
+        testimony.confirmed += 1
+        return deployment, kind
+
+    def may_rest(self, deployment: Deployment, group: Sequence[Deployment], resting: int, needed: int) -> bool:
+        """Tell whether what speaks against a deployment is enough for a rest.
+
+        Args:
+            deployment: Who.
+            group: The group that it belongs to.
+            resting: How many of the others rest or have yet to prove that they are back.
+            needed: Confirmed charges that weigh as much as a second voice.
+        """
+        if resting + 1 <= max(1, len(group) // 2):
+            return True
+        testimony = self._breaker(deployment).testimony
+        voices = testimony.voices.union(testimony.suspicions)
+        return testimony.certain or len(voices) > 1 or testimony.confirmed >= max(1, needed)

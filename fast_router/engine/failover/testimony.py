@@ -1,0 +1,50 @@
+"""What speaks against one deployment since it last answered, and who says so."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+__all__ = ["Testimony"]
+
+_VOICES = 8
+"""Voices remembered per deployment: more than two are never needed."""
+
+
+class Testimony:
+    """What speaks against one deployment since it last answered.
+
+    Attributes:
+        voices: Whose charges count.
+        suspicions: Whose were taken back, and when (engine clock, seconds).
+        confirmed: How many charges were confirmed.
+        certain: Whether one of the failures can be no request's.
+    """
+
+    __slots__ = ("certain", "confirmed", "suspicions", "voices")
+
+    def __init__(self) -> None:
+        self.voices: set[Hashable] = set()
+        self.suspicions: dict[Hashable, float] = {}
+        self.confirmed = 0
+        self.certain = False
+
+    def clear(self) -> None:
+        """Forget everything: it has answered."""
+        self.voices.clear()
+        self.suspicions.clear()
+        self.confirmed = 0
+        self.certain = False
+
+    def heard(self, voice: Hashable) -> None:
+        """Note a voice whose charge counts."""
+        if len(self.voices) < _VOICES:
+            self.voices.add(voice)
+
+    def suspected(self, voice: Hashable, now: float) -> None:
+        """Note a voice whose charge does not count by itself."""
+        if len(self.suspicions) < _VOICES:
+            self.suspicions[voice] = now
+
+    def corroborated(self, voice: Hashable) -> bool:
+        """Tell whether another voice had the same experience."""
+        return any(other != voice for other in self.suspicions) or any(other != voice for other in self.voices)

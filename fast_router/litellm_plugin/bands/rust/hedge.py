@@ -1,0 +1,145 @@
+"""LiteLLM 1.110: a second attempt beside a slow first one, within one `attempt` step.
+
+The Rust core has picked one deployment; the second attempt is made by a driver of its own, a copy that shares nothing
+it writes to, with a deployment that we pick. Whoever answers first leaves its answer in the request's driver.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from fast_router import settings
+from fast_router.litellm_plugin.bands.rust import steps
+from fast_router.litellm_plugin.layers import lease as attempts
+from fast_router.litellm_plugin.layers.failures import RequestLedger
+from fast_router.litellm_plugin.layers.hedge import Race, beside, take_metadata
+from fast_router.litellm_plugin.tally import tally
+
+if TYPE_CHECKING:
+    from fast_router.engine import Lease
+    from fast_router.litellm_plugin.bands.rust.band import RustBand
+    from fast_router.litellm_plugin.patching import PatchSet
+
+__all__ = ["install"]
+
+# What a driver says about its latest attempt.
+_LEFT = ("_attempt_started", "_attempts", "_last_response", "_latest_call", "_served")
+# What it writes about all of them: each copy has its own.
+_BOOKS = ("_hop_first", "_level_errors", "_level_picks", "_pending_stamps", "_recorded_blocked")
+
+
+class _Failed(Exception):  # noqa: N818 - an outcome on its way through the race
+    def __init__(self, outcome: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.outcome = outcome
+
+
+class _Attempts:
+    """The attempts of one `attempt` step."""
+
+    def __init__(self, band: RustBand, original: Any, driver: Any, step: Mapping[str, Any], walk: steps.Walk) -> None:
+        self._band = band
+        self._original = original
+        self._driver = driver
+        self._step = step
+        self._walk = walk
+        self._copy: Any = None
+        self._taken: str | None = None
+        self.won: str | None = None
+
+    @property
+    def lease(self) -> Lease | None:
+        running = self._walk.running
+        return None if running is None else running.lease
+
+    async def first(self) -> Any:
+        return _answered(await self._original(self._driver, self._step))
+
+    async def second(self) -> Any:
+        fork = attempts.ledger.get()
+        assert isinstance(fork, RequestLedger)
+        walk = steps.Walk(self._walk.core, fork)
+        steps.walk.set(walk)
+        taken = steps.take_other(self._band, walk, self._step, self._walk.kept)
+        if taken is None:
+            raise LookupError(self._step.get("model"))
+        self._taken = taken.id
+        deployment = self._driver._core._handle.deployment(taken.id)
+        self._copy = _beside(self._driver)
+        try:
+            step = {**self._step, "deployment_id": taken.id, "deployment": deployment}
+            return _answered(await self._original(self._copy, step))
+        finally:
+            walk.drop()
+
+    def is_cached(self, answer: Any) -> bool:  # noqa: ARG002 - the answer itself is with the driver
+        return attempts.is_cache_hit(self._driver._last_response)
+
+    def second_won(self) -> None:
+        for name in _LEFT:
+            setattr(self._driver, name, getattr(self._copy, name))
+        take_metadata(self._driver._request, self._copy._request)
+        self.won = self._taken
+
+
+def _answered(outcome: Mapping[str, Any]) -> Mapping[str, Any]:
+    if outcome.get("ok") is not True:
+        raise _Failed(outcome)
+    return outcome
+
+
+async def _booked(core: Any, outcome: Mapping[str, Any], id_: str) -> Mapping[str, Any]:
+    """Have the success counted where the answer came from: the core would count it where it had sent the request."""
+    if outcome.get("deferred"):
+        return outcome  # a stream, which reports its own end
+    try:
+        await core._drive_cache_steps(core._handle.count_success(id_))
+    except Exception as error:  # noqa: BLE001 - the answer is there: it must reach the caller
+        tally.failed(error, "a hedge")
+        return outcome
+    return {**outcome, "deferred": True}
+
+
+def _beside(driver: Any) -> Any:
+    copied = copy.copy(driver)
+    copied._request = beside(driver._request)
+    for name in _BOOKS:
+        setattr(copied, name, copy.copy(getattr(driver, name)))
+    walk = copied._walk = copy.copy(driver._walk)
+    walk._request = copied._request
+    walk._scopes = {
+        key: type(scope)(dict(scope.metadata), dict(scope.kwargs)) for key, scope in driver._walk._scopes.items()
+    }
+    return copied
+
+
+def _attempt(original: Any, band: RustBand) -> Any:
+    async def attempt(self: Any, step: Any) -> Any:
+        walk = steps.walk.get()
+        if (
+            not settings.current().hedge_percent
+            or walk is None
+            or walk.kept is None
+            or walk.ledger.attempts
+            or walk.ledger.failover is None
+            or steps.filters(self._core)
+        ):
+            return await original(self, step)
+        raced = _Attempts(band, original, self, step, walk)
+        race = Race(raced, walk.ledger, str(step.get("model")), stream=bool(self._request.get("stream")))
+        try:
+            outcome = await race.run()
+        except _Failed as failed:
+            return failed.outcome
+        return outcome if raced.won is None else await _booked(self._core, outcome, raced.won)
+
+    return attempt
+
+
+def install(patches: PatchSet, band: RustBand) -> list[str]:
+    """Let first attempts be hedged where the options ask for it."""
+    patches.replace(band.driver, "attempt", partial(_attempt, band=band))
+    return ["hedging"]

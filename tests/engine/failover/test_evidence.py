@@ -1,0 +1,178 @@
+"""What failures prove, driven by the engine with a clock of its own: one request, one caller, an outage."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from fast_router.engine.deployment import RESTING, Deployment
+from fast_router.engine.engine import Engine
+from fast_router.engine.failover.blame import Case, Terms
+from fast_router.engine.failover.breaker import BreakerOptions, BreakerState
+from fast_router.engine.failover.policy import FailoverPolicy
+
+
+class BrokenError(Exception):
+    status_code = 500
+
+
+class ThrottledError(Exception):
+    status_code = 429
+
+
+class Fleet:
+    """A group behind a policy, and requests that go through it attempt by attempt."""
+
+    def __init__(self, size=3, **options):
+        self.now = 100.0
+        self.engine = Engine(clock=lambda: self.now, wall=lambda: self.now, rng=random.Random(1))
+        self.members = tuple(Deployment(f"d{i}", "m") for i in range(size))
+        for member in self.members:
+            self.engine.deployments[member.id] = member
+        self.group = self.engine.compile_group("m", self.members, "peak_ewma")
+        self.policy = FailoverPolicy(
+            self.engine,
+            lambda _: self.members,
+            options=BreakerOptions(**{"jitter": 0.0, "consecutive_server": 2, "error_rate": 1.0, **options}),
+        )
+
+    def attempt(self, case, to, error=None):
+        lease = self.engine.acquire_deployment(self.members[to])
+        self.now += 0.1
+        if error is not None:
+            # As an attempt that LiteLLM made: it got as far as a server.
+            error.litellm_response_headers = {}
+            lease.case = case
+        lease.release(error)
+        return case
+
+    def request(self, *fails_at, succeeds_at=None, caller=None, error=BrokenError, terms=0):
+        case = Case(caller, terms)
+        for to in fails_at:
+            self.attempt(case, to, error())
+        if succeeds_at is not None:
+            lease = self.engine.acquire_deployment(self.members[succeeds_at])
+            lease.release()
+            self.policy.vindicated(case)
+        return case
+
+    @property
+    def resting(self):
+        return {m.id for m in self.members if m.held & RESTING}
+
+
+def test_one_request_that_fails_everywhere_leaves_no_trace():
+    fleet = Fleet()
+    before = [(m.ewma, m.latency, m.held) for m in fleet.members]
+    for _ in range(3):
+        fleet.request(0, 1, 2, 0, 1, 2, 0, 1, 2, caller="hostile", error=ThrottledError)
+    assert not fleet.resting
+    assert [(m.ewma, m.latency, m.held) for m in fleet.members] == before
+
+
+def test_its_first_failure_counts_at_once_and_is_taken_back():
+    fleet = Fleet(consecutive_server=1)
+    case = fleet.attempt(Case("a"), 0, BrokenError())
+    assert fleet.resting == {"d0"}
+    fleet.attempt(case, 1, BrokenError())
+    assert not fleet.resting
+    assert fleet.policy.state("d0") is BreakerState.CLOSED
+    assert fleet.members[0].slow_until == 0.0
+
+
+def test_a_request_that_succeeds_elsewhere_confirms_its_charge():
+    fleet = Fleet()
+    for _ in range(2):
+        fleet.request(0, succeeds_at=1, caller="only")
+    assert fleet.resting == {"d0"}
+
+
+def test_after_a_success_the_first_of_several_is_blamed_after_all():
+    fleet = Fleet(consecutive_server=1)
+    fleet.request(0, 1, succeeds_at=2, caller="only")
+    assert fleet.resting == {"d0"}
+
+
+def test_two_requests_of_one_caller_that_fail_in_different_places_are_one_voice():
+    fleet = Fleet(consecutive_server=1)
+    fleet.request(0, caller="hostile")
+    assert fleet.resting == {"d0"}
+    fleet.request(1, caller="hostile")
+    assert not fleet.resting
+
+
+def test_one_caller_alone_never_leaves_less_than_half():
+    fleet = Fleet(consecutive_server=1)
+    fleet.request(0, caller="hostile")
+    fleet.now += 11  # not in a row any more
+    fleet.request(1, caller="hostile")
+    fleet.request(2, caller="hostile")
+    assert len(fleet.resting) <= 1
+
+
+@pytest.mark.parametrize("callers", [("a", "b"), (None, None)])
+def test_in_an_outage_two_voices_rest_what_they_meet(callers):
+    fleet = Fleet(consecutive_server=1)
+    for caller in callers:
+        fleet.request(0, 1, caller=caller)
+    # The third one answers everybody.
+    assert fleet.resting == {"d0", "d1"}
+
+
+def test_a_single_caller_finds_two_dead_of_three_by_requests_that_succeed_elsewhere():
+    fleet = Fleet()
+    for _ in range(4):
+        fleet.request(0, succeeds_at=2, caller="only")
+    for _ in range(6):
+        fleet.request(1, succeeds_at=2, caller="only")
+    assert fleet.resting == {"d0", "d1"}
+
+
+def test_an_answer_clears_what_was_suspected():
+    fleet = Fleet(consecutive_server=1)
+    fleet.request(0, 1, caller="a")
+    fleet.request(succeeds_at=0, caller="c")
+    fleet.request(succeeds_at=1, caller="c")
+    fleet.request(0, 1, caller="b")
+    assert not fleet.resting
+
+
+def test_refused_connections_need_no_second_voice():
+    fleet = Fleet(consecutive=2)
+    for _ in range(2):
+        fleet.request(0, 1, caller="only", error=ConnectionRefusedError)
+    assert fleet.resting == {"d0", "d1"}
+
+
+@pytest.mark.parametrize("terms", [Terms.CREDENTIALS, Terms.ENDPOINT, Terms.ANSWER])
+def test_a_callers_own_terms_move_nothing(terms):
+    fleet = Fleet(consecutive_server=1, consecutive=1)
+    for to in range(3):
+        fleet.request(to, terms=terms)
+    assert not fleet.resting
+    assert [(m.ewma, m.latency, m.failures) for m in fleet.members] == [(None, None, 0)] * 3
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.lists(st.integers(0, 3), min_size=1, max_size=5),
+        st.sampled_from([BrokenError, ThrottledError, TimeoutError]),
+    ),
+    max_size=40,
+)
+
+
+@given(STEPS, st.floats(0.0, 30.0))
+@hypothesis_settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_one_caller_takes_no_group_away_whatever_it_does(steps, pause):
+    """Failures of any kind, anywhere, at any pace: half of the group always serves."""
+    fleet = Fleet(size=4, consecutive_server=2, consecutive=2)
+    for fails_at, error in steps:
+        fleet.request(*fails_at, caller="hostile", error=error)
+        fleet.now += pause
+        assert len(fleet.resting) <= 2
+        assert all(m.in_flight == 0 for m in fleet.members)

@@ -1,0 +1,76 @@
+"""Names that callers invent under a `*` model: served, and not kept."""
+
+from __future__ import annotations
+
+import gc
+
+import litellm
+import pytest
+
+import fast_router
+from fast_router import settings
+
+HELLO = [{"role": "user", "content": "hello"}]
+NAMES = 300
+
+
+@pytest.fixture
+def plugin():
+    fast_router.enable()
+    try:
+        yield
+    finally:
+        settings.reset()
+
+
+def entry(name, **params):
+    return {
+        "model_name": name,
+        "litellm_params": {"model": "openai/*", "api_key": "k", "mock_response": "x", **params},
+    }
+
+
+def entries_within(*roots):
+    """How many items the containers hold that are reached from `roots` through objects of fast_router's."""
+    seen, found, ahead = set(), 0, list(roots)
+    while ahead:
+        one = ahead.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, (dict, list, tuple, set, frozenset)):
+            found += len(one)
+            ahead += one.values() if isinstance(one, dict) else one
+        elif type(one).__module__.startswith("fast_router"):
+            ahead += [item for item in gc.get_referents(one) if not isinstance(item, type)]
+    return found
+
+
+async def ask(router, first, last):
+    for number in range(first, last):
+        assert (await router.acompletion(model=f"name-{number}", messages=HELLO)).choices
+
+
+@pytest.mark.parametrize("strategy", ["simple-shuffle", "least-busy", "latency-based-routing", "cost-based-routing"])
+@pytest.mark.parametrize("hedging", [0.0, 10.0], ids=["", "hedging"])
+async def test_nothing_is_kept_of_unknown_names(plugin, strategy, hedging):
+    fast_router.configure(hedge_percent=hedging)
+    router = litellm.Router(
+        model_list=[entry("*"), entry("*", rpm=100_000), entry("other/*")], routing_strategy=strategy, num_retries=0
+    )
+    core = vars(router).get("_core", router)
+    # Once more than the few names that may be remembered.
+    await ask(router, 0, 60)
+    ours = [value for key, value in vars(core).items() if key.startswith("_fast_router")]
+    assert ours
+    before = entries_within(*ours)
+    await ask(router, 60, 60 + NAMES)
+    assert entries_within(*ours) - before < NAMES / 2, "grows with every name"
+
+
+async def test_two_patterns_that_fit_equally(plugin):
+    router = litellm.Router(model_list=[entry("a*"), entry("*b")], routing_strategy="least-busy", num_retries=0)
+    for number in range(200):
+        assert (await router.acompletion(model=f"a{number}b", messages=HELLO)).choices
+    advanced = fast_router.advanced_router(router)
+    assert all(len(deployment.strategies) < 140 for deployment in advanced.engine.deployments.values())
