@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -19,7 +20,7 @@ import httpx
 
 __all__ = ["ProxySide"]
 
-_KEY = "sk-benchmark"
+_KEY = "sk-" + secrets.token_hex(32)
 _PATIENCE = 240.0
 
 

@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -25,7 +26,7 @@ import yaml
 from benchmarks.report import Report
 from fast_router.testing import Fleet
 
-KEY = "sk-benchmark"
+KEY = "sk-" + secrets.token_hex(32)
 CASES = (
     ("simple-shuffle", 20, None),
     ("simple-shuffle", 1000, 1.6),

@@ -20,6 +20,7 @@ from fast_router.engine.ask import Rng
 from fast_router.engine.deployment import RESTING
 from fast_router.engine.prefix_cache.prompt import Prompt
 from fast_router.errors import NoDeploymentError, UnknownModelError
+from fast_router.explain import explain
 from fast_router.model_entry import Spec, read_entry, read_list
 from fast_router.stats import snapshot
 
@@ -86,6 +87,8 @@ class AdvancedRouter(PicksFromLists):
         self.changes = Changes(self.engine)
         # Has everything listed that the `litellm.Router` has, before somebody looks.
         self.complete: Callable[[], None] | None = None
+        # Says how LiteLLM's picks of a model go, where one has a lane.
+        self.lane: Callable[[str], str | None] | None = None
         # Has every entry read anew, where the list is not kept here.
         self.reader: Callable[[], None] | None = None
         self.engine.on_configured.append(operator_holds.configured)
@@ -239,9 +242,29 @@ class AdvancedRouter(PicksFromLists):
         )
         return NoDeploymentError(msg, retry_after=wait)
 
-    def lease(self, model: str, **ask: Any) -> LeaseContext:
-        """`with router.lease("gpt-4") as lease:` (or `async with`): success or failure is how the block ends."""
-        return LeaseContext(self, model, ask)
+    def lease(
+        self,
+        model: str,
+        *,
+        exclude: Collection[str] = (),
+        tokens: float = 0,
+        stream: bool = False,
+        key: str | None = None,
+    ) -> LeaseContext:
+        """`with router.lease("gpt-4") as lease:` (or `async with`): success or failure is how the block ends.
+
+        Args:
+            model: The model name.
+            exclude: As for `acquire`, like the others.
+            tokens: Prompt tokens.
+            stream: True if the answer is streamed.
+            key: Session or prefix.
+
+        Raises:
+            UnknownModelError: As `acquire`, when the block begins.
+            NoDeploymentError: The same.
+        """
+        return LeaseContext(self, model, {"exclude": exclude, "tokens": tokens, "stream": stream, "key": key})
 
     def report(
         self,
@@ -346,6 +369,23 @@ class AdvancedRouter(PicksFromLists):
     def set_outside(self, loads: Mapping[str, float]) -> None:
         """Tell the load that other processes or the servers themselves know of, by id, in requests."""
         outside.set_loads(self.engine, loads)
+
+    def explain(self, model: str, *, exclude: Collection[str] = (), tokens: float = 0) -> dict[str, Any]:
+        """Say for each deployment of a model whether it would be picked now, and why not.
+
+        Args:
+            model: The model name.
+            exclude: Ids that the request must not use.
+            tokens: Its prompt tokens.
+
+        Returns:
+            Ready for JSON: `strategy`, how many are `eligible`, and `deployments` with `model`, `server`, `id`,
+            `eligible`, `why` (every reason against it) and `compared` (the numbers that the strategy goes by).
+
+        Raises:
+            UnknownModelError: No deployment has that model name.
+        """
+        return explain(self, model, exclude=exclude, tokens=tokens)
 
     # -- numbers ---------------------------------------------------------------------------------
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Puts redis-server and rabbitmq-server on this machine for the test suite. Does nothing if they are here, or if
+# Puts redis-server, rabbitmq-server, prometheus and chromium on this machine for the test suite. Does nothing if they are here, or if
 # FAST_ROUTER_TEST_REDIS_URL and FAST_ROUTER_TEST_AMQP_URL name servers to use instead. Starts no daemon: the
 # suite runs private servers of its own. Without the right to install it says so in one line, and fails only in
 # CI (environment variable CI), where a suite that silently skips would lie.
@@ -11,6 +11,12 @@ if [[ -z "${FAST_ROUTER_TEST_REDIS_URL:-}" ]] && ! command -v redis-server >/dev
 fi
 if [[ -z "${FAST_ROUTER_TEST_AMQP_URL:-}" ]] && [[ ! -x /usr/lib/rabbitmq/bin/rabbitmq-server ]]; then
     packages+=(rabbitmq-server)
+fi
+if ! command -v promtool >/dev/null; then
+    packages+=(prometheus)
+fi
+if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; then
+    packages+=(chromium chromium-driver)
 fi
 if [[ ${#packages[@]} -eq 0 ]]; then
     exit 0

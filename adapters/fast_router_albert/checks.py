@@ -165,9 +165,12 @@ def _provider(
 
 def _key(values: dict[str, Any], draft: ProviderDraft, found: Interpolation, report: Report) -> None:
     key = values.pop("key", None)
-    if key in (None, "", "EMPTY"):
-        return
     path = draft.at("key")
+    default = found.defaulted.get(path)
+    if key in (None, "", "EMPTY"):
+        if key == "EMPTY" and default is not None:
+            values["key"] = Secret(value=SecretStr("EMPTY"), variable=default, default=True)
+        return
     if not isinstance(key, str):
         kind = "a number" if isinstance(key, (int, float)) else report.shown(key)
         report.error(path, f"{kind} where text is needed", "Put the key in quotes, or in a variable: ${NAME}.")
@@ -176,8 +179,10 @@ def _key(values: dict[str, Any], draft: ProviderDraft, found: Interpolation, rep
         right = "An HTTP header cannot carry it: use printable ASCII without blanks."
         report.error(path, "a key with blanks, line breaks or non-ASCII characters in it", right)
         return
-    variable = found.names.get(path)
-    values["key"] = Secret(value=SecretStr(key), variable=variable, mixed=path in found.mixed)
+    variable = found.names.get(path, default)
+    values["key"] = Secret(
+        value=SecretStr(key), variable=variable, default=default is not None, mixed=path in found.mixed
+    )
 
 
 def _auth(values: dict[str, Any], draft: ProviderDraft, report: Report) -> None:

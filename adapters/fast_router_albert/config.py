@@ -110,7 +110,7 @@ def load_config(
     found = interpolate(document, os.environ if environ is None else environ, strict=strict)
     report = Report(document, secrets | secrets_in(document.data) | found.values, silent=found.unset)
     report.problems += found.errors
-    report.warnings += found.warnings
+    report.warnings += document.warnings + found.warnings
     models = drafts(report)
     # With an unset variable in it there is no address to ask.
     discover_names(models, report, ask=discover and not found.errors)

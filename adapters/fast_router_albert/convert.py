@@ -28,12 +28,13 @@ NO_KEY = "EMPTY"
 """What a server without a key is sent; LiteLLM and the openai client insist on a value."""
 
 
-def model_list(models: Iterable[Model], *, references: bool = False) -> list[dict[str, Any]]:
+def model_list(models: Iterable[Model], *, references: bool = False, elsewhere: bool = False) -> list[dict[str, Any]]:
     """One LiteLLM deployment per provider.
 
     Args:
         models: Checked models.
         references: ``os.environ/NAME`` for keys that came from a variable, instead of the keys.
+        elsewhere: The list is for a process with other variables: those that have only a default here stay, too.
     """
     entries: list[dict[str, Any]] = []
     for model in models:
@@ -44,7 +45,7 @@ def model_list(models: Iterable[Model], *, references: bool = False) -> list[dic
             entries.append(
                 {
                     "model_name": model.id,
-                    "litellm_params": litellm_params(model, provider, references=references),
+                    "litellm_params": litellm_params(model, provider, references=references, elsewhere=elsewhere),
                     "model_info": _model_info(model, provider, f"{identity}-{seen[identity]}"),
                 }
             )
@@ -84,7 +85,9 @@ def proxy_config(
     aliases = _aliases(models)
     if aliases:
         router["model_group_alias"] = aliases
-    return {"model_list": model_list(models, references=references), "router_settings": router}
+    # A private file is for this very process, and a published one for another.
+    listed = model_list(models, references=references, elsewhere=not allow_mixed)
+    return {"model_list": listed, "router_settings": router}
 
 
 def _refuse_mixed(models: Iterable[Model], source: str) -> None:
@@ -111,13 +114,15 @@ def _strategy(models: Iterable[Model]) -> str:
     return _NATIVE.get(names.pop(), "simple-shuffle") if len(names) == 1 else "simple-shuffle"
 
 
-def litellm_params(model: Model, provider: Provider, *, references: bool = False) -> dict[str, Any]:
+def litellm_params(
+    model: Model, provider: Provider, *, references: bool = False, elsewhere: bool = False
+) -> dict[str, Any]:
     """How LiteLLM reaches `provider`: provider prefix, base, key, timeout, prices and limits."""
     prefix, base = _route(model.type, provider)
     params: dict[str, Any] = {
         "model": f"{prefix}/{provider.model_name}",
         "api_base": base,
-        "api_key": _key(provider, references=references),
+        "api_key": _key(provider, references=references, elsewhere=elsewhere),
         "timeout": provider.timeout,
     }
     costs = model.costs(provider)
@@ -125,9 +130,11 @@ def litellm_params(model: Model, provider: Provider, *, references: bool = False
         # Where the file says nothing, LiteLLM's own price list may.
         params["input_cost_per_token"], params["output_cost_per_token"] = (cost / 1_000_000 for cost in costs)
     if provider.basic_auth is not None:
-        # LiteLLM's rerank reads another argument than its other calls.
-        where = "headers" if model.type is ModelType.TEXT_CLASSIFICATION else "extra_headers"
-        params[where] = {"Authorization": basic_header(provider)}
+        # LiteLLM's rerank reads `headers` alone, its other calls send both: whichever of them a caller has something
+        # of their own for, and so puts in the place of ours, the other one still carries it.
+        params["headers"] = {"Authorization": basic_header(provider)}
+        if model.type is not ModelType.TEXT_CLASSIFICATION:
+            params["extra_headers"] = {"Authorization": basic_header(provider)}
     parallel = provider.max_parallel_requests
     if parallel:
         params["max_parallel_requests"] = parallel
@@ -160,10 +167,10 @@ def _route(kind: ModelType, provider: Provider) -> tuple[str, str]:
     return "openai", base
 
 
-def _key(provider: Provider, *, references: bool) -> str:
+def _key(provider: Provider, *, references: bool, elsewhere: bool) -> str:
     if provider.key is None:
         return NO_KEY
-    if references and provider.key.variable:
+    if references and provider.key.variable and (elsewhere or not provider.key.default):
         return f"os.environ/{provider.key.variable}"
     return provider.key.value.get_secret_value()
 

@@ -54,6 +54,10 @@ class ModelDraft(_Draft):
         return self.dialect == "D0" and not self.providers[0].values.get("model_name")
 
 
+# What stood beside the models in files of March 2025, by `type`.
+_SERVICES = ("brave", "duckduckgo", "elastic", "elasticsearch", "grist", "milvus", "qdrant", "redis", "sql")
+
+
 def drafts(report: Report) -> list[ModelDraft]:
     """Every model of the document, whatever its dialect.
 
@@ -68,17 +72,32 @@ def drafts(report: Report) -> list[ModelDraft]:
     if not isinstance(models, list) or not models:
         what = "is missing or empty" if models in (None, [], {}) else f"is {report.shown(models)}, not a list"
         at: PathKey = ("models",) if "models" in data else ()
-        report.error(at, f"`models` {what}", "List at least one model: `models:` and `  - name: …` below it.")
+        report.error(at, f"`models` {what}", _why_none(data))
         return []
     found = []
     for index, raw in enumerate(models):
         path: PathKey = ("models", index)
-        if isinstance(raw, Mapping):
+        if isinstance(raw, Mapping) and raw.get("type") in _SERVICES:
+            what = f"'{raw['type']}' is a database or a service, not a model"
+            right = "Some files of March 2025 list them here: move it to `databases:`, which is not read, or delete it."
+            report.error((*path, "type"), what, right)
+        elif isinstance(raw, Mapping):
             found.append(_model(raw, path, report))
         else:
             report.error(path, f"{report.shown(raw)} is not a model", "Write `- name: …` with its keys below.")
     _label_the_rest(found, data)
     return found
+
+
+def _why_none(data: Mapping[str, Any]) -> str:
+    """What to do about a file without models."""
+    dependencies = data.get("dependencies")
+    if isinstance(dependencies, Mapping) and "postgres" in dependencies:
+        return (
+            "OpenGateLLM can keep its models in the database (`dependencies.postgres`), which is not read here: "
+            "list them in the file, as `models:` with `  - name: …` below it."
+        )
+    return "List at least one model: `models:` and `  - name: …` below it."
 
 
 def _label_the_rest(found: list[ModelDraft], data: Mapping[str, Any]) -> None:

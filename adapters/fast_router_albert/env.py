@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import Problem
-from .source import Document, PathKey, join
+from .source import Document, PathKey, is_read, join
 
 __all__ = ["Interpolation", "interpolate"]
 
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)(:-[^}]*)?\}")
+_UNCLOSED = re.compile(r"\$\{[A-Z0-9_]+(?::-[^}]*)?\Z")
 _LOOKS_LIKE = re.compile(r"\$\{[^}\s]*\}?|\$[A-Z][A-Z0-9_]{2,}")
 
 
@@ -28,6 +29,7 @@ class Interpolation:
 
     Attributes:
         names: Path → the variable's name, where the whole value came from one variable that is set.
+        defaulted: Path → the variable's name, where the whole value is the default of one that is not set.
         mixed: Paths whose value is made of text and at least one variable that is set.
         values: What variables held (secrets, most of them): to be kept out of messages.
         unset: Paths whose value has an unset variable in it that is an error.
@@ -36,6 +38,7 @@ class Interpolation:
     """
 
     names: dict[PathKey, str] = field(default_factory=dict)
+    defaulted: dict[PathKey, str] = field(default_factory=dict)
     mixed: set[PathKey] = field(default_factory=set)
     values: set[str] = field(default_factory=set)
     unset: set[PathKey] = field(default_factory=set)
@@ -89,7 +92,7 @@ def _replace(
             return value
         if default is not None:
             return default[2:]
-        fatal = strict and _is_used(path)
+        fatal = strict and is_read(path)
         if fatal:
             found.unset.add(path)
         (found.errors if fatal else found.warnings).append(
@@ -103,7 +106,11 @@ def _replace(
         return match.group(0)
 
     result = _VARIABLE.sub(one, text)
-    if _LOOKS_LIKE.search(_VARIABLE.sub("", text)):
+    if _UNCLOSED.search(text) and is_read(path):
+        found.unset.add(path)
+        what = "a variable whose } is missing"
+        found.errors.append(Problem(join(path), what, "Close it: ${NAME} or ${NAME:-default}.", line))
+    elif _LOOKS_LIKE.search(_VARIABLE.sub("", text)):
         found.warnings.append(
             Problem(
                 join(path),
@@ -112,8 +119,10 @@ def _replace(
                 line,
             )
         )
+    whole = _VARIABLE.fullmatch(text)
+    if not used and whole is not None and whole.group(2) is not None:
+        found.defaulted[path] = whole.group(1)
     if used:
-        whole = _VARIABLE.fullmatch(text)
         if whole is not None:
             found.names[path] = whole.group(1)
         else:
@@ -121,10 +130,3 @@ def _replace(
     if not result and path in document.plain:
         return None  # `limit: ${LIMIT:-}` says nothing, as `limit:` does
     return result
-
-
-def _is_used(path: PathKey) -> bool:
-    """Whether the adapter reads this value; other sections (databases, playground) belong to other programs."""
-    if path[:1] == ("settings",) and len(path) > 1:
-        return str(path[1]).startswith(("routing_", "celery_"))
-    return path[:1] == ("models",) or path[:2] == ("dependencies", "celery")

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from fast_router.settings.log_level import announce
+
 from .config import AlbertConfig, load_config
 from .errors import AlbertConfigError
 
@@ -95,7 +97,8 @@ class Watcher:
                 return False
             self._seen = stamp
             try:
-                self._apply(load_config(self.path, environ=self._environ))
+                config = load_config(self.path, environ=self._environ)
+                self._apply(config)
             except AlbertConfigError as error:
                 self.error = error
                 logger.error("the changed configuration is not used, the former one stays:\n%s", error)  # noqa: TRY400
@@ -105,7 +108,7 @@ class Watcher:
                 logger.error("%s cannot be taken over, the former configuration stays: %s", self.path, _kind(error))  # noqa: TRY400
                 return False
             self.error = None
-            logger.info("%s: taken over", self.path)
+            announce(f"{self.path}: taken over; models: {len(config.models)}")
             return True
 
     def _run(self) -> None:

@@ -112,11 +112,13 @@ class Secret(_Part):
     Attributes:
         value: The key itself.
         variable: Name of the environment variable that alone holds it, None if none does.
+        default: True if `variable` is not set, and `value` is the default that the file gives.
         mixed: True if it is made of text and variables; such a key cannot be written without writing the secret.
     """
 
     value: SecretStr
     variable: str | None = None
+    default: bool = False
     mixed: bool = False
 
 

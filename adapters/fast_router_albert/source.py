@@ -22,6 +22,7 @@ __all__ = [
     "MAX_VALUES",
     "Document",
     "PathKey",
+    "is_read",
     "join",
     "read_mapping",
     "read_text",
@@ -41,6 +42,8 @@ PathKey = tuple[str | int, ...]
 # No digits and no two-letter prefix: keys read like this, credentials (sk-…, hf_…) do not.
 _WORD = re.compile(r"(?=.{1,40}\Z)(?:id|x|[A-Za-z]{3,}(?:[_-][A-Za-z]+)*)\Z")
 _SCALARS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "timestamp", "value")}
+# Sections some of whose parts are read.
+_WITH_PARTS = {("settings",), ("dependencies",)}
 _TAG_SEQ = "tag:yaml.org,2002:seq"
 _TAG_MAP = "tag:yaml.org,2002:map"
 _TAG_MERGE = "tag:yaml.org,2002:merge"
@@ -55,12 +58,14 @@ class Document:
         data: The top-level mapping.
         lines: Line (from 1) by path; empty for a dict.
         plain: Paths whose text was written without quotes; only there may interpolation yield null.
+        warnings: What is odd in parts that are not read.
     """
 
     source: str
     data: dict[str, Any]
     lines: dict[PathKey, int] = field(default_factory=dict)
     plain: set[PathKey] = field(default_factory=set)
+    warnings: list[Problem] = field(default_factory=list)
 
     def line(self, path: PathKey) -> int | None:
         """The line of `path`, or of the nearest thing around it that has one."""
@@ -69,6 +74,13 @@ class Document:
                 return self.lines[path]
             path = path[:-1]
         return self.lines.get(())
+
+
+def is_read(path: PathKey) -> bool:
+    """Whether the adapter reads this value; other sections (databases, playground) belong to other programs."""
+    if path[:1] == ("settings",) and len(path) > 1:
+        return str(path[1]).startswith(("routing_", "celery_"))
+    return path[:1] == ("models",) or path[:2] == ("dependencies", "celery")
 
 
 def shown_key(key: object) -> str:
@@ -120,6 +132,7 @@ class _Builder:
         self.lines: dict[PathKey, int] = {}
         self.plain: set[PathKey] = set()
         self.problems: list[Problem] = []
+        self.warnings: list[Problem] = []
         self._count = 0
         self._active: set[int] = set()
         self._constructor = yaml.SafeLoader("")
@@ -188,10 +201,12 @@ class _Builder:
             line = key_node.start_mark.line + 1
             child = (*path, key)
             if key in result:
-                first = self.lines[child]
-                what = f"given twice (first on line {first})"
-                self.problems.append(Problem(join(child), what, "Keep one of the two.", line))
-                continue
+                what = f"given twice (first on line {self.lines[child]})"
+                if is_read(child) or child in _WITH_PARTS:
+                    self.problems.append(Problem(join(child), what, "Keep one of the two.", line))
+                    continue
+                # OpenGateLLM takes the last one; what is in it is nothing to us.
+                self.warnings.append(Problem(join(child), f"{what}; the last one counts", "Keep one.", line))
             self.lines[child] = line
             result[key] = self.build(value_node, child)
         for source in merged:
@@ -287,7 +302,7 @@ def read_mapping(text: str, source: str) -> Document:
         raise AlbertConfigError(source, [Problem("", "not valid YAML", "Check the syntax.")]) from None
     if builder.problems:
         raise AlbertConfigError(source, builder.problems)
-    return Document(source, data, builder.lines, builder.plain)
+    return Document(source, data, builder.lines, builder.plain, builder.warnings)
 
 
 def _mapping_at_top(node: yaml.Node | None) -> yaml.MappingNode:

@@ -38,6 +38,7 @@ def dashboard(port: int, address: str, names: tuple[str, ...], token: str | None
         except OSError as error:
             msg = f"cannot listen at {address}:{port}: {error.strerror}; give --port, 0 for a free one"
             raise ConfigurationError(msg) from None
+        listener.listen(64)  # before the address is printed: somebody may be quick
         bound = listener.getsockname()[1]
         own = f"[{address}]" if ":" in address else address
         hosts = {f"{name}:{bound}".lower() for name in (*_LOOPBACK, own)}

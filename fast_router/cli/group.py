@@ -27,6 +27,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("fast_router.cli.status:status", "Show how each process on this machine picks."),
     "top": ("fast_router.cli.top:top", "The same live in this terminal."),
     "dashboard": ("fast_router.cli.dashboard:dashboard", "The same as a live page in a browser."),
+    "explain": ("fast_router.cli.explain:explain", "Say why each deployment of a model would be picked, or not."),
+    "trace": ("fast_router.cli.trace:trace", "Show the last picks, after `--on 60s` has had them noted."),
     "rest": ("fast_router.cli.hands:rest", "Keep calls away from a deployment or a server."),
     "drain": ("fast_router.cli.hands:drain", "The same, and wait until the calls that run have ended."),
     "wake": ("fast_router.cli.hands:wake", "Let a deployment or a server take calls again."),

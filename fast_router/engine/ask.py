@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ class Rng(Protocol):
         ...
 
 
+Source = Callable[[], "tuple[str, Mapping[str, Any] | None] | None"]
+
+
 class Ask:
     """What is special about one request. Most requests have nothing special: the pick is given None.
 
@@ -28,7 +31,8 @@ class Ask:
         stream: True if the answer is streamed (latency then means time to first token).
         key: Session or prefix, for affinity.
         prompt: The prompt as numbers, for strategies that read prompts; None where `key` is not read yet.
-        source: `messages` and `tools` of a chat, for what a server makes of them; None for a text as it is.
+        source: Gives the prompt's text and the chat that it comes from (`messages`, `tools`; None for a text as it is),
+            to who tokenises it elsewhere; None where `key` is the text.
         weights: Weights by id that stand in for the configured ones, this request only.
         order: The only tier to pick from, None for the first that has somebody eligible.
     """
@@ -44,7 +48,7 @@ class Ask:
         weights: Mapping[str, float] | None = None,
         order: int | None = None,
         prompt: Prompt | None = None,
-        source: Mapping[str, Any] | None = None,
+        source: Source | None = None,
     ) -> None:
         self.source = source
         self.prompt = prompt

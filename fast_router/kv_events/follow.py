@@ -9,7 +9,7 @@ block. Sockets, decoding and tokens are a daemon thread's; picks see the result 
 from __future__ import annotations
 
 import os
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ __all__ = ["OPTIONS", "Follower", "endpoint_of", "read", "state"]
 
 OPTIONS = ("kv_events", "kv_replay", "kv_topic", "tokenizer")
 """What `model_info.fast_router` says about events."""
+_EVER = 1 << 17
 _BREATH = 0.05
 _WAITING = 256  # prompts that wait to be tokenised: the newest count, since what is repeated comes again
 
@@ -84,6 +85,8 @@ class Follower:
 
             self.ties = Ties(LocalTokenizer(tokenizer))
         self.subscriber: Subscriber = Subscriber(exact=tokenizer is not None)
+        # Blocks that any server ever told, oldest first.
+        self.ever: OrderedDict[int, None] = OrderedDict()
         self._prompts: deque[tuple[Prompt, Ask, Source]] = deque(maxlen=_WAITING)
         self._asked = False
 
@@ -98,8 +101,10 @@ class Follower:
         self._asked = False
         while self.ties is not None and self._prompts:
             prompt, ask, source = self._prompts.popleft()
-            if source.cache.size and ask.key:
-                self.ties.tie(prompt.hashes, prompt.ends, ask.key, ask.source, source.cache.size)
+            said = (ask.key or "", None) if ask.source is None else ask.source()
+            if source.cache.size and said is not None and said[0]:
+                text, chat = said
+                self.ties.tie(prompt.hashes, prompt.ends, text, chat, source.cache.size)
 
     def follow(self, work: Work, endpoint: Endpoint) -> None:
         """Follow a deployment's server, as long as the deployment is there. Called under the engine's lock.
@@ -109,9 +114,9 @@ class Follower:
             endpoint: Where the server tells its events.
         """
         name = str(id(work))
-        source = self.subscriber.follow(name, endpoint, _Told(work, self.subscriber, name).changed)
+        source = self.subscriber.follow(name, endpoint, _Told(work, self, name).changed)
         if self.ties is not None:
-            work.mirror = ExactMirror(work.mirror, self.ties.blocks, source.cache, work.backlog)
+            work.mirror = ExactMirror(work.mirror, self.ties.blocks, source.cache, self.ever, work.backlog)
             work.heard = _Heard(self, source).sent
 
 
@@ -130,14 +135,18 @@ class _Heard:
 class _Told:
     """What one server's events change about one deployment. On the subscriber's thread."""
 
-    def __init__(self, work: Work, subscriber: Subscriber, name: str) -> None:
-        self._work = ref(work, lambda _: subscriber.leave(name))
+    def __init__(self, work: Work, follower: Follower, name: str) -> None:
+        self._work = ref(work, lambda _: follower.subscriber.leave(name))
+        self._ever = follower.ever
 
     def changed(self, change: Change, cache: ServerCache) -> None:
         """Leave it where the engine reads it, under its lock."""
         work = self._work()
         if work is None:
             return
+        self._ever.update(dict.fromkeys(change.appeared))
+        while len(self._ever) > _EVER:
+            self._ever.popitem(last=False)
         if change.cleared:
             work.news.append(work.forget)
         # It breathes a little, with what running requests need: that is no news.

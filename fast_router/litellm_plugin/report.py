@@ -32,6 +32,8 @@ def status() -> dict[str, Any]:
         if band is not None and switch.enabled and not band.fast_lane:
             unknown = f"the routing code of LiteLLM {band.version} is not one that was checked against"
             skipped["fast lane"] = band.no_fast_lane or unknown
+        if band is not None and switch.enabled:
+            skipped.update(band.lacks)
         features = [*switch.features, *late]
         return {
             "version": __version__,

@@ -73,6 +73,39 @@ def _wake(question: Mapping[str, Any]) -> dict[str, Any]:
     return {"ok": True, "woken": woken}
 
 
+def _explain(question: Mapping[str, Any]) -> dict[str, Any]:
+    from fast_router.litellm_plugin import hook  # noqa: PLC0415
+    from fast_router.router import live_routers  # noqa: PLC0415
+    from fast_router.stats import groups_of  # noqa: PLC0415
+
+    hook.bind_all()
+    model, tokens = str(question.get("model")), question.get("tokens") or 0
+    exclude = [id_ for id_ in question.get("exclude") or () if isinstance(id_, str)]
+    found: list[dict[str, Any]] = []
+    models: set[str] = set()
+    for router in live_routers():
+        if router.complete is not None:
+            router.complete()
+        known = groups_of(router)
+        models.update(known)
+        if model in known:
+            lane = None if router.lane is None else router.lane(model)
+            found.append({**router.explain(model, exclude=exclude, tokens=tokens), "lane": lane})
+    return {"explained": found, "models": sorted(models)}
+
+
+def _trace(question: Mapping[str, Any]) -> dict[str, Any]:
+    from fast_router.observe.trace import trace  # noqa: PLC0415
+    from fast_router.router import live_routers  # noqa: PLC0415
+
+    seconds, model = question.get("on"), question.get("model")
+    if isinstance(seconds, (int, float)) and seconds > 0:
+        trace.on(live_routers(), float(seconds))
+    elif question.get("off"):
+        trace.off()
+    return {"active": trace.active, "trace": trace.read(model if isinstance(model, str) else None)}
+
+
 def _metrics(_question: Mapping[str, Any]) -> dict[str, Any]:
     from fast_router.observe.families import families  # noqa: PLC0415
 
@@ -91,5 +124,7 @@ _ANSWERS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "holds": _holds,
     "wake": _wake,
     "metrics": _metrics,
+    "explain": _explain,
+    "trace": _trace,
     "history": _history,
 }

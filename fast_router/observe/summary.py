@@ -158,7 +158,8 @@ def _group(group: dict[str, Any]) -> dict[str, Any]:
     for row in deployments:
         row["share"] = row["picks"] / picks if picks else None
     deployments.sort(
-        key=lambda r: (_RANK.get(r["state"], 0), -r["failures"], -r["in_flight"], -r["picks"], r["server"])
+        # By name within a state: a row stays where the eye has found it.
+        key=lambda row: (_RANK.get(row["state"], 0), row["server"], row["id"])
     )
     return {
         "model": group["model"],

@@ -42,7 +42,8 @@ async def _serve(specs: list[dict[str, Any]], *, until_stdin_ends: bool) -> None
         for spec in specs
     ]
     try:
-        for server in servers:
+        for server, spec in zip(servers, specs, strict=True):
+            server.port = spec.get("port") or 0
             await server.start()
         addresses = [
             {"name": one.name, "url": one.url, "shape": one.shape.name, "control": one.url + CONTROL} for one in servers
@@ -64,6 +65,7 @@ def _drain(ended: asyncio.Event) -> None:
 @click.command(help=__doc__)
 @click.option("--shape", type=click.Choice(list(SHAPES)), default="openai", show_default=True)
 @click.option("--count", type=click.IntRange(1, 64), default=1, show_default=True, help="How many to start.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Of the first, the others follow; 0: any.")
 @click.option("--model", "models", multiple=True, default=("test-model",), show_default=True)
 @click.option("--order", "orders", multiple=True, metavar="NAME=JSON", help="For example latency=0.2")
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -71,6 +73,7 @@ def _drain(ended: asyncio.Event) -> None:
 def main(
     shape: str,
     count: int,
+    port: int,
     models: tuple[str, ...],
     orders: tuple[str, ...],
     seed: int,
@@ -92,7 +95,10 @@ def main(
                 "tokenizer": None,
                 "kv_events": None,
             }
-            specs = [{**common, "name": f"{shape}-{n}", "seed": seed + n} for n in range(count)]
+            specs = [
+                {**common, "name": f"{shape}-{n}", "seed": seed + n, "port": port + n if port else 0}
+                for n in range(count)
+            ]
         asyncio.run(_serve(specs, until_stdin_ends=specs_from_stdin))
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from error

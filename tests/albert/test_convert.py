@@ -150,3 +150,59 @@ def test_a_key_that_is_only_partly_a_variable_is_not_written() -> None:
 def test_basic_auth_becomes_a_header() -> None:
     params = one("openai", basic_auth={"username": "user", "password": "pass"})["litellm_params"]
     assert params["extra_headers"] == {"Authorization": "Basic dXNlcjpwYXNz"}
+
+
+@pytest.mark.parametrize("environ", [{}, {"VLLM_KEY": ""}, {"VLLM_KEY": "sk-of-here"}])
+def test_a_variable_with_a_default_stays_a_variable(environ) -> None:
+    text = "models:\n  - name: m\n    type: text-generation\n    providers:\n"
+    text += "      - {type: vllm, url: 'http://h:1', model_name: s, key: '${VLLM_KEY:-EMPTY}'}\n"
+    config = load_config(text, environ=environ)
+    (entry,) = config.proxy_config(references=True)["model_list"]
+    assert entry["litellm_params"]["api_key"] == "os.environ/VLLM_KEY"
+    # In this process the default counts.
+    (entry,) = config.model_list
+    assert entry["litellm_params"]["api_key"] == (environ.get("VLLM_KEY") or "EMPTY")
+
+
+def test_basic_auth_stands_where_no_one_header_of_a_callers_can_replace_it() -> None:
+    auth = {"username": "bob", "password": "of-the-test"}
+    params = one("vllm", basic_auth=auth)["litellm_params"]
+    assert params["headers"] == params["extra_headers"]
+    assert params["headers"]["Authorization"].startswith("Basic ")
+    assert "extra_headers" not in one("vllm", "text-classification", basic_auth=auth)["litellm_params"]
+
+
+@pytest.mark.parametrize("function", ["completion", "embedding"])
+@pytest.mark.parametrize("more", [{}, {"extra_headers": {"X-Mine": "1"}}, {"headers": {"X-Mine": "1"}}], ids=str)
+def test_basic_auth_survives_a_callers_headers(function, more) -> None:
+    import litellm
+
+    from fast_router.testing import Upstream
+
+    kind = "text-generation" if function == "completion" else "text-embeddings-inference"
+    with Upstream(name="behind-basic-auth", kind="vllm") as server:
+        provider = {
+            "type": "vllm" if function == "completion" else "tei",
+            "url": server.url,
+            "model_name": "test-model",
+        }
+        provider["basic_auth"] = {"username": "bob", "password": "of-the-test"}
+        config = load_config({"models": [{"name": "m", "type": kind, "providers": [provider]}]})
+        router = litellm.Router(model_list=config.model_list, num_retries=0)
+        asked = {"messages": [{"role": "user", "content": "x"}]} if function == "completion" else {"input": ["x"]}
+        getattr(router, function)(model="m", **asked, **more)
+        (seen,) = server.records.seen
+        assert seen.headers["authorization"].startswith("Basic ")
+        assert seen.headers.get("x-mine") == ("1" if more else None)
+
+
+def test_a_file_without_models_says_where_they_may_be() -> None:
+    with pytest.raises(AlbertConfigError, match="in the database"):
+        load_config({"dependencies": {"postgres": {"url": "postgresql://db"}}})
+    with pytest.raises(AlbertConfigError, match="List at least one model"):
+        load_config({"models": []})
+
+
+def test_services_among_the_models_are_explained() -> None:
+    with pytest.raises(AlbertConfigError, match=r"models\[0\].type: 'qdrant' is a database or a service"):
+        load_config({"models": [{"type": "qdrant", "args": {"url": "http://h:1"}}]})

@@ -85,11 +85,21 @@ def test_other_sections_need_no_variables() -> None:
         load_config(text + "  celery: {broker_url: '${BROKER}'}\n", environ={})
 
 
-@pytest.mark.parametrize("text", ["${lower}", "$HOME_DIR", "${A B}", "${OPEN"])
+@pytest.mark.parametrize("text", ["${lower}", "$HOME_DIR", "${A B}"])
 def test_what_only_looks_like_a_variable_is_pointed_out(text: str) -> None:
     config = load({}, name=f"'m{text}'")
     assert config.models[0].id == f"m{text}"
     assert "looks like an environment variable" in config.describe_warnings()[0]
+
+
+@pytest.mark.parametrize("text", ["${OPEN", "${OPEN:-", "${OPEN:-abc", "x${KEY} ${OPEN"])
+def test_a_variable_that_never_closes_is_an_error(text: str) -> None:
+    for strict in (True, False):
+        with pytest.raises(AlbertConfigError, match="} is missing") as caught:
+            load_config(FILE.format(name="m", url="http://h:1", key=f"'{text}'", timeout=1), environ={}, strict=strict)
+        assert len([problem for problem in caught.value.problems if "missing" in problem.what]) == 1
+    elsewhere = FILE.format(name="m", url="http://h:1", key="k", timeout=1) + f"playground: {{a: '{text}'}}\n"
+    assert "looks like" in str(load_config(elsewhere, environ={"KEY": "v"}).describe_warnings())
 
 
 def test_variables_in_comments_do_not_matter() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
+import yaml
 from fast_router_albert import AlbertConfigError, load_config
 from fast_router_albert.source import MAX_BYTES, join, read_mapping
 
@@ -31,8 +32,11 @@ def test_merge_keys_keep_their_own_lines_and_lose_to_the_mapping() -> None:
 @pytest.mark.parametrize(
     ("text", "line", "what"),
     [
-        ("a: 1\na: 2\n", 2, "given twice (first on line 1)"),
-        ("a:\n  b: 1\n  b: 2\n", 3, "given twice"),
+        ("models: 1\nmodels: 2\n", 2, "given twice (first on line 1)"),
+        ("models:\n  b: 1\n  b: 2\n", 3, "given twice"),
+        ("settings: {}\nsettings: {}\n", 2, "given twice"),
+        ("settings:\n  routing_x: 1\n  routing_x: 2\n", 3, "given twice"),
+        ("dependencies:\n  celery: {a: 1, a: 2}\n", 2, "given twice"),
         ("a: !!python/object/apply:os.system ['true']\n", 1, "a YAML tag"),
         ("a: !!python/name:os.system\n", 1, "a YAML tag"),
         ("a: !secret x\n", 1, "a YAML tag"),
@@ -58,7 +62,17 @@ def test_refused(text: str, line: int | None, what: str) -> None:
 
 
 def test_all_duplicates_in_one_report() -> None:
-    assert len(refused("a: 1\na: 2\nb: !x 1\nb: 2\n").problems) == 3
+    assert len(refused("models: {a: 1, a: 2, b: !x 1, b: 2}\n").problems) == 3
+
+
+@pytest.mark.parametrize(
+    "text", ["a: 1\na: 2\n", "x: {a: 1, a: 2}\n", "settings: {a: 1, a: 2}\n", "dependencies: {x: {a: 1, a: 2}}\n"]
+)
+def test_what_is_not_read_may_be_given_twice(text: str) -> None:
+    document = read_mapping(text, "config.yml")
+    assert document.data == yaml.safe_load(text)
+    (warning,) = document.warnings
+    assert "given twice" in warning.what
 
 
 def test_an_alias_bomb_is_refused_before_it_is_expanded() -> None:

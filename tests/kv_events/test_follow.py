@@ -211,3 +211,20 @@ def test_the_event_loop_never_waits_for_the_tokenizer(fleet, client):
     asyncio.run(picks())
     follower = follow._followers[model_folder()]
     assert follower._prompts or follower._asked
+
+
+def test_a_template_that_is_not_the_servers_does_no_harm(fleet, client):
+    """Blocks that no server ever tells say nothing: what was sent there counts as cached, as without events."""
+    router = router_of(fleet, tokenizer=model_folder())
+    said = "Nobody computes this text as we spell it. " * 40
+    followed(router, fleet)
+    lease = router.acquire(MODEL, key=said)
+    # The server computes something else than the text that we think it does.
+    body = {"model": "m", "prompt": f"<another template>{said}", "max_tokens": 1}
+    client.post(fleet[lease.id].api_base + "/completions", json=body).raise_for_status()
+    lease.release()
+    followed(router, fleet)
+    follower = follow._followers[model_folder()]
+    until(lambda: not follower._prompts and not follower._asked)
+    found, blocks = expected(router, lease.id, said)
+    assert found == blocks

@@ -27,12 +27,17 @@ class ExactMirror(Mirror):
         former: The mirror that it follows.
         blocks: By number of a beginning: the block of tokens in which it ends. Changes meanwhile.
         told: What the server says it holds. Changes meanwhile.
+        ever: Blocks that any server ever said it holds. A block that none did is spelt otherwise there (an image, an
+            adapter, another template), and says nothing by being absent. Changes meanwhile.
         waiting: The calls whose prompts are not computed yet.
     """
 
-    __slots__ = ("_tied", "_told", "_waiting")
+    __slots__ = ("_ever", "_tied", "_told", "_waiting")
 
-    def __init__(self, former: Mirror, blocks: Mapping[int, int], told: Told, waiting: Sized) -> None:
+    def __init__(
+        self, former: Mirror, blocks: Mapping[int, int], told: Told, ever: Container[int], waiting: Sized
+    ) -> None:
+        self._ever = ever
         self._waiting = waiting
         self._tied = blocks
         self._told = told
@@ -41,7 +46,7 @@ class ExactMirror(Mirror):
     def cached(self, hashes: list[int], guess: int = 0) -> int:
         """How many of these blocks, from the beginning, are cached."""
         del guess
-        tied, told, seen = self._tied, self._told, self.seen
+        tied, told, ever, seen = self._tied, self._told, self._ever, self.seen
         horizon = self.horizon
         # What the server does not confirm is on its way there, or no longer there; where it told only a part, unknown.
         confirmed = horizon if told.unsure else max(horizon, self.serial + 1 - len(self._waiting))
@@ -50,7 +55,7 @@ class ExactMirror(Mirror):
             middle = (low + high) >> 1
             number = hashes[middle]
             key = tied.get(number)
-            since = horizon if key is None else confirmed
+            since = confirmed if key in ever else horizon
             if seen.get(number, -1) >= since or (key is not None and key in told):
                 low = middle + 1
             else:

@@ -15,13 +15,16 @@ from __future__ import annotations
 import hashlib
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.litellm_plugin.picks.binding import Binding
     from fast_router.litellm_plugin.rests.store import RestStore
 
@@ -123,6 +126,9 @@ class Band:
     no_fast_lane: str | None = None
     """Why no pipeline of this band's can have a fast lane, None if one that is known has it."""
 
+    lacks: ClassVar[Mapping[str, str]] = {}
+    """Features that cannot be had here, with the reason."""
+
     def __init__(self, router_module: ModuleType) -> None:
         self.version: str = _litellm_version()
         self.router: type = router_module.Router
@@ -183,6 +189,10 @@ class Band:
         found = Binding(self, core)
         attach(found, core)
         return found
+
+    def admit_picks(self, patches: PatchSet, install: Callable[[PatchSet], object]) -> None:
+        """Have every asynchronous pick admitted by the fleet: `install` puts that into the stack around picks."""
+        install(patches)
 
     def rest_store(self, core: Any) -> RestStore | None:
         """Where this LiteLLM keeps a core's cooldowns, None if it has no such place."""

@@ -359,7 +359,9 @@ def spend(ledger: RequestLedger) -> bool:
 
 def _sleep(original: Any) -> Any:
     def _time_to_sleep_before_retry(self: Any, e: Exception, *args: Any, **kwargs: Any) -> float:
-        return longer(self, float(original(self, e, *args, **kwargs)))
+        seconds = float(original(self, e, *args, **kwargs))
+        # LiteLLM sleeps after its last attempt, too; nothing follows for which the provider's time were worth heeding.
+        return seconds if kwargs.get("remaining_retries") == 0 else longer(self, seconds)
 
     return _time_to_sleep_before_retry
 

@@ -144,7 +144,7 @@ function draw() {
   const data = view.data;
   const rows = data.groups.flatMap((group) => group.deployments);
   const about = data.processes.find((each) => each.litellm);
-  text($("about"), about ? `${about.version} on LiteLLM ${about.litellm} · ${data.processes[0].host ?? ""}${data.read_only ? " · read only" : ""}` : data.processes.length ? "no LiteLLM yet" : "");
+  text($("about"), about ? `${about.version} on LiteLLM ${about.litellm} · ${data.processes[0].host ?? ""}${data.read_only ? " · read only" : ""}` : data.processes.length ? `${data.processes[0].version ?? ""} without LiteLLM` : "");
   tiles(data, rows);
   trouble(rows);
   models(data);
@@ -226,7 +226,7 @@ function ordered(group) {
 }
 function models(data) {
   const groups = data.groups.map((group) => ({ ...group, rows: ordered(group) })).filter((group) => group.rows.length);
-  groups.sort((a, b) => (a.up === a.size) - (b.up === b.size) || b.picks - a.picks || (a.model < b.model ? -1 : 1));
+  groups.sort((a, b) => (a.up === a.size) - (b.up === b.size) || (a.model < b.model ? -1 : 1));
   const list = groups.length ? groups.slice(0, view.filter ? 60 : 200) : [{ model: "", empty: true }];
   sync($("models"), list, (group) => group.model || "\0", (group) => group.empty ? el("p", { class: "none" }) : makeGroup(group), (node, group) => {
     if (group.empty) return text(node, data.groups.length ? "Nothing matches the filter." : data.processes.length ? "No deployment yet: a Router shows up with its first request." : data.nothing);
@@ -393,8 +393,13 @@ function line(node, [, lines, shown]) {
   const pen = canvas.getContext("2d"), style = getComputedStyle(document.documentElement);
   const colour = (name) => style.getPropertyValue(name).trim();
   pen.scale(ratio, ratio);
-  const series = lines.map(([key]) => view.history.series[key] ?? []);
-  const count = Math.max(...series.map((each) => each.length), 2);
+  // A process that is young has little to show: its minutes get the whole width, five of them at the least.
+  const every = lines.map(([key]) => view.history.series[key] ?? []);
+  const length = Math.max(...every.map((each) => each.length), 2);
+  const first = Math.min(...every.map((each) => { const at = each.findIndex((value) => value !== null); return at < 0 ? length : at; }));
+  const start = Math.max(0, Math.min(first, length - 1 - 300 / view.history.every));
+  const series = every.map((each) => each.slice(start));
+  const count = length - start, span = ((count - 1) * view.history.every) / 60;
   const peak = Math.max(0, ...series.flatMap((each) => each.filter((value) => value !== null)));
   const top = peak > 0 ? nice(peak) : 1, room = height - 18;
   const x = (place) => (place / (count - 1)) * width, y = (value) => 4 + (room - 4) * (1 - value / top);
@@ -406,9 +411,10 @@ function line(node, [, lines, shown]) {
     pen.fillStyle = colour("--dim");
     if (share && peak > 0) pen.fillText(shown(top * share), 2, y(top * share) + 12);
   }
-  for (const [minutes, align] of [[60, "left"], [40, "center"], [20, "center"], [0, "right"]]) {
+  for (const [share, align] of [[0, "left"], [1 / 3, "center"], [2 / 3, "center"], [1, "right"]]) {
+    const minutes = span * (1 - share);
     pen.textAlign = align;
-    pen.fillText(minutes ? `−${minutes} min` : "now", x((count - 1) * (1 - minutes / 60)), height - 3);
+    pen.fillText(minutes ? `−${minutes < 10 ? minutes.toFixed(1).replace(".0", "") : Math.round(minutes)} min` : "now", share * width, height - 3);
   }
   pen.textAlign = "left";
   lines.forEach(([, , name], at) => {

@@ -9,10 +9,10 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fast_router.errors import FastRouterError
 from fast_router.litellm_plugin.bands.methods import Band, UnknownBandError
@@ -24,6 +24,7 @@ from fast_router.litellm_plugin.tally import LOGGER
 
 if TYPE_CHECKING:
     from fast_router.engine import Deployment, ModelGroup
+    from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.litellm_plugin.rests.store import RestStore
 
 __all__ = ["RustBand", "RustBinding"]
@@ -60,6 +61,10 @@ class RustBand(Band):
         selection: The module in which the core's host finds the strategy objects.
     """
 
+    lacks: ClassVar[Mapping[str, str]] = {
+        "celery_routing": "LiteLLM's core, which is not written in Python, does not wait for a worker's answer: picks "
+        "are made in this process",
+    }
     no_fast_lane = "LiteLLM's core is not written in Python: it filters, and we choose among whom it leaves"
 
     def __init__(self, router_module: ModuleType, litellms_version: str) -> None:
@@ -98,6 +103,12 @@ class RustBand(Band):
         found = RustBinding(self, core)
         found.refresh(core)
         return found
+
+    def admit_picks(self, patches: PatchSet, install: Callable[[PatchSet], object]) -> None:  # noqa: ARG002 - no such method
+        """As of any band, where the core's steps are answered."""
+        from fast_router.litellm_plugin.bands.rust import limits  # noqa: PLC0415 - few ask
+
+        limits.install_strict(patches, self)
 
     def rest_store(self, core: Any) -> RestStore | None:
         """As of any band."""

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fast_router import settings
-from fast_router.litellm_plugin.bands.rust import steps
+from fast_router.litellm_plugin.bands.rust import standing, steps
 from fast_router.litellm_plugin.layers import lease as attempts
 from fast_router.litellm_plugin.layers.failures import RequestLedger
 from fast_router.litellm_plugin.layers.hedge import Race, beside, take_metadata
@@ -142,4 +142,11 @@ def _attempt(original: Any, band: RustBand) -> Any:
 def install(patches: PatchSet, band: RustBand) -> list[str]:
     """Let first attempts be hedged where the options ask for it."""
     patches.replace(band.driver, "attempt", partial(_attempt, band=band))
+
+    def adopt(changed: settings.Settings) -> None:
+        standing.keep("hedging", "hedging" if changed.hedge_percent else None)
+
+    patches.on_restore(settings.on_change(adopt))
+    patches.on_restore(lambda: standing.keep("hedging", None))
+    adopt(settings.current())
     return ["hedging"]

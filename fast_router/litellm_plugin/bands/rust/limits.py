@@ -9,18 +9,21 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.bands.rust import steps
+from fast_router.cluster import state_of
+from fast_router.litellm_plugin.bands.rust import standing, steps
+from fast_router.litellm_plugin.layers.fleet_limits import note_alone, too_many
 from fast_router.litellm_plugin.layers.quality_limits import busy, has_room, rule_of
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from fast_router.litellm_plugin.bands.rust.band import RustBand
+    from fast_router.litellm_plugin.bands.rust.steps import Walk
     from fast_router.litellm_plugin.layers.quality_limits import Rule
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["install"]
+__all__ = ["install", "install_strict"]
 
 
 def _pre_route(original: Any, band: RustBand) -> Any:
@@ -56,6 +59,84 @@ async def _admitted(rule: Rule) -> bool:
         if left:
             await asyncio.sleep(rule.countdown)
     return False
+
+
+# -- strict limits -------------------------------------------------------------------------------------------
+
+
+def _answer_callback_filters(original: Any, band: RustBand) -> Any:
+    async def _answer_callback_filters(self: Any, step: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        answer, error = await original(self, step, request, *args, **kwargs)
+        walking = steps.walk.get()
+        if error is not None or walking is None or walking.attempt is None or not isinstance(answer, tuple):
+            return answer, error
+        kept = answer[0]
+
+        async def again() -> None:
+            steps.preferred(band, self, step, request, kept)
+
+        refused = await _fleet_admits(band, walking, step, again)
+        lease = None if walking.attempt is None else walking.attempt.lease
+        return (kept, None if lease is None else lease.id), refused
+
+    return _answer_callback_filters
+
+
+def _answer_select(original: Any, band: RustBand) -> Any:
+    async def _answer_select(self: Any, step: Any, *args: Any, **kwargs: Any) -> Any:
+        picked = await original(self, step, *args, **kwargs)
+        walking = steps.walk.get()
+        if step.get("stage") != "strategy" or walking is None or walking.attempt is None:
+            return picked
+
+        async def again() -> None:
+            nonlocal picked
+            picked = await original(self, step, *args, **kwargs)
+
+        refused = await _fleet_admits(band, walking, step, again)
+        if refused is not None:
+            raise refused
+        return picked
+
+    return _answer_select
+
+
+async def _fleet_admits(
+    band: RustBand, walking: Walk, step: Mapping[str, Any], again: Callable[[], Awaitable[None]]
+) -> Exception | None:
+    """Admit the walk's pick in Redis, or another one; the error for the caller if the whole fleet is at its limits."""
+    binding = band.binding(walking.core)
+    state = state_of(binding.router)
+    if state is None or state.limits is None:
+        note_alone(binding, walking.core)
+        return None
+    refusals = 0
+    while True:
+        lease = None if walking.attempt is None else walking.attempt.lease
+        if lease is None:
+            return None
+        admission = await state.limits.admit([lease.deployment])
+        if admission is None:
+            return None
+        if admission.deployment is not None:
+            state.limits.bind(admission, lease)
+            return None
+        deployment = lease.deployment
+        walking.drop()
+        state.limits.refused(deployment, admission.retry_after)
+        refusals += 1
+        others = [binding.engine.deployments.get(id_) for id_ in step.get("candidates") or ()]
+        if refusals > 10 or not any(other is not None and not other.held for other in others):
+            return too_many(step.get("model"), admission.retry_after)
+        await again()
+
+
+def install_strict(patches: PatchSet, band: RustBand) -> None:
+    """Admit each asynchronous pick in Redis."""
+    standing.keep("strict limits", "strict limits")
+    patches.on_restore(lambda: standing.keep("strict limits", None))
+    patches.replace(band.core, "_answer_callback_filters", partial(_answer_callback_filters, band=band))
+    patches.replace(band.core, "_answer_select", partial(_answer_select, band=band))
 
 
 def install(patches: PatchSet, band: RustBand) -> list[str]:

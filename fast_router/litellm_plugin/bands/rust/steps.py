@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fast_router import operator_holds
+from fast_router import operator_holds, settings
 from fast_router.engine.failover.failures import remember
 from fast_router.errors import FastRouterError
 from fast_router.litellm_plugin.layers import failures, lease
@@ -26,12 +26,13 @@ from fast_router.litellm_plugin.picks.filtered import Filtered, filtered_pick, i
 from fast_router.litellm_plugin.picks.request_facts import ask_of
 from fast_router.litellm_plugin.rests.by_operator import without_held
 from fast_router.litellm_plugin.rests.mirror import permits
-from fast_router.litellm_plugin.tally import tally
+from fast_router.litellm_plugin.tally import LOGGER, tally
 
 if TYPE_CHECKING:
     from fast_router.engine import Deployment, Lease
-    from fast_router.engine.failover.waiting import Ticket, WaitQueue
+    from fast_router.engine.failover.waiting import Ticket
     from fast_router.litellm_plugin.bands.rust.band import RustBand
+    from fast_router.litellm_plugin.layers.wait import Turns
     from fast_router.litellm_plugin.patching import PatchSet
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "make_ledger",
     "new_ledger",
     "on_a_loop",
+    "preferred",
     "take_other",
     "walk",
 ]
@@ -81,7 +83,7 @@ class Walk:
         self.kept: Sequence[str] | None = None
         self.picks_for: Mapping[str, Any] | None = None
         self.refused: Exception | None = None
-        self._turn: tuple[WaitQueue, Ticket] | None = None
+        self._turn: tuple[Turns, Ticket] | None = None
 
     @property
     def targeted(self) -> bool:
@@ -94,11 +96,11 @@ class Walk:
         self.attempt = Attempt(model, self.ledger)
         return self.attempt
 
-    def hold(self, queue: WaitQueue, ticket: Ticket | None) -> None:
+    def hold(self, turns: Turns, ticket: Ticket | None) -> None:
         """Keep a waiter's turn until its pick is made: nobody may overtake it on its last step."""
         self.picked()
         if ticket is not None:
-            self._turn = (queue, ticket)
+            self._turn = (turns, ticket)
 
     def picked(self) -> None:
         """The pick is made, or there is none."""
@@ -329,8 +331,8 @@ def _answer_select_sync(original: Any, band: RustBand) -> Any:
         stage = step.get("stage")
         if stage == "callback_filters":
             kept = _unheld(band, self, original(self, step, *args, **kwargs))
-            preferred = _preferred(band, self, step, args[0] if args else kwargs.get("request"), kept)
-            return kept if preferred is None else (kept, preferred)
+            wanted = preferred(band, self, step, args[0] if args else kwargs.get("request"), kept)
+            return kept if wanted is None else (kept, wanted)
         if stage != "strategy":
             return original(self, step, *args, **kwargs)
         with filtered_pick(_choosing(band, self, step, args), self) as pick:
@@ -347,8 +349,8 @@ def _answer_callback_filters(original: Any, band: RustBand) -> Any:
         answer, error = await original(self, step, request, *args, **kwargs)
         if error is None and isinstance(answer, tuple):
             kept = _unheld(band, self, answer[0])
-            preferred = answer[1] if answer[1] in kept else None
-            answer = (kept, preferred if preferred is not None else _preferred(band, self, step, request, kept))
+            wanted = answer[1] if answer[1] in kept else None
+            answer = (kept, wanted if wanted is not None else preferred(band, self, step, request, kept))
         return answer, error
 
     return _answer_callback_filters
@@ -366,7 +368,7 @@ def _unheld(band: RustBand, core: Any, kept: Any) -> Any:
     return kept
 
 
-def _preferred(band: RustBand, core: Any, step: Mapping[str, Any], request: Any, kept: Any) -> str | None:
+def preferred(band: RustBand, core: Any, step: Mapping[str, Any], request: Any, kept: Any) -> str | None:
     """Whom the core should take where it would shuffle by itself: it does if its later filters keep that one."""
     walking = walk.get()
     if walking is None:
@@ -578,6 +580,13 @@ def _attempt_sync(original: Any, band: RustBand) -> Any:
     return attempt_sync
 
 
+def _without_effect(changed: settings.Settings) -> None:
+    if changed.routing == "celery":
+        LOGGER.warning(
+            "fast_router: routing: celery has no effect on this LiteLLM (1.110): picks are made in this process"
+        )
+
+
 def install(patches: PatchSet, band: RustBand) -> list[str]:
     """Choose for the Rust core, and follow its attempts."""
     core, driver = band.core, band.driver
@@ -599,4 +608,6 @@ def install(patches: PatchSet, band: RustBand) -> list[str]:
     install_usage(patches)
     lease.on_end.append(failures.ended)
     patches.on_restore(lambda: lease.on_end.remove(failures.ended))
+    patches.on_restore(settings.on_change(_without_effect))
+    _without_effect(settings.current())
     return ["attempts", "selection"]

@@ -13,8 +13,7 @@ from datetime import datetime
 from time import time
 from typing import TYPE_CHECKING, Any
 
-from fast_router import settings
-from fast_router.litellm_plugin.bands.rust import steps
+from fast_router.litellm_plugin.bands.rust import standing, steps
 from fast_router.litellm_plugin.bands.rust.lane.answer import (
     blocked,
     headed,
@@ -154,6 +153,8 @@ class Lane:
 
     def _why(self, endpoint: Endpoint, found: Open, request: Mapping[str, Any]) -> str | None:
         """What keeps this request out, None if nothing does."""
+        if standing.reasons:
+            return next(iter(standing.reasons.values()), "the walk")
         parts = self.parts
         litellm = parts.litellm
         if not request.keys() <= endpoint.keys:
@@ -176,11 +177,6 @@ class Lane:
             return "limits that usage-based-routing keeps"
         if parts.deadline() is not None:
             return "a total timeout"
-        options = settings.current()
-        if options.hedge_percent and not endpoint.sync:
-            return "hedging"
-        if options.limits == "strict":
-            return "limits of the fleet"
         if parts.native_child():
             return "context compaction"
         metadata = request.get(endpoint.field, _NO_METADATA)

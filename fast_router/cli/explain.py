@@ -1,0 +1,84 @@
+"""`fast-router explain MODEL`: for each deployment, whether it may be picked now, and exactly why not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from fast_router.cli.columns import Column, figure, show
+from fast_router.errors import ConfigurationError
+from fast_router.observe import process_status
+
+__all__ = ["explain"]
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "--request", "facts", multiple=True, metavar="KEY=VALUE", help="tokens=900, exclude=ID; may be given again."
+)
+@click.option("--pid", type=int, help="This process only; else each.")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON array.")
+def explain(model: str, facts: Sequence[str], pid: int | None, as_json: bool) -> None:
+    """Say for each deployment of MODEL whether it would be picked now, why not, and what the strategy compares."""
+    question = {"do": "explain", "model": model, **_request(facts)}
+    answers = [each for each in process_status.ask_all(question) if pid in (None, each.get("pid"))]
+    found = [each for each in answers if each.get("explained")]
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    if not found:
+        known = sorted({name for each in answers for name in each.get("models") or ()})
+        names = ", ".join(known[:20]) or "none: `fast-router status` shows the processes"
+        msg = f"no process has a model {model!r}; there are: {names}"
+        raise ConfigurationError(msg)
+    if as_json:
+        return
+    for answer in found:
+        for each in answer["explained"]:
+            _show(answer, each)
+
+
+def _request(facts: Sequence[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {"exclude": []}
+    for fact in facts:
+        key, equals, value = fact.partition("=")
+        if not equals or key not in {"tokens", "exclude"}:
+            msg = f"--request {fact!r}: write tokens=NUMBER or exclude=ID"
+            raise ConfigurationError(msg)
+        if key == "exclude":
+            found["exclude"].append(value)
+            continue
+        try:
+            found["tokens"] = float(value)
+        except ValueError:
+            msg = f"--request {fact!r}: tokens is a number"
+            raise ConfigurationError(msg) from None
+    return found
+
+
+def _show(answer: dict[str, Any], each: dict[str, Any]) -> None:
+    rows = each["deployments"]
+    keys = list(rows[0]["compared"]) if rows else []
+    columns = [Column("server"), Column("id"), Column("may be picked")]
+    columns += [Column(key.replace("_", " "), number=True) for key in keys]
+    columns.append(Column("why not"))
+    title = (
+        f"{each['model']} by {each['strategy']} in process {answer['pid']}: "
+        f"{each['eligible']} of {len(rows)} may be picked; compared: {', '.join(k.replace('_', ' ') for k in keys)}"
+    )
+    cells = [
+        [
+            row["server"],
+            row["id"],
+            "yes" if row["eligible"] else "no",
+            *(figure(row["compared"][key]) for key in keys),
+            "; ".join(row["why"]),
+        ]
+        for row in rows
+    ]
+    show(columns, cells, title=title)
+    if each.get("lane"):
+        click.echo(f"lane: {each['lane']}")
