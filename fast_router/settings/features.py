@@ -18,6 +18,7 @@ FEATURES = (
     "admission",
     "bookkeeping",
     "model_list",
+    "operator_holds",
     "process_status",
     "shared_state",
     "celery_routing",

@@ -11,7 +11,6 @@ import pytest
 from fast_router_albert import load_config
 
 import fast_router
-from fast_router.litellm_plugin.picks.lanes import seam
 from fast_router.testing import Upstream
 
 MESSAGES = [{"role": "user", "content": "Who answers?"}]
@@ -101,13 +100,3 @@ async def test_a_closed_provider_takes_nothing_and_all_closed_is_busy(servers) -
     with pytest.raises((litellm.ServiceUnavailableError, litellm.BadRequestError, ValueError)):
         await warm(router)
     assert [servers[kind].records.requests for kind in ("vllm", "openai")] == [0, 0]
-
-
-async def test_nothing_stands_around_picks_without_a_limit(servers) -> None:
-    assert not seam.active
-    await warm(router_of(servers, limit={}))
-    assert not seam.active
-    await warm(router_of(servers, limit={"qos_metric": "inflight", "qos_limit": 1}))
-    assert seam.active
-    fast_router.disable()
-    assert not seam.active

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import json
 import os
 import re
 import secrets
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import httpx
@@ -22,10 +18,11 @@ import pytest
 import uvicorn
 
 from fast_router.testing import Upstream
+from tests.support.proxy import Proxy, free_port, program
+from tests.support.proxy import environment as proxy_environment
 
 pytestmark = [pytest.mark.proxy, pytest.mark.timeout(500)]
 
-PATIENCE = 240.0
 REQUESTS = 12
 UPSTREAM_KEY = "sk-upstream-of-the-test"
 MASTER_KEY = "sk-" + secrets.token_hex(32)
@@ -42,30 +39,12 @@ def upstreams():
         yield one, two
 
 
-class Proxy:
-    """A proxy process, its address and the directory where its workers answer."""
+class WrappedProxy(Proxy):
+    """A proxy and the directory where its workers answer."""
 
     def __init__(self, command, url, runtime, environment, log):
-        self.url = url
+        super().__init__(command, url, environment, log)
         self.runtime = runtime
-        self.environment = environment
-        self.log = log
-        self.process = subprocess.Popen(
-            command, env=environment, stdout=log.open("wb"), stderr=subprocess.STDOUT, start_new_session=True
-        )
-
-    def until(self, condition, what):
-        deadline = time.monotonic() + PATIENCE
-        while not (value := condition()):
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError(f"{what}; the proxy said:\n{self.log.read_text()[-6000:]}")
-            time.sleep(0.1)
-        return value
-
-    def alive(self):
-        with contextlib.suppress(httpx.TransportError):
-            return httpx.get(f"{self.url}/health/liveliness", timeout=5).status_code == 200
-        return False
 
     def statuses(self):
         """What `fast-router status` says, as an operator would ask."""
@@ -77,25 +56,6 @@ class Proxy:
             check=False,
         )
         return [each for each in json.loads(done.stdout or "[]") if each.get("status", {}).get("enabled")]
-
-    def stop(self):
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGTERM)
-            try:
-                self.process.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(self.process.pid, signal.SIGKILL)
-                self.process.wait(30)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def program(name):
-    return str(Path(sys.executable).parent / name)
 
 
 @pytest.fixture
@@ -117,16 +77,9 @@ def start(upstreams, tmp_path):
         words = {"config": str(config), "port": str(port)}
         for each in upstreams:
             each.reset()
-        env = {key: value for key, value in os.environ.items() if not key.startswith("FAST_ROUTER_")}
-        # Each worker would compile the whole of LiteLLM's proxy otherwise, for half a minute.
-        env.pop("PYTHONDONTWRITEBYTECODE", None)
-        env |= {
-            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-            "LITELLM_MASTER_KEY": MASTER_KEY,
-            "FAST_ROUTER_RUNTIME_DIR": str(runtime),
-        }
+        env = proxy_environment(LITELLM_MASTER_KEY=MASTER_KEY, FAST_ROUTER_RUNTIME_DIR=str(runtime))
         env |= {key: value.format(**words) for key, value in environment.items()}
-        proxy = Proxy(
+        proxy = WrappedProxy(
             [word.format(**words) for word in command],
             f"http://127.0.0.1:{port}",
             runtime,

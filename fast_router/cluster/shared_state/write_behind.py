@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from fast_router.cluster.shared_state.round_trip import Command
 
-__all__ = ["WriteBehind", "register", "registered", "succeed", "unregister"]
+__all__ = ["WriteBehind", "behind_of", "register", "succeed", "unregister"]
 
 _NEVER: Final = -float("inf")
 _MOST_KEYS: Final = 20_000
@@ -79,11 +79,15 @@ class WriteBehind:
         # LiteLLM's key of a cooldown → what Redis had there when it was last asked; None before.
         self._seen: dict[str, Any] | None = None
 
+    def _ours(self, id_: str) -> bool:
+        """Whether a deployment is one of this Router or of another one that writes behind."""
+        return self._known(id_) or any(other._known(id_) for other in _caches.writers)
+
     def takes(self, key: str) -> bool:
         """True for the counters of deployments: usage of a minute, calls in flight."""
         if _USAGE.search(key):
-            return key.startswith("global_router:") or self._known(key.split(":", 1)[0])
-        return _COUNT in key and self._known(key.rsplit(_COUNT, 1)[1])
+            return key.startswith("global_router:") or self._ours(key.split(":", 1)[0])
+        return _COUNT in key and self._ours(key.rsplit(_COUNT, 1)[1])
 
     def add(self, key: str, name: str, amount: float, ttl: float) -> float:
         """Take one increment.
@@ -109,17 +113,17 @@ class WriteBehind:
 
     def takes_map(self, key: str, value: object) -> bool:
         """True for a dict of LiteLLM's strategies that has deployments of ours for keys."""
-        return isinstance(value, dict) and _MAP.search(key) is not None and any(map(self._known, value))
+        return isinstance(value, dict) and _MAP.search(key) is not None and any(map(self._ours, value))
 
     def takes_cooldown(self, key: str, value: object) -> bool:
         """True for the cooldown of a deployment of ours."""
         found = _COOLDOWN.match(key)
-        return found is not None and isinstance(value, dict) and self._known(found[1])
+        return found is not None and isinstance(value, dict) and self._ours(found[1])
 
     def counts_failures(self, key: str) -> bool:
         """True for the count of a deployment's failures in a window, which only Redis can tell."""
         found = _ALLOWED_FAILS.match(key)
-        return found is not None and self._known(found[1])
+        return found is not None and self._ours(found[1])
 
     def saw(self, deployment_ids: Sequence[str], values: Sequence[Any]) -> None:
         """What stood in Redis for the cooldowns of these deployments (`LiteLLMKeys.load`ed), None for nothing."""
@@ -225,22 +229,66 @@ def _text(value: dict[str, Any]) -> str:
         return str(value)
 
 
-registered: weakref.WeakKeyDictionary[Any, WriteBehind] = weakref.WeakKeyDictionary()
+class _Caches:
+    """LiteLLM's Redis caches, and who writes behind each."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.registered: weakref.WeakKeyDictionary[Any, WriteBehind] = weakref.WeakKeyDictionary()
+        self.writers: tuple[WriteBehind, ...] = ()
+        # Caches of Routers that share no state: too young, or gone. What they write goes by way of another's.
+        self.others: weakref.WeakKeyDictionary[Any, WriteBehind | None] = weakref.WeakKeyDictionary()
+
+    def changed(self) -> None:
+        self.writers = tuple(dict.fromkeys(self.registered.values()))
+        self.others.clear()
+
+    def other(self, cache: Any) -> WriteBehind | None:
+        """Who writes to the same Redis for another cache, None if nobody does."""
+        with self.lock:
+            if cache not in self.others:
+                address = _address(cache)
+                same = (behind for one, behind in self.registered.items() if _address(one) == address)
+                self.others[cache] = None if address is None else next(same, None)
+            return self.others[cache]
+
+
+_caches = _Caches()
+
+
+def _address(cache: Any) -> Any:
+    """How a cache reaches its Redis: caches with the same have the same Redis."""
+    return getattr(cache, "redis_kwargs", None) or None
+
+
+def behind_of(cache: Any) -> WriteBehind | None:
+    """Who writes behind a cache of LiteLLM's, None if it writes itself.
+
+    LiteLLM tells every Router's strategy about every Router's requests, and goes on telling it when the Router is gone.
+    """
+    found = _caches.registered.get(cache)
+    return found if found is not None or not _caches.writers else _caches.other(cache)
 
 
 def register(cache: Any, behind: WriteBehind) -> None:
     """Send the counters that LiteLLM writes through `cache` by way of `behind`."""
-    registered[cache] = behind
+    with _caches.lock:
+        _caches.registered[cache] = behind
+        _caches.changed()
 
 
 def succeed(old: WriteBehind | None, new: WriteBehind | None) -> None:
     """After a fork: what the parent has not sent yet is the parent's; the child counts anew."""
-    for cache in [cache for cache, found in list(registered.items()) if found is old]:
-        if new is not None:
-            registered[cache] = new
+    with _caches.lock:
+        for cache in [cache for cache, found in list(_caches.registered.items()) if found is old]:
+            if new is not None:
+                _caches.registered[cache] = new
+        _caches.changed()
 
 
 def unregister(behind: WriteBehind) -> None:
     """Let LiteLLM write its counters itself again."""
-    for cache in [cache for cache, found in list(registered.items()) if found is behind]:
-        registered.pop(cache, None)
+    with _caches.lock:
+        for cache in [cache for cache, found in list(_caches.registered.items()) if found is behind]:
+            _caches.registered.pop(cache, None)
+        _caches.changed()

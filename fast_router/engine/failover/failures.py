@@ -278,7 +278,7 @@ def sent(error: BaseException) -> bool:
         return remembered.sent
     if answered(error):
         return True
-    if getattr(error, "category", None) == "litellm_rate_limit" or refused_here(error):
+    if getattr(error, "category", None) == "litellm_rate_limit":
         return False
     bare = True
     for cause in _chain(error):
@@ -289,7 +289,8 @@ def sent(error: BaseException) -> bool:
         if "JSONDecodeError" in names or "MockException" in names:
             return True
         bare = bare and cause is error
-    if not bare:
+    # A stream that breaks is raised by the Router's own wrapper: the chain above comes first.
+    if not bare or refused_here(error):
         return False
     # Nothing below it: made up in the place of an answer. LiteLLM's own refusals of that shape are not.
     return "APIConnectionError" not in set(_names(error)) and status_of(error) is not None

@@ -190,9 +190,9 @@ class Band:
         attach(found, core)
         return found
 
-    def admit_picks(self, patches: PatchSet, admitting: Callable[[Any], Any]) -> None:
-        """Have every asynchronous pick admitted by the fleet: `admitting(original)` stands in for LiteLLM's method."""
-        patches.replace(self.core, self.slot("async_get_available_deployment"), admitting)
+    def admit_picks(self, patches: PatchSet, install: Callable[[PatchSet], object]) -> None:
+        """Have every asynchronous pick admitted by the fleet: `install` puts that into the stack around picks."""
+        install(patches)
 
     def rest_store(self, core: Any) -> RestStore | None:
         """Where this LiteLLM keeps a core's cooldowns, None if it has no such place."""

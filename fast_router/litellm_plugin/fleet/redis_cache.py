@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fast_router.cluster.shared_state.write_behind import registered
+from fast_router.cluster.shared_state.write_behind import behind_of
 
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.patching import PatchSet
@@ -39,7 +39,7 @@ def install_behind(patches: PatchSet) -> list[str]:
 
 def _pipeline(original: Any) -> Any:
     async def async_increment_pipeline(self: Any, increment_list: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
-        behind = registered.get(self)
+        behind = behind_of(self)
         if behind is None or not increment_list or not all(behind.takes(op["key"]) for op in increment_list):
             return await original(self, increment_list, *args, **kwargs)
         return [
@@ -54,7 +54,7 @@ def _pipeline(original: Any) -> Any:
 
 def _read(original: Any) -> Any:
     def batch_get_cache(self: Any, key_list: Any, *args: Any, **kwargs: Any) -> Any:
-        behind = registered.get(self)
+        behind = behind_of(self)
         known = None if behind is None else behind.cooldowns(key_list)
         return original(self, key_list, *args, **kwargs) if known is None else known
 
@@ -63,7 +63,7 @@ def _read(original: Any) -> Any:
 
 def _async_read(original: Any) -> Any:
     async def async_batch_get_cache(self: Any, key_list: Any, *args: Any, **kwargs: Any) -> Any:
-        behind = registered.get(self)
+        behind = behind_of(self)
         known = None if behind is None else behind.cooldowns(key_list)
         return await original(self, key_list, *args, **kwargs) if known is None else known
 
@@ -72,7 +72,7 @@ def _async_read(original: Any) -> Any:
 
 def _increment(original: Any) -> Any:
     def increment_cache(self: Any, key: Any, value: Any, ttl: Any = None, **kwargs: Any) -> Any:
-        behind = registered.get(self)
+        behind = behind_of(self)
         if behind is None or not isinstance(key, str):
             return original(self, key, value, ttl, **kwargs)
         if behind.takes(key):
@@ -87,7 +87,7 @@ def _increment(original: Any) -> Any:
 
 def _async_increment(original: Any) -> Any:
     async def async_increment(self: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
-        behind = registered.get(self)
+        behind = behind_of(self)
         if behind is None or args or kwargs.get("refresh_ttl") or not isinstance(key, str) or not behind.takes(key):
             return await original(self, key, value, *args, **kwargs)
         ttl = self.get_ttl(ttl=kwargs.get("ttl")) or 60
@@ -98,7 +98,7 @@ def _async_increment(original: Any) -> Any:
 
 def _floor(original: Any) -> Any:
     def increment_with_floor(self: Any, key: str, value: int, ttl: int) -> int:
-        behind = registered.get(self)
+        behind = behind_of(self)
         if behind is None or not behind.takes(key):
             return int(original(self, key, value, ttl))
         return int(max(0.0, behind.add(key, self.check_and_fix_namespace(key=key), value, ttl)))
@@ -108,7 +108,7 @@ def _floor(original: Any) -> Any:
 
 def _async_floor(original: Any) -> Any:
     async def async_increment_with_floor(self: Any, key: str, value: int, ttl: int) -> int:
-        behind = registered.get(self)
+        behind = behind_of(self)
         if behind is None or not behind.takes(key):
             return int(await original(self, key, value, ttl))
         return int(max(0.0, behind.add(key, self.check_and_fix_namespace(key=key), value, ttl)))
@@ -117,7 +117,7 @@ def _async_floor(original: Any) -> Any:
 
 
 def _taken(cache: Any, key: Any, value: Any, options: dict[str, Any]) -> bool:
-    behind = registered.get(cache)
+    behind = behind_of(cache)
     if behind is None or options.get("nx") or not isinstance(key, str):
         return False
     if behind.takes_cooldown(key, value):

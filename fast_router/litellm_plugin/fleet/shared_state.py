@@ -16,17 +16,18 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
-from fast_router.cluster import attach, state_of
+from fast_router.cluster import attach
 from fast_router.cluster.shared_state import without_redis
 from fast_router.cluster.shared_state.options import ClusterOptions
 from fast_router.cluster.shared_state.redis_link import redis_of
 from fast_router.cluster.shared_state.write_behind import register
 from fast_router.errors import ConfigurationError
 from fast_router.litellm_plugin.fleet.redis_cache import install_behind
+from fast_router.litellm_plugin.layers import fleet_limits
+from fast_router.litellm_plugin.layers.fleet_limits import has_redis
 from fast_router.settings import current as settings
 
 if TYPE_CHECKING:
-    from fast_router.engine import Deployment, Lease
     from fast_router.litellm_plugin.bands.methods import Band
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.litellm_plugin.picks.binding import Binding
@@ -93,7 +94,7 @@ class _Keeper:
         picks = sum(d.picks for d in list(binding.engine.deployments.values()))
         if age < SETTLED_AGE or (picks < SETTLED_PICKS and age < SETTLED_ANYWAY):
             return False
-        if not _has_redis(core):
+        if not has_redis(core):
             if picks and settings().limits == "strict":
                 without_redis.note(binding.router)
             return age > _GIVE_UP
@@ -107,10 +108,6 @@ class _Keeper:
         except Exception as error:  # noqa: BLE001 - routing goes on without
             _log.warning("shared state is off (%s)", type(error).__name__)
         return True
-
-
-def _has_redis(core: Any) -> bool:
-    return bool(settings().redis_url) or redis_of(core) is not None
 
 
 def install(patches: PatchSet, band: Band) -> list[str]:
@@ -143,80 +140,5 @@ def install(patches: PatchSet, band: Band) -> list[str]:
         features += install_behind(patches)
     if options.limits != "strict":
         return features
-    band.admit_picks(patches, _admitting)
+    band.admit_picks(patches, fleet_limits.install)
     return [*features, "strict limits"]
-
-
-# -- strict limits -----------------------------------------------------------------------------------------
-
-
-def note_alone(binding: Binding | None, core: Any) -> None:
-    """Say that `limits: strict` has no Redis, if it has none."""
-    if binding is not None and state_of(binding.router) is None and not _has_redis(core):
-        without_redis.note(binding.router)
-
-
-def _admitting(original: Any) -> Any:
-    from fast_router.litellm_plugin.picks.binding import existing  # noqa: PLC0415
-
-    async def async_get_available_deployment(self: Any, *args: Any, **kwargs: Any) -> Any:
-        binding = existing(self)
-        state = None if binding is None else state_of(binding.router)
-        if binding is None or state is None or state.limits is None:
-            chosen = await original(self, *args, **kwargs)
-            note_alone(existing(self), self)
-            return chosen
-        refusals = 0
-        while True:
-            chosen = await original(self, *args, **kwargs)
-            deployment, lease = _picked(binding, chosen)
-            if deployment is None or lease is None:
-                return chosen
-            admission = await state.limits.admit([deployment])
-            if admission is None:
-                return chosen
-            if admission.deployment is not None:
-                state.limits.bind(admission, lease)
-                return chosen
-            _give_up(lease)
-            state.limits.refused(deployment, admission.retry_after)
-            refusals += 1
-            if refusals > min(len(binding.engine.deployments), 10):
-                raise too_many(kwargs.get("model", args[0] if args else deployment.name), admission.retry_after)
-
-    return async_get_available_deployment
-
-
-def _picked(binding: Binding, chosen: Any) -> tuple[Deployment | None, Lease | None]:
-    """The deployment that LiteLLM or we picked, and the lease that the running attempt holds on it."""
-    from fast_router.litellm_plugin.layers.lease import current  # noqa: PLC0415
-
-    deployment = binding.known(chosen)
-    attempt = current.get()
-    if attempt is None or deployment is None or attempt.lease is None:
-        return deployment, None
-    held = (attempt.lease, *(attempt.more or ()))
-    return deployment, next((lease for lease in held if lease.deployment is deployment and lease.open), None)
-
-
-def _give_up(lease: Lease) -> None:
-    from fast_router.litellm_plugin.layers.lease import current  # noqa: PLC0415
-
-    lease.release(cancelled=True)
-    attempt = current.get()
-    if attempt is not None and attempt.lease is lease:
-        lease.deployment.attempts.discard(attempt)
-        attempt.lease = None
-
-
-def too_many(model: object, retry_after: float | None) -> Exception:
-    """The refusal as LiteLLM's error."""
-    from litellm.exceptions import RateLimitError  # noqa: PLC0415
-
-    when = f" Try again in {retry_after:.0f} seconds." if retry_after else ""
-    error: Exception = RateLimitError(
-        message=f"Every deployment of {model} is at its limit in the whole fleet.{when}",
-        llm_provider="",
-        model=str(model),
-    )
-    return error

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fast_router.engine.deployment import CLOSED, FULL, QOS
 from fast_router.litellm_plugin.layers.lease import current
-from fast_router.litellm_plugin.picks.binding import bind
-from fast_router.litellm_plugin.picks.lanes import seam
+from fast_router.litellm_plugin.layers.stack import Installed, Pick, plug
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -47,64 +46,50 @@ def limited(entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return said if isinstance(said, Mapping) and said.get("qos_limit") is not None else None
 
 
-def install(patches: PatchSet, band: Band) -> list[str]:
-    """Let asynchronous picks keep to the limits; it costs nothing before a Router with such an entry is seen."""
-    inner = seam.around
-    patches.replace(band.core, band.slot("set_model_list"), _watched)
-
-    async def around(pick: Any, core: Any, model: Any, *rest: Any) -> Any:
-        return await _admitted(inner, band, pick, core, model, *rest)
-
-    seam.around = around
-
-    def undo() -> None:
-        seam.want("admission", wanted=False)
-        seam.around = inner
-
-    patches.on_restore(undo)
+def install(patches: PatchSet, band: Band) -> list[str]:  # noqa: ARG001 - a feature like the others
+    """Let asynchronous picks keep to the limits, in Routers with an entry that has one."""
+    plug(patches, "admission", Installed(_wanted, _around))
     return ["admission"]
 
 
-def _watched(original: Any) -> Any:
-    def set_model_list(self: Any, model_list: Any, *args: Any, **kwargs: Any) -> Any:
-        answer = original(self, model_list, *args, **kwargs)
-        if isinstance(model_list, (list, tuple)) and any(isinstance(e, Mapping) and limited(e) for e in model_list):
-            seam.want("admission", wanted=True)
-        return answer
-
-    return set_model_list
+def _wanted(binding: Binding, core: Any) -> bool:
+    entries = binding.band.read(core, "model_list") or ()
+    return any(isinstance(entry, Mapping) and limited(entry) is not None for entry in entries)
 
 
-async def _admitted(inner: Any, band: Band, pick: Any, core: Any, model: Any, *rest: Any) -> Any:
-    async def once() -> Any:
-        if inner is None:
-            return await pick(core, model, *rest)
-        return await inner(pick, core, model, *rest)
+def _around(inner: Pick, binding: Binding) -> Pick:
+    rules: dict[str, tuple[ModelGroup, Rule | None]] = {}
 
-    rule = None
-    try:
-        rule = _rule(core, band, model)
-    except Exception as error:  # noqa: BLE001 - LiteLLM's own answer follows
-        tally.failed(error, "the admission of a request")
-    if rule is None:
-        return await once()
-    for left in range(rule.retries, -1, -1):
-        if has_room(rule):
-            picked = await once()
-            if not _handed_back(rule, picked):
-                return picked
-        if left:
-            await asyncio.sleep(rule.countdown)
-    tally.event("refused", model)
-    raise busy(model)
+    def current_rule(core: Any, model: Any) -> Rule | None:
+        group = binding.plan_for(core, model).group if isinstance(model, str) else None
+        if group is None:
+            return None
+        known = rules.get(model)
+        if known is None or known[0] is not group:
+            known = rules[model] = (group, rule_of(binding, group))
+        return known[1]
 
+    async def admitted(lane: Any, core: Any, model: Any, *rest: Any) -> Any:
+        rule = None
+        try:
+            rule = current_rule(core, model)
+        except Exception as error:  # noqa: BLE001 - LiteLLM's own answer follows
+            tally.failed(error, "the admission of a request")
+        if rule is None:
+            return await inner(lane, core, model, *rest)
+        for left in range(rule.retries, -1, -1):
+            if has_room(rule):
+                picked = await inner(lane, core, model, *rest)
+                if not _handed_back(rule, picked):
+                    return picked
+            if left:
+                await asyncio.sleep(rule.countdown)
+                # The Router may have changed meanwhile: whoever was added has room.
+                rule = current_rule(core, model) or rule
+        tally.event("refused", model)
+        raise busy(model)
 
-def _rule(core: Any, band: Band, model: Any) -> Rule | None:
-    if not isinstance(model, str):
-        return None
-    binding = bind(core, band)
-    plan = binding.plans.get(model) or binding.plan(core, model)
-    return None if plan.group is None else rule_of(binding, plan.group)
+    return admitted
 
 
 def rule_of(binding: Binding, group: ModelGroup) -> Rule | None:
@@ -134,6 +119,7 @@ def _handed_back(rule: Rule, picked: Any) -> bool:
     if not (deployment.held & (QOS | CLOSED) or (limit is not None and deployment.in_flight > limit)):
         return False
     lease.release(cancelled=True)
+    deployment.attempts.discard(attempt)
     attempt.lease = None
     return True
 

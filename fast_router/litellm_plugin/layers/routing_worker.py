@@ -18,7 +18,7 @@ from fast_router.celery_routing.process import candidates_of, process_routing
 from fast_router.engine.failover.blame import Blame, Case
 from fast_router.errors import ModelBusyError, RoutingTimeoutError
 from fast_router.litellm_plugin.layers import lease as attempts
-from fast_router.litellm_plugin.picks.binding import bind
+from fast_router.litellm_plugin.layers.stack import Installed, Pick, PickSync, plug
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -137,15 +137,12 @@ def _excludes(band: Band) -> bool:
 
 
 def _question(
-    routing: CeleryRouting, core: Any, band: Band, model: Any, kwargs: Mapping[str, Any] | None, specific: Any
+    routing: CeleryRouting, core: Any, binding: Binding, model: Any, kwargs: Mapping[str, Any] | None, specific: Any
 ) -> _Question | None:
     if kwargs is None or specific or not isinstance(model, str) or any(kwargs.get(key) for key in _DECIDED):
         return None
-    binding = bind(core, band)
-    plan = binding.plans.get(model)
-    if plan is None or plan.version != binding.version or len(plan.model_list) != plan.size:
-        plan = binding.plan(core, model)
-    if plan.group is None or (attempts.current.get() is None and not _excludes(band)):
+    plan = binding.plan_for(core, model)
+    if plan.group is None or (attempts.current.get() is None and not _excludes(binding.band)):
         return None
     binding.engine.settle()
     routing.follow(binding.engine)
@@ -190,20 +187,15 @@ def _ended(attempt: Attempt, error: BaseException | None, cancelled: bool) -> No
         grant.release(error, completion_tokens=attempt.completion_tokens, first_token=first, cancelled=cancelled)
 
 
-def _asynchronous(original: Any, patches: PatchSet, band: Band) -> Any:
-    async def async_get_available_deployment(
-        self: Any,
-        model: Any,
-        request_kwargs: Any,
-        messages: Any = None,
-        input: Any = None,  # noqa: A002
-        specific_deployment: Any = False,
+def _around(inner: Pick, binding: Binding) -> Pick:
+    async def asked(
+        lane: Any, core: Any, model: Any, request_kwargs: Any, messages: Any, text: Any, specific: Any
     ) -> Any:
         question: _Question | None = None
         try:
-            routing = process_routing() if patches.active else None
+            routing = process_routing()
             if routing is not None:
-                question = _question(routing, self, band, model, request_kwargs, specific_deployment)
+                question = _question(routing, core, binding, model, request_kwargs, specific)
             if routing is not None and question is not None:
                 question.grant = await routing.decide(
                     question.model, question.candidates, priority=question.priority, strategy=question.strategy
@@ -212,42 +204,35 @@ def _asynchronous(original: Any, patches: PatchSet, band: Band) -> Any:
             raise _as_litellm(error, model) from None
         except Exception as error:  # noqa: BLE001 - the pick is made here
             tally.failed(error, "asking a routing worker")
-        rest = (messages, input, specific_deployment)
+        rest = (messages, text, specific)
         if question is None or question.grant is None:
-            return await original(self, model, request_kwargs, *rest)
+            return await inner(lane, core, model, request_kwargs, *rest)
         before = question.steer(request_kwargs)
-        asked = _asking.set(True)
+        asking = _asking.set(True)
         try:
-            picked = await original(self, model, request_kwargs, *rest)
+            picked = await inner(lane, core, model, request_kwargs, *rest)
         except Exception:  # noqa: BLE001 - LiteLLM's filters refuse the choice, or nobody is left
             question.dropped()
             _restore(request_kwargs, before)
-            return await original(self, model, request_kwargs, *rest)
+            return await inner(lane, core, model, request_kwargs, *rest)
         except BaseException:
             question.dropped()
             raise
         finally:
-            _asking.reset(asked)
+            _asking.reset(asking)
         question.settled(picked, request_kwargs)
         return picked
 
-    return async_get_available_deployment
+    return asked
 
 
-def _synchronous(original: Any, patches: PatchSet, band: Band) -> Any:
-    def get_available_deployment(
-        self: Any,
-        model: Any,
-        messages: Any = None,
-        input: Any = None,  # noqa: A002
-        specific_deployment: Any = False,
-        request_kwargs: Any = None,
-    ) -> Any:
+def _around_sync(inner: PickSync, binding: Binding) -> PickSync:
+    def asked(lane: Any, core: Any, model: Any, messages: Any, text: Any, specific: Any, request_kwargs: Any) -> Any:
         question: _Question | None = None
         try:
-            routing = process_routing() if patches.active and not _asking.get() else None
+            routing = None if _asking.get() else process_routing()
             if routing is not None and routing.may_block():
-                question = _question(routing, self, band, model, request_kwargs, specific_deployment)
+                question = _question(routing, core, binding, model, request_kwargs, specific)
             if routing is not None and question is not None:
                 question.grant = routing.decide_sync(
                     question.model, question.candidates, priority=question.priority, strategy=question.strategy
@@ -256,23 +241,23 @@ def _synchronous(original: Any, patches: PatchSet, band: Band) -> Any:
             raise _as_litellm(error, model) from None
         except Exception as error:  # noqa: BLE001 - the pick is made here
             tally.failed(error, "asking a routing worker")
-        rest = (messages, input, specific_deployment)
+        rest = (messages, text, specific)
         if question is None or question.grant is None:
-            return original(self, model, *rest, request_kwargs)
+            return inner(lane, core, model, *rest, request_kwargs)
         before = question.steer(request_kwargs)
         try:
-            picked = original(self, model, *rest, request_kwargs)
+            picked = inner(lane, core, model, *rest, request_kwargs)
         except Exception:  # noqa: BLE001 - see above
             question.dropped()
             _restore(request_kwargs, before)
-            return original(self, model, *rest, request_kwargs)
+            return inner(lane, core, model, *rest, request_kwargs)
         except BaseException:
             question.dropped()
             raise
         question.settled(picked, request_kwargs)
         return picked
 
-    return get_available_deployment
+    return asked
 
 
 def _restore(request_kwargs: dict[str, Any], before: dict[str, Any]) -> None:
@@ -281,7 +266,7 @@ def _restore(request_kwargs: dict[str, Any], before: dict[str, Any]) -> None:
     request_kwargs.update(before)
 
 
-def install(patches: PatchSet, band: Band) -> list[str]:
+def install(patches: PatchSet, band: Band) -> list[str]:  # noqa: ARG001 - a feature like the others
     """Ask a routing worker before every pick, if the settings say so when LiteLLM is patched.
 
     Raises:
@@ -290,14 +275,7 @@ def install(patches: PatchSet, band: Band) -> list[str]:
     if options.current().routing != "celery":
         return []
     process_routing()
-    patches.replace(
-        band.core,
-        band.slot("async_get_available_deployment"),
-        lambda original: _asynchronous(original, patches, band),
-    )
-    patches.replace(
-        band.core, band.slot("get_available_deployment"), lambda original: _synchronous(original, patches, band)
-    )
+    plug(patches, "celery_routing", Installed(lambda _binding, _core: True, _around, _around_sync))
     attempts.on_end.append(_ended)
     patches.on_restore(lambda: attempts.on_end.remove(_ended))
     return ["celery_routing"]

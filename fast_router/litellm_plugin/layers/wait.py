@@ -14,8 +14,8 @@ from fast_router import settings
 from fast_router.engine.failover.waiting import QueueFullError, Ticket, TicketState, WaitQueue
 from fast_router.litellm_plugin.layers import lease as attempts
 from fast_router.litellm_plugin.layers.outage import Outage, outlast
+from fast_router.litellm_plugin.layers.stack import Installed, Pick, plug
 from fast_router.litellm_plugin.picks.binding import Binding, existing
-from fast_router.litellm_plugin.picks.lanes import seam
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.layers.failures import RequestLedger
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["Waiting", "install", "outlasting", "priority_of", "waiting_of"]
+__all__ = ["Turns", "Waiting", "install", "outlasting", "priority_of", "waiting_of"]
 
 _STATE = "_fast_router_waiting"
 # Asked again at the latest after this many seconds: a limit that LiteLLM keeps by itself tells nobody when it is over.
@@ -37,44 +37,35 @@ def install(patches: PatchSet, band: Band) -> list[str]:
     """Let picks wait where `max_wait` asks for it."""
     patches.replace(band.core, band.slot("make_call"), _make_call)
 
-    def adopt(changed: settings.Settings) -> None:
-        # Picks pay for this only while it is wanted.
-        seam.want("waiting", wanted=bool(changed.max_wait))
-
-    seam.around = _pick
-    stop = settings.on_change(adopt)
-    adopt(settings.current())
-
-    def undo() -> None:
-        stop()
-        seam.want("waiting", wanted=False)
-        seam.around = None
-
-    patches.on_restore(undo)
+    plug(patches, "waiting", Installed(lambda _binding, _core: settings.current().max_wait > 0, _around))
     return ["waiting"]
 
 
-async def _pick(pick: Any, core: Any, *args: Any) -> Any:
-    seconds = settings.current().max_wait
-    if not seconds:
-        return await pick(core, *args)
-    ticket: Ticket | None = None
-    queue: WaitQueue | None = None
-    try:
-        waiting = waiting_of(core)
-        group = waiting.group(args, {}) if waiting is not None else None
-        if waiting is not None and group is not None:
-            queue = waiting.queue(group)
-            request = _request(args, {})
-            ticket = await waiting.wait(group, queue, waiting.left(request, seconds), priority_of(request))
-    except Exception as error:  # noqa: BLE001 - LiteLLM's own answer follows
-        tally.failed(error, "waiting for a deployment")
-    try:
-        return await pick(core, *args)
-    finally:
-        # Held until the pick is made: nobody may overtake a waiter on its last step.
-        if ticket is not None and queue is not None:
-            queue.done(ticket)
+def _around(inner: Pick, binding: Binding) -> Pick:  # noqa: ARG001 - what waits is kept at the Router's core
+    async def waited(lane: Any, core: Any, *args: Any) -> Any:
+        seconds = settings.current().max_wait
+        if not seconds:
+            return await inner(lane, core, *args)
+        ticket: Ticket | None = None
+        queue: WaitQueue | None = None
+        waiting: Waiting | None = None
+        try:
+            waiting = waiting_of(core)
+            group = waiting.group(args, {}) if waiting is not None else None
+            if waiting is not None and group is not None:
+                queue = waiting.queue(group)
+                request = _request(args, {})
+                ticket = await waiting.wait(group, queue, waiting.left(request, seconds), priority_of(request))
+        except Exception as error:  # noqa: BLE001 - LiteLLM's own answer follows
+            tally.failed(error, "waiting for a deployment")
+        try:
+            return await inner(lane, core, *args)
+        finally:
+            # Held until the pick is made: nobody may overtake a waiter on its last step.
+            if ticket is not None and queue is not None and waiting is not None:
+                waiting.done(queue, ticket)
+
+    return waited
 
 
 async def outlasting(
@@ -154,7 +145,7 @@ async def _room(core: Any, request: dict[str, Any], seconds: float) -> float:
         queue = waiting.queue(group)
         ticket = await waiting.wait(group, queue, waiting.left(request, seconds), priority_of(request))
         if ticket is not None:
-            queue.done(ticket)
+            waiting.done(queue, ticket)
         return waiting.left(request, seconds)
     except Exception as error:  # noqa: BLE001 - LiteLLM's own answer follows
         tally.failed(error, "waiting for a deployment")
@@ -279,10 +270,20 @@ class Waiting:
         epoch = queue.epoch
         if not queue.busy and self._room(group):
             return None
-        began = self._engine.clock()
-        ticket = await self._turn(group, queue, seconds, priority, epoch)
-        tally.waited(group.name, self._engine.clock() - began, served=ticket is not None)
-        return ticket
+        self._binding.queued(1)
+        ticket, began = None, self._engine.clock()
+        try:
+            ticket = await self._turn(group, queue, seconds, priority, epoch)
+            tally.waited(group.name, self._engine.clock() - began, served=ticket is not None)
+            return ticket
+        finally:
+            if ticket is None:
+                self._binding.queued(-1)
+
+    def done(self, queue: WaitQueue, ticket: Ticket) -> None:
+        """Take back the ticket of a waiter whose pick is made."""
+        self._binding.queued(-1)
+        queue.done(ticket)
 
     async def _turn(
         self, group: ModelGroup, queue: WaitQueue, seconds: float, priority: int, epoch: int
@@ -329,3 +330,17 @@ class Waiting:
             await asyncio.wait({waiter}, timeout=seconds)
         finally:
             waiter.cancel()
+
+
+class Turns:
+    """A group's queue to whoever has a ticket of it, which is given back after the pick."""
+
+    __slots__ = ("_queue", "_waiting")
+
+    def __init__(self, waiting: Waiting, queue: WaitQueue) -> None:
+        self._waiting = waiting
+        self._queue = queue
+
+    def done(self, ticket: Ticket) -> None:
+        """Take back the ticket."""
+        self._waiting.done(self._queue, ticket)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fast_router.engine import Deployment, ModelGroup
@@ -26,13 +26,19 @@ from fast_router.router import AdvancedRouter
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.methods import Band
 
-__all__ = ["KEY", "Binding", "bind", "existing", "on_bind"]
+__all__ = ["KEY", "Binding", "bind", "clear_layers", "existing", "on_bind", "on_change", "on_compile", "outdate"]
 
 KEY = "_fast_router_binding"
 """Where a core keeps its binding."""
 
 on_bind: list[Callable[[Binding, Any], None]] = []
 """Called with each new binding and its core, once; must return at once and not raise."""
+
+on_change: list[Callable[[Binding, Any], None]] = []
+"""Called with a binding and its core before the first plan that is compiled after a change of the Router."""
+
+on_compile: list[Callable[[Binding, Any], None]] = []
+"""Called with a binding and its core before each plan that is compiled."""
 
 _LIMIT_RULES = ("simple_shuffle", "usage_based")
 """Strategies that read rpm and tpm by rules of their own."""
@@ -41,6 +47,20 @@ _FOREIGN_NAMES = 128
 """Groups chosen among under names that are not the model list's, at most so many."""
 
 _birth = threading.Lock()
+_alive: weakref.WeakSet[Binding] = weakref.WeakSet()
+
+
+def clear_layers() -> None:
+    """Take the layers off the picks of every Router."""
+    for binding in list(_alive):
+        binding.around = binding.around_sync = None
+        binding.close_lane(closed=False)
+
+
+def outdate() -> None:
+    """Have every Router's plans and layers made anew at its next pick: a setting has changed."""
+    for binding in list(_alive):
+        binding.version += 1
 
 
 class Binding:
@@ -51,7 +71,9 @@ class Binding:
         core: Weakly, the core itself.
         router: The deployments, groups and leases.
         engine: The engine of `router`.
-        plans: Compiled plans by model name as requests say it.
+        around: The layers around its asynchronous picks that the fast lane leaves, None if it has none.
+        around_sync: The same for synchronous picks.
+        detour: Zero while the fast lane is open: no layer must see each pick, and nobody queues.
         version: Counted up by everything that changes the deployments or the settings; a plan of another
             version is compiled anew at the next pick, never at once: LiteLLM announces some changes before it
             has finished them.
@@ -60,13 +82,18 @@ class Binding:
 
     __slots__ = (
         "__weakref__",
+        "_changed",
+        "_closed",
         "_extra",
         "_pruned",
         "_read",
         "_specs",
         "_warned",
+        "around",
+        "around_sync",
         "band",
         "core",
+        "detour",
         "engine",
         "lock",
         "plans",
@@ -86,6 +113,12 @@ class Binding:
         self.router.reader = _reading(weakref.ref(self))
         self.plans: dict[str, Plan] = {}
         self.version = 0
+        self.around: Callable[..., Awaitable[Any]] | None = None
+        self.around_sync: Callable[..., Any] | None = None
+        self.detour = 0
+        self._closed = False
+        # The version and the length of the model list that `on_change` was told last.
+        self._changed = (-1, -1)
         self.redis_due = float("inf")
         self.lock = threading.RLock()
         self._read = 0
@@ -105,9 +138,40 @@ class Binding:
             self._read += 1
             self.version += 1
 
-    def plan(self, core: Any, model: str) -> Plan:
-        """The plan for a model name as it is now; compiled if there is none or the Router has changed."""
+    def plan_for(self, core: Any, model: str) -> Plan:
+        """The plan for a model name as the Router is now: the known one if it holds, else one compiled anew."""
+        plan = self.plans.get(model)
+        return plan if plan is not None and plan.holds(self.version) else self._compile(core, model)
+
+    def compiled(self) -> list[Plan]:
+        """The plans of the names that were picked from, whether they still hold or not."""
+        return list(self.plans.values())
+
+    def heed_changes(self, core: Any) -> None:
+        """Tell of a change of the Router, if there was one, so that its layers are those that it wants now."""
+        now = (self.version, len(self.band.read(core, "model_list") or ()))
+        if self._changed != now:
+            with self.lock:
+                for hook in on_change:
+                    hook(self, core)
+                self._changed = now
+
+    def close_lane(self, *, closed: bool) -> None:
+        """Close the fast lane for a layer that must see each pick, or open it again."""
+        if closed != self._closed:
+            self._closed = closed
+            self.queued(1 if closed else -1)
+
+    def queued(self, by: int) -> None:
+        """Somebody queues (1) or has what it queued for (-1): until then nobody may overtake on the fast lane."""
         with self.lock:
+            self.detour += by
+
+    def _compile(self, core: Any, model: str) -> Plan:
+        with self.lock:
+            self.heed_changes(core)
+            for hook in on_compile:
+                hook(self, core)
             if self._pruned != self.version:
                 self._prune(core)
             self._name_strategy(core)
@@ -126,9 +190,7 @@ class Binding:
         names: set[str] = set(self.band.read(core, "model_names", default=()) or ())
         names.update(self.band.read(core, "routing_groups", "_routing_groups", default=()) or ())
         for name in sorted(names):
-            plan = self.plans.get(name)
-            if plan is None or plan.version != self.version:
-                self.plan(core, name)
+            self.plan_for(core, name)
 
     def _name_strategy(self, core: Any) -> None:
         """Have `router` say which strategy the Router is set to."""
@@ -196,10 +258,6 @@ class Binding:
             with self.engine.lock:
                 found.update(spec.name, entry, **limits)
         self.engine.apply_limits(found)
-        if found.qos_limit is not None:
-            from fast_router.litellm_plugin.picks.lanes import seam  # noqa: PLC0415 - it imports this module
-
-            seam.want("admission", wanted=True)
         self._specs[id_] = (entry, rules, self._read)
         return found
 
@@ -347,6 +405,7 @@ def bind(core: Any, band: Band) -> Binding:
             found = state.get(KEY)
             if found is None:
                 found = state[KEY] = band.new_binding(core)
+                _alive.add(found)
                 for hook in on_bind:
                     hook(found, core)
     return found

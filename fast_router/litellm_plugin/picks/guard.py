@@ -11,7 +11,7 @@ from fast_router.litellm_plugin.picks.callback_filters import CallbackVerdict
 from fast_router.litellm_plugin.picks.filtered import Filtered
 from fast_router.litellm_plugin.picks.plan import SPECIAL
 from fast_router.litellm_plugin.picks.request_facts import ask_of
-from fast_router.litellm_plugin.rests.mirror import refresh, watch_redis
+from fast_router.litellm_plugin.rests.mirror import refresh
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.litellm_plugin.picks.plan import Plan
 
-__all__ = ["COMPACTION", "Guard", "holds"]
+__all__ = ["COMPACTION", "Guard"]
 
 
 COMPACTION = "_context_compaction_state"
@@ -31,15 +31,6 @@ _WEB_SEARCH = frozenset({"web_search", "web_search_preview"})
 
 
 _NOBODY = "nobody is eligible"
-
-
-def holds(binding: Binding, plan: Plan) -> bool:
-    """Whether `plan` still describes its Router: see `_watched_write` for how assignments are noticed."""
-    return (
-        plan.version == binding.version
-        and len(plan.model_list) == plan.size
-        and (not plan.alias or plan.alias.get(plan.model) is plan.target)
-    )
 
 
 class Guard:
@@ -69,6 +60,17 @@ class Guard:
                 return True
         return self.video is not None and self.video.get() is not None
 
+    def layers(self, core: Any) -> Binding | None:
+        """The binding of a Router, with the layers around its picks as they are wanted now; None if we stand aside."""
+        if not self.patches.active:
+            return None
+        try:
+            binding = bind(core, self.band)
+            binding.heed_changes(core)
+        except Exception:  # noqa: BLE001 - `decide` meets it again, and counts it
+            return None
+        return binding
+
     # -- everything but the shortest way -------------------------------------------------------
 
     def decide(
@@ -87,10 +89,7 @@ class Guard:
         binding = bind(core, self.band)
         if binding.engine.clock() >= binding.redis_due:
             refresh(binding, core)
-        plan = binding.plans.get(model)
-        if plan is None or not holds(binding, plan):
-            watch_redis(binding, core)
-            plan = binding.plan(core, model)
+        plan = binding.plan_for(core, model)
         attempt = current.get()
         why = plan.why_sync if synchronous else plan.why
         if why is None:

@@ -10,7 +10,6 @@ closure, copies nothing and logs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from fast_router.engine import Ask
 from fast_router.litellm_plugin.layers.lease import current
 from fast_router.litellm_plugin.picks.binding import KEY, bind
 from fast_router.litellm_plugin.picks.filtered import Filtered, filtered_pick, install_choice
-from fast_router.litellm_plugin.picks.guard import COMPACTION, Guard, holds
+from fast_router.litellm_plugin.picks.guard import COMPACTION, Guard
 from fast_router.litellm_plugin.picks.reasons import watched_attributes
 from fast_router.litellm_plugin.picks.watch import announced, watched_delete, watched_write
 from fast_router.litellm_plugin.tally import tally
@@ -27,36 +26,11 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.methods import Band
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["Seam", "install", "seam"]
+__all__ = ["install"]
 
 _NEVER = float("inf")
 _PASS_THROUGH = "pass-through"
 _STREAMED = Ask((), 0.0, True)
-
-
-class Seam:
-    """Where somebody can stand around asynchronous picks, at no cost while nobody does.
-
-    Attributes:
-        active: True to have every asynchronous pick go through `around`.
-        around: `await around(pick, core, model, request_kwargs, messages, input, specific_deployment)` answers
-            with a deployment, normally `await pick(...)` of the same arguments.
-    """
-
-    __slots__ = ("_wanted", "active", "around")
-
-    def __init__(self) -> None:
-        self.active = False
-        self.around: Callable[..., Awaitable[Any]] | None = None
-        self._wanted: set[str] = set()
-
-    def want(self, name: str, *, wanted: bool) -> None:
-        """Let `name` stand around picks, or no longer."""
-        (self._wanted.add if wanted else self._wanted.discard)(name)
-        self.active = bool(self._wanted)
-
-
-seam = Seam()
 
 
 # -- the replacements --------------------------------------------------------------------------------------
@@ -117,7 +91,7 @@ def _asynchronous(selection: Guard, original: Any) -> Any:
                 and verdict.seen == litellm.callbacks
                 and (verdict.clear or (verdict.why is None and request_kwargs.keys().isdisjoint(verdict.keys)))
                 and not specific_deployment
-                and not seam.active
+                and not binding.detour
                 and (binding.redis_due == _NEVER or binding.redis_due > binding.engine.clock())
                 and not (plan.services and litellm.service_callback)
                 and (marked is None or not marked())
@@ -148,8 +122,9 @@ def _asynchronous(selection: Guard, original: Any) -> Any:
                             return lease.deployment.entry
         except Exception as error:  # noqa: BLE001 - the longer way begins anew
             tally.failed(error, "a pick")
-        if seam.active and seam.around is not None:
-            return await seam.around(longer, self, model, request_kwargs, messages, input, specific_deployment)
+        binding = selection.layers(self)
+        if binding is not None and binding.around is not None:
+            return await binding.around(longer, self, model, request_kwargs, messages, input, specific_deployment)
         return await longer(self, model, request_kwargs, messages, input, specific_deployment)
 
     return async_get_available_deployment
@@ -158,6 +133,28 @@ def _asynchronous(selection: Guard, original: Any) -> Any:
 def _synchronous(selection: Guard, original: Any) -> Any:
     marked = selection.marked
     attempt_of = current.get
+
+    def longer(self: Any, model: Any, messages: Any, text: Any, specific_deployment: Any, request_kwargs: Any) -> Any:
+        try:
+            decided = selection.decide(
+                self, model, request_kwargs, (messages, text), specific=specific_deployment, synchronous=True
+            )
+        except Exception as error:  # noqa: BLE001 - LiteLLM's own pick answers
+            tally.failed(error, "a pick")
+            decided = None
+        if decided is not None and not isinstance(decided, Filtered):
+            return decided
+        with filtered_pick(decided, self) as pick:
+            return pick.settled(
+                original(
+                    self,
+                    model=model,
+                    messages=messages,
+                    input=text,
+                    specific_deployment=specific_deployment,
+                    request_kwargs=request_kwargs,
+                )
+            )
 
     def get_available_deployment(
         self: Any,
@@ -179,6 +176,7 @@ def _synchronous(selection: Guard, original: Any) -> Any:
                 and len(plan.model_list) == plan.size
                 and (not plan.alias or plan.alias.get(model) is plan.target)
                 and not specific_deployment
+                and not binding.detour
                 and (binding.redis_due == _NEVER or binding.redis_due > binding.engine.clock())
                 and (marked is None or not marked())
                 # What its metadata may hold that matters, `decide` looks at.
@@ -204,25 +202,12 @@ def _synchronous(selection: Guard, original: Any) -> Any:
                         attempt.fresh = False
                         tally.fast += 1
                         return lease.deployment.entry
-            decided = selection.decide(
-                self, model, request_kwargs, (messages, input), specific=specific_deployment, synchronous=True
-            )
-        except Exception as error:  # noqa: BLE001 - LiteLLM's own pick answers
+        except Exception as error:  # noqa: BLE001 - the longer way begins anew
             tally.failed(error, "a pick")
-            decided = None
-        if decided is not None and not isinstance(decided, Filtered):
-            return decided
-        with filtered_pick(decided, self) as pick:
-            return pick.settled(
-                original(
-                    self,
-                    model=model,
-                    messages=messages,
-                    input=input,
-                    specific_deployment=specific_deployment,
-                    request_kwargs=request_kwargs,
-                )
-            )
+        binding = selection.layers(self)
+        if binding is not None and binding.around_sync is not None:
+            return binding.around_sync(longer, self, model, messages, input, specific_deployment, request_kwargs)
+        return longer(self, model, messages, input, specific_deployment, request_kwargs)
 
     return get_available_deployment
 
@@ -249,9 +234,7 @@ def _pass_through(selection: Guard, core: Any, model: Any) -> Filtered | None:
         if not selection.patches.active or not isinstance(model, str):
             return None
         binding = bind(core, selection.band)
-        plan = binding.plans.get(model)
-        if plan is None or not holds(binding, plan):
-            plan = binding.plan(core, model)
+        plan = binding.plan_for(core, model)
         return Filtered(binding, plan, current.get(), _PASS_THROUGH)
     except Exception as error:  # noqa: BLE001 - LiteLLM's own pick answers
         tally.failed(error, "a pass-through pick")

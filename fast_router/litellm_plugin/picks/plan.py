@@ -115,3 +115,14 @@ class Plan:
         # The engine's, at hand.
         self.acquire = engine.acquire
         self.peek = engine.peek
+
+    def holds(self, version: int) -> bool:
+        """Whether it still describes its Router, whose binding is at `version`.
+
+        Assignments and announcements count the version up; a list or an alias that is edited in place does not.
+        """
+        return (
+            self.version == version
+            and len(self.model_list) == self.size
+            and (not self.alias or self.alias.get(self.model) is self.target)
+        )

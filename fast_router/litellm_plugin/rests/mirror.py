@@ -17,6 +17,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from fast_router.cluster import state_of
+from fast_router.litellm_plugin.picks.binding import on_compile
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -160,5 +161,7 @@ def install(patches: PatchSet, band: Band) -> list[str]:
     from litellm.router_utils.cooldown_cache import CooldownCache  # noqa: PLC0415 - LiteLLM is imported
 
     del band
+    on_compile.append(watch_redis)
+    patches.on_restore(lambda: on_compile.remove(watch_redis))
     patches.replace(CooldownCache, "add_deployment_to_cooldown", _add)
     return ["cooldowns"]

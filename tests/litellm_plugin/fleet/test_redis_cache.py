@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 
 import pytest
 from litellm.caching.redis_cache import RedisCache
 from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
+from redis.asyncio.client import Pipeline as AsyncPipeline
+from redis.client import Pipeline
 
 import fast_router
-from fast_router.cluster.shared_state.write_behind import WriteBehind
+from fast_router.cluster import state_of
+from fast_router.cluster.shared_state.write_behind import WriteBehind, behind_of
 from fast_router.litellm_plugin.fleet.shared_state import SETTLED_PICKS
 from tests.cluster.shared import until
 from tests.litellm_plugin.fleet.test_shared_state import MESSAGES, _enabled, make, settle, upstreams  # noqa: F401 - fixtures
@@ -229,3 +234,62 @@ async def test_a_failure_while_redis_is_away_waits_for_nobody(make, own_redis): 
     assert await asyncio.to_thread(until, lambda: client.exists(both[0]))
     assert await asyncio.to_thread(until, lambda: client.get("d0:openai/test-model:rpm:09-05") == b"2")
     assert cache.increment_cache("deployment:d0:allowed_fails", 1, ttl=5) == 1
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The commands that this process sends to Redis from any thread but ours, where a request may wait for them."""
+    found: list[str] = []
+
+    def note(command):
+        if "fast" not in threading.current_thread().name:
+            found.append(str(command))
+
+    def counting(kind, name, of):
+        original = getattr(kind, name)
+
+        def method(self, *args, **kwargs):
+            note(of(args))
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(kind, name, method)
+
+    for kind, pipeline in ((Redis, Pipeline), (AsyncRedis, AsyncPipeline)):
+        counting(kind, "execute_command", lambda args: args[0])
+        counting(pipeline, "execute", lambda _args: "pipeline")
+    return found
+
+
+@pytest.mark.skipif(not hasattr(RedisCache, "increment_with_floor"), reason="every Router of the process counts before")
+@pytest.mark.parametrize("strategy", ["least-busy", "usage-based-routing-v2", "simple-shuffle"])
+async def test_no_request_of_several_routers_waits_for_redis(make, asked, strategy):  # noqa: F811
+    one = make(strategy=strategy, rpm=100_000)
+    two = make(strategy=strategy, rpm=100_000, prefix="e")
+    for router in (one, two):
+        await settle(router)
+    asked.clear()
+    for _ in range(10):
+        await asyncio.gather(*(router.acompletion("m", messages=MESSAGES) for router in (one, two)))
+
+    def synchronous():
+        for _ in range(10):
+            for router in (one, two):
+                router.completion("m", messages=MESSAGES)
+
+    thread = threading.Thread(target=synchronous)
+    thread.start()
+    await asyncio.to_thread(thread.join)
+    await asyncio.sleep(0.2)  # LiteLLM tells its strategies of the last answers on a thread of its own
+    # 40 requests: what is left is LiteLLM's look at the group's usage, once in a while.
+    assert len(asked) <= 4, asked
+
+
+async def test_a_router_that_is_gone_writes_behind_another(make):  # noqa: F811
+    one, two = make(), make(prefix="e")
+    for router in (one, two):
+        await settle(router)
+    cache = one.cache.redis_cache
+    state_of(fast_router.advanced_router(one)).close()
+    assert behind_of(cache) is state_of(fast_router.advanced_router(two)).exchange.behind
+    state_of(fast_router.advanced_router(two)).close()
+    assert behind_of(cache) is None

@@ -41,7 +41,7 @@ def make(redis_server, redis_url, upstreams):
     routers = []
     where = redis_url.removeprefix("redis://").split("/")[0].split(":")
 
-    def router(redis=True, strategy="least-busy", redis_host=where[0], redis_port=int(where[1]), **params):
+    def router(redis=True, strategy="least-busy", prefix="d", redis_host=where[0], redis_port=int(where[1]), **params):
         model_list = [
             {
                 "model_name": "m",
@@ -51,7 +51,7 @@ def make(redis_server, redis_url, upstreams):
                     "api_key": "none",
                     **params,
                 },
-                "model_info": {"id": f"d{n}"},
+                "model_info": {"id": f"{prefix}{n}"},
             }
             for n in range(2)
         ]

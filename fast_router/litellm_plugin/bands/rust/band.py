@@ -104,7 +104,7 @@ class RustBand(Band):
         found.refresh(core)
         return found
 
-    def admit_picks(self, patches: PatchSet, admitting: Callable[[Any], Any]) -> None:  # noqa: ARG002 - no such method
+    def admit_picks(self, patches: PatchSet, install: Callable[[PatchSet], object]) -> None:  # noqa: ARG002 - no such method
         """As of any band, where the core's steps are answered."""
         from fast_router.litellm_plugin.bands.rust import limits  # noqa: PLC0415 - few ask
 

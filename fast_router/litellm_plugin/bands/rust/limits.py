@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router.cluster import state_of
 from fast_router.litellm_plugin.bands.rust import standing, steps
-from fast_router.litellm_plugin.fleet.shared_state import note_alone, too_many
+from fast_router.litellm_plugin.layers.fleet_limits import note_alone, too_many
 from fast_router.litellm_plugin.layers.quality_limits import busy, has_room, rule_of
 from fast_router.litellm_plugin.tally import tally
 

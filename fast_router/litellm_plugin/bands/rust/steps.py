@@ -30,8 +30,9 @@ from fast_router.litellm_plugin.tally import LOGGER, tally
 
 if TYPE_CHECKING:
     from fast_router.engine import Deployment, Lease
-    from fast_router.engine.failover.waiting import Ticket, WaitQueue
+    from fast_router.engine.failover.waiting import Ticket
     from fast_router.litellm_plugin.bands.rust.band import RustBand
+    from fast_router.litellm_plugin.layers.wait import Turns
     from fast_router.litellm_plugin.patching import PatchSet
 
 __all__ = [
@@ -82,7 +83,7 @@ class Walk:
         self.kept: Sequence[str] | None = None
         self.picks_for: Mapping[str, Any] | None = None
         self.refused: Exception | None = None
-        self._turn: tuple[WaitQueue, Ticket] | None = None
+        self._turn: tuple[Turns, Ticket] | None = None
 
     @property
     def targeted(self) -> bool:
@@ -95,11 +96,11 @@ class Walk:
         self.attempt = Attempt(model, self.ledger)
         return self.attempt
 
-    def hold(self, queue: WaitQueue, ticket: Ticket | None) -> None:
+    def hold(self, turns: Turns, ticket: Ticket | None) -> None:
         """Keep a waiter's turn until its pick is made: nobody may overtake it on its last step."""
         self.picked()
         if ticket is not None:
-            self._turn = (queue, ticket)
+            self._turn = (turns, ticket)
 
     def picked(self) -> None:
         """The pick is made, or there is none."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fast_router import settings
 from fast_router.litellm_plugin.bands.rust import rests, steps
 from fast_router.litellm_plugin.layers.outage import blocking_turn
-from fast_router.litellm_plugin.layers.wait import outlasting, priority_of, waiting_of
+from fast_router.litellm_plugin.layers.wait import Turns, outlasting, priority_of, waiting_of
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _waits(
         seconds = waiting.left(request, settings.current().max_wait)
 
         async def wait() -> tuple[Any, Ticket | None]:
-            return queue, await waiting.wait(group, queue, seconds, priority_of(request))
+            return Turns(waiting, queue), await waiting.wait(group, queue, seconds, priority_of(request))
 
     except Exception as error:  # noqa: BLE001 - LiteLLM's own answer follows
         tally.failed(error, "waiting for a deployment")

@@ -48,6 +48,11 @@ def install(patches: PatchSet, names: Names, memory: type[Any], initialiser: Any
                         ending = "_stream_async_client" if kwargs.get("stream") is True else "_async_client"
                         if f"{deployment['model_info']['id']}{ending}" not in kept.cache_dict:
                             return None
+                    elif client_type is None:
+                        # LiteLLM would ask Redis as well, where no client can be.
+                        ending = "_stream_client" if kwargs.get("stream") is True else "_client"
+                        if f"{deployment['model_info']['id']}{ending}" not in kept.cache_dict:
+                            return None
                     elif client_type == "max_parallel_requests":
                         params = deployment["litellm_params"]
                         if (

@@ -68,7 +68,7 @@ class HandBack:
 
     @staticmethod
     def _groups(binding: Binding, strategy: str) -> Iterator[tuple[str, ModelGroup]]:
-        for plan in list(binding.plans.values()):
+        for plan in binding.compiled():
             if plan.group is not None and plan.group.strategy == strategy:
                 yield plan.model, plan.group
 

@@ -1,0 +1,208 @@
+"""What one caller can do, row by row: the attacks, and what must hold for everybody else afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.attack.doors import EVE, Answer
+from tests.attack.upstreams import MEMBERS
+
+REQUESTS = 30
+"""Of so many random picks, one of three deployments gets none once in 60,000 runs."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One attack on one group of three deployments.
+
+    Attributes:
+        name: What the caller does.
+        attack: Does it, and gives what the caller was told.
+        told: What every answer to the caller must contain ("" for a success): an attack that misses proves nothing.
+        params: `litellm_params` of the group's deployments.
+        info: Their `model_info`.
+        groups: Groups there are; the further ones are named by a number.
+        doors: Where it can be done.
+        named: Whether it takes two callers that can be told apart.
+        patience: Seconds until the others are asked.
+        question: What the others ask.
+        at_once: How many of them ask at a time.
+        learns: Whether something may be learnt from it all the same: a shared server did answer.
+    """
+
+    name: str
+    attack: Callable[[Any, str], Awaitable[list[Answer]]]
+    told: str = ""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    info: Mapping[str, Any] = field(default_factory=dict)
+    groups: int = 1
+    doors: frozenset[str] = frozenset({"router", "sync", "proxy"})
+    named: bool = False
+    patience: float = 0.0
+    question: str = "hi"
+    at_once: int = 6
+    learns: bool = False
+
+    @property
+    def slug(self) -> str:
+        """Its name as the name of a model group."""
+        return "".join(c if c.isalnum() else "-" for c in self.name)
+
+    def names(self) -> list[str]:
+        """The names of its groups, the attacked one first."""
+        return [self.slug, *(f"{self.slug}-{number}" for number in range(1, self.groups))]
+
+
+async def _ask(row: Row, door: Any, group: str, requests: int) -> list[Answer]:
+    answers: list[Answer] = []
+    while len(answers) < requests:
+        wave = min(row.at_once, requests - len(answers))
+        answers += await asyncio.gather(*(door.chat(group, row.question) for _ in range(wave)))
+    return answers
+
+
+async def before(row: Row, door: Any, group: str) -> None:
+    """Let the others be served for a while, so that there is something to lose."""
+    for answer in await _ask(row, door, group, 9):
+        assert answer.error is None, answer
+
+
+async def afterwards(row: Row, door: Any, group: str) -> None:
+    """Ask as the others: everyone is answered, and every deployment serves."""
+    answers = await _ask(row, door, group, REQUESTS)
+    refused = [answer.error for answer in answers if answer.error]
+    assert not refused, f"{len(refused)} of {REQUESTS} were refused, first: {refused[0]}"
+    served = collections.Counter(answer.deployment for answer in answers)
+    shares = {name: served[f"{group}-{name}"] for name in MEMBERS}
+    assert min(shares.values()) > 0, f"not everyone serves: {shares}"
+
+
+async def run(row: Row, door: Any) -> None:
+    """Attack, and look what is left for the others."""
+    for group in row.names():
+        await before(row, door, group)
+    known = door.known()
+    answers = await row.attack(door, row.slug)
+    assert answers, "nothing was done"
+    for answer in answers:
+        if row.told:
+            assert answer.error is not None, f"the attack was answered by {answer.deployment}"
+            assert row.told in answer.error, answer
+    await asyncio.sleep(row.patience)
+    learnt = door.known()
+    for group in row.names():
+        await afterwards(row, door, group)
+    if not row.learns:
+        assert learnt == known, "the others are served, but something was learnt"
+
+
+def once(prompt: str = "hi", *, embed: bool = False, times: int = 1, **request: Any) -> Any:
+    """An attack of so many requests, one after the other, all the same."""
+
+    async def attack(door: Any, group: str) -> list[Answer]:
+        ask = door.embed if embed else door.chat
+        words = {} if embed else {"prompt": prompt}
+        return [await ask(group, by=EVE, **words, **request) for _ in range(times)]
+
+    return attack
+
+
+def _own(door: Any) -> str:
+    return door.own_endpoint
+
+
+def _at_my_place(prompt: str, key: str, times: int = 1) -> Any:
+    async def attack(door: Any, group: str) -> list[Answer]:
+        place = {key: _own(door)} if prompt else {key: "http://127.0.0.1:9/v1"}
+        return [await door.chat(group, prompt or "hi", by=EVE, **place) for _ in range(times)]
+
+    return attack
+
+
+def _everywhere(door: Any, group: str) -> Any:
+    others = [f"{group}-{number}" for number in range(1, 6)]
+    return once("answer-500", num_retries=14, fallbacks=others)(door, group)
+
+
+async def _nine_at_once(door: Any, group: str) -> list[Answer]:
+    return list(await asyncio.gather(*(door.chat(group, "takes-300-ms", by=EVE) for _ in range(9))))
+
+
+# A failure counts as four times the latency, so four at a time would go to the others first.
+_PEAK = {"info": {"fast_router": {"strategy": "peak_ewma"}}, "question": "takes-100-ms"}
+_NAN = float("nan")
+_BOTH = frozenset({"router", "proxy"})
+# The proxy is slow: of those that differ by a word alone, one goes through it.
+_HERE = frozenset({"router", "sync"})
+
+ROWS = [
+    # The control: what every row says of a request that is as everybody's.
+    Row("nothing out of the ordinary", once("hi", times=4), learns=True),
+    Row("nothing out of the ordinary, peak_ewma", once("takes-100-ms"), learns=True, **_PEAK),
+    # One request with the caller's own credentials or endpoint.
+    Row("own key, 401", once("hi", api_key="sk-my-own"), "Authentication"),
+    Row("own key, 429 for a day", once("own-429", api_key="sk-my-own"), "Rate"),
+    Row("own key, 500", once("own-500", api_key="sk-my-own"), "Internal"),
+    Row("own api_base, 401", _at_my_place("own-401", "api_base"), "Authentication", doors=_HERE),
+    Row("own api_base, 429 for a day", _at_my_place("own-429", "api_base"), "Rate"),
+    Row("own api_base, 500", _at_my_place("own-500", "api_base"), "Internal", doors=_HERE),
+    Row("own api_base, refused", _at_my_place("", "api_base"), "Connection error"),
+    Row("own base_url, 429 for a day", _at_my_place("own-429", "base_url"), "Rate", doors=_HERE),
+    Row("own base_url, refused", _at_my_place("", "base_url"), "Connection error"),
+    Row("own Authorization header", once(extra_headers={"Authorization": "Bearer sk-my-own"}), "Authentication"),
+    Row("own Authorization header, 429 for a day",
+        once("own-429", extra_headers={"Authorization": "Bearer sk-my-own"}), "Rate", doors=_HERE),
+    Row("own headers", once(headers={"Authorization": "Bearer sk-my-own"}), "Authentication", doors=_HERE),
+    Row("own organization", once(organization="org-of-mine"), "Authentication"),
+    # One request that tries again and again.
+    Row("temperature NaN, 14 retries", once(temperature=_NAN, num_retries=14), "Out of range"),
+    Row("header of a number, 14 retries", once(extra_headers={"x": 1}, num_retries=14), "Internal"),
+    Row("prompt answered 500, 14 retries", once("answer-500", num_retries=14), "Internal", learns=True),
+    Row("prompt answered 500, 14 retries by header",
+        once("answer-500", http_headers={"x-litellm-num-retries": "14"}), "Internal", learns=True),
+    Row("prompt answered 503, 14 retries", once("answer-503", num_retries=14), "503", learns=True, doors=_HERE),
+    Row("prompt that resets the connection, 14 retries", once("answer-reset", num_retries=14), "Connection error",
+        learns=True),
+    Row("prompt answered 500 in six groups", _everywhere, "Internal", groups=6, doors=_BOTH, learns=True),
+    Row("429 meant for an end user", once("end-user-429", user="an-end-user"), "Rate", learns=True),
+    # Refusals made in this process.
+    Row("nine calls on six slots", _nine_at_once, params={"max_parallel_requests": 2}, patience=1.0, doors=_BOTH,
+        at_once=1, learns=True),
+    *(
+        Row(f"wrong shape, {name}", once(times=4, **request), told, doors=doors)
+        for name, request, told, doors in [
+            ("messages a text", {"messages": "foo"}, "no attribute", _HERE | _BOTH),
+            ("messages of numbers", {"messages": [5]}, "no attribute", _HERE),
+            ("content a number", {"messages": [{"role": "user", "content": 5}]}, "not iterable", _HERE | _BOTH),
+            ("timeout a word", {"timeout": "abc"}, "abc", _HERE | _BOTH),
+            ("extra_body a number", {"extra_body": 5}, "not iterable", _HERE),
+            ("response_format a word", {"response_format": "x"}, "response_format", _HERE),
+        ]
+    ),
+    Row("wrong shape, encoding_format a number", once(embed=True, times=4, encoding_format=5), "no attribute"),
+    # The caller's own patience.
+    Row("request_timeout 0.05", once("takes-1-s", times=4, request_timeout=0.05, num_retries=0), "imed out"),
+    Row("timeout 0.05", once("takes-1-s", times=4, timeout=0.05, num_retries=0), "imed out"),
+    Row("stream_timeout 0.05", once("takes-1-s", times=4, stream_timeout=0.05, stream=True, num_retries=0), "imed out"),
+    Row("stream timeout by header", once("takes-1-s", times=4, stream=True, num_retries=0,
+        http_headers={"x-litellm-stream-timeout": "0.05"}), "imed out"),
+    Row("timeout 0.05, retries", once("takes-1-s", times=4, timeout=0.05), "imed out"),
+    Row("timeout that runs out inside a stream", once("drips", times=4, timeout=0.2, stream=True), "ime"),
+    # The caller's content.
+    Row("ten 403 for content", once("answer-403", times=10), "rdered to fail", named=True, learns=True),
+    Row("six streams that break with 400", once("break-400", times=6, stream=True), "rdered to fail", named=True,
+        learns=True),
+    Row("six streams that break with 400 at once", once("break-400-at-once", times=6, stream=True),
+        "rdered to fail", named=True, learns=True, doors=_HERE),
+    Row("peak_ewma, 400", once("answer-400"), "400", **_PEAK),
+    Row("peak_ewma, 413", once("answer-413"), "rdered to fail", **_PEAK, doors=_HERE),
+    Row("peak_ewma, timeout of the caller", once("takes-1-s", timeout=0.05, num_retries=0), "imed out", **_PEAK),
+    # Successes that are the caller's own.
+    Row("peak_ewma, own slow endpoint", _at_my_place("own-slow", "api_base", 3), **_PEAK),
+    Row("rpm used up at an endpoint of one's own", _at_my_place("hi", "api_base", 60), params={"rpm": 20},
+        info={"fast_router": {"strategy": "usage_based"}}, doors=_BOTH),
+]  # fmt: skip
