@@ -22,7 +22,8 @@ from fast_router.testing.agents import Agents, Turns, work
 from fast_router.testing.load import percentile
 
 SIDES = ("LiteLLM least-busy", "least-busy", "cache_aware")
-SERVER = Behaviour(prefill_rate=4000, prefill_latency=0.02, per_token=0.02, tokens=24, cache_blocks=6000)
+# Slow enough that what is measured is the servers' work, not the client's.
+SERVER = Behaviour(prefill_rate=1500, prefill_latency=0.02, per_token=0.02, tokens=24, cache_blocks=6000)
 
 
 def router(fleet: Fleet, strategy: str) -> litellm.Router:
@@ -66,9 +67,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--servers", type=int, default=4)
-    parser.add_argument("--sessions", type=int, default=24)
+    parser.add_argument("--sessions", type=int, default=8)
     arguments = parser.parse_args()
-    agents = Agents(sessions=arguments.sessions)
+    agents = Agents(sessions=arguments.sessions, turns=8, pause=1.0)
     waits: dict[str, list[float]] = {side: [] for side in SIDES}
     hits: dict[str, list[float]] = {side: [] for side in SIDES}
     failures = dict.fromkeys(SIDES, 0)

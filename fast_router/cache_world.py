@@ -25,7 +25,7 @@ from fast_router.router import AdvancedRouter
 
 __all__ = [
     "WORKLOADS", "Change", "Contender", "Oracle", "Outcome", "Request", "Router", "Server", "ServerShape", "Workload",
-    "agents", "chat", "conversations", "mixed", "read_trace", "run", "shape", "tenants",
+    "agents", "chat", "conversations", "mixed", "read_trace", "run", "shape", "tenants", "traffic",
 ]  # fmt: skip
 
 CHARACTERS = 4
@@ -492,6 +492,32 @@ def mixed(seed: int = 1, rate: float = 10.0, seconds: float = 300.0, spread: flo
         blocks = ids(min(4000, _blocks(rng, 8000, spread)))
         requests.append(Request(at, blocks, len(blocks) * BLOCK_TOKENS, _output(rng)))
     return Workload("mixed", requests, BLOCK_TOKENS, 6000)
+
+
+def traffic(seed: int = 1, rate: float = 3.4, seconds: float = 1800.0) -> Workload:
+    """Chat traffic of the kind of the published traces, in their blocks: long prompts, of which a third go on.
+
+    Prompts have 7,000 tokens in the median with a heavy tail, one block is common to all, and conversations come back
+    after minutes.
+    """
+    rng, ids = random.Random(f"traffic {seed}"), _Ids()
+    common = ids(1)
+    requests: list[Request] = []
+    begins = 0.0
+    while (begins := begins + rng.expovariate(rate * 0.6)) < seconds:
+        at, tokens, blocks = begins, 0.0, common
+        while at < seconds:
+            tokens += (
+                min(60_000.0, rng.lognormvariate(math.log(6000), 1.0)) if not tokens else rng.expovariate(1 / 2500)
+            )
+            tokens = min(tokens, 120_000.0)
+            blocks += ids(max(0, math.ceil(tokens / TRACE_TOKENS) - len(blocks)))
+            requests.append(Request(at, blocks, int(tokens), _output(rng, 250)))
+            if rng.random() < 0.6:
+                break
+            at += rng.expovariate(1 / 120)
+    requests.sort(key=lambda request: request.at)
+    return Workload("traffic", requests, TRACE_TOKENS, 3000)
 
 
 WORKLOADS: dict[str, Callable[..., Workload]] = {"agents": agents, "tenants": tenants, "chat": chat, "mixed": mixed}

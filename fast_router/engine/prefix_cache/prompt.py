@@ -52,9 +52,10 @@ class Prompt:
         length: Bytes of the text.
         tokens: Of the prompt, estimated if they were not counted.
         counted: Whether they were.
+        teaches: Whether it is to be remembered where it is sent.
     """
 
-    __slots__ = ("counted", "ends", "hashes", "length", "tokens")
+    __slots__ = ("counted", "ends", "hashes", "length", "teaches", "tokens")
 
     def __init__(self, text: str, tokens: float = 0, namespace: str = "") -> None:
         """Hash a text.
@@ -66,6 +67,7 @@ class Prompt:
         """
         data = text.encode("utf-8", "surrogatepass")
         length = self.length = len(data)
+        self.teaches = True
         self.counted = tokens > 0
         self.tokens = tokens if tokens > 0 else length / BYTES_PER_TOKEN
         cuts = _CUTS[1]

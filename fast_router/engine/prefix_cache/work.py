@@ -170,24 +170,25 @@ class Work:
         self._number += 1
         call = Call(self._number, now, tokens, stream)
         if prompt is not None and prompt.hashes:
-            call.prompt = prompt
             if self.news:
                 self._read()
             mirror = self.mirror
             mirror.budget = MARGIN * fleet.budget
             if self.capacity is not None:
                 mirror.budget = min(mirror.budget, self.capacity * fleet.bytes_per_token)
-            found = mirror.cached(prompt.hashes)
+            hashes, ends = prompt.hashes, prompt.ends
+            found = mirror.cached(hashes)
             if found:
-                ends = prompt.ends
                 call.cached = tokens * ends[found - 1] / prompt.length
                 call.doubt = tokens * (ends[found] - ends[found - 1]) / prompt.length
-            call.runs = mirror.use(prompt)
-            call.serial = mirror.serial
-            for holders in fleet.holders:
-                holders.add(prompt.hashes, found, self.deployment)
-            if self.heard is not None and ask is not None:
-                self.heard(prompt, ask)
+            if prompt.teaches:
+                call.prompt = prompt
+                call.runs = mirror.use(prompt)
+                call.serial = mirror.serial
+                for holders in fleet.holders:
+                    holders.add(hashes, found, self.deployment)
+                if self.heard is not None and ask is not None:
+                    self.heard(prompt, ask)
         rate, fixed = self.rate, self.fixed
         call.work = fixed + (tokens - call.cached) / rate
         call.full = fixed + tokens / rate

@@ -16,7 +16,7 @@ from fast_router.engine.failover.failures import classify
 from fast_router.engine.failover.ledger import AttemptLedger
 from fast_router.engine.failover.retry_after import retry_after_from_error
 from fast_router.litellm_plugin.callers import caller_of, terms_of
-from fast_router.litellm_plugin.layers import first_chunk, hedge, plain
+from fast_router.litellm_plugin.layers import first_chunk, hedge, moderations, plain
 from fast_router.litellm_plugin.layers import lease as attempts
 from fast_router.litellm_plugin.layers import wait as failover_waiting
 from fast_router.litellm_plugin.picks.binding import existing
@@ -50,6 +50,7 @@ class RequestLedger(AttemptLedger):
         request: Its keyword arguments; None once it is over.
         retries: How many retries it has spent.
         own_retries: Retries beyond which they are the caller's own wish, None if the Router's setting is not known.
+        hedge: Whether it is a second attempt's beside the first.
         error: Identity of the error of the latest failure.
         model: The model name of the latest attempt.
         raised: The latest failure itself, for a retry that the budget refuses.
@@ -58,7 +59,7 @@ class RequestLedger(AttemptLedger):
     """
 
     __slots__ = (
-        "error", "failover", "may_wait", "model", "own_retries", "raised", "request", "retries", "wait_until",
+        "error", "failover", "hedge", "may_wait", "model", "own_retries", "raised", "request", "retries", "wait_until",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +67,7 @@ class RequestLedger(AttemptLedger):
     ) -> None:
         super().__init__(None if failover is None else failover.policy.doubtful)
         self.failover = failover
+        self.hedge = False
         self.request = request
         if request is not None:
             self.terms = terms_of(request)
@@ -84,6 +86,7 @@ class RequestLedger(AttemptLedger):
     def fork(self) -> RequestLedger:
         """Give the ledger of a second attempt of the same request, made side by side with the first one."""
         fork = RequestLedger(self.failover)
+        fork.hedge = True
         fork.request, fork.terms, fork._case = self.request, self.terms, self.case
         return fork
 
@@ -120,6 +123,7 @@ def install(patches: PatchSet, band: Band) -> list[str]:
     patches.replace(band.core, band.slot("should_retry_this_error"), _should_retry)
     patches.replace(band.core, band.slot("_time_to_sleep_before_retry"), _sleep)
     repairs.install(patches, band, _judged_later)
+    moderations.install(patches, band)
     if "waiting" not in off:
         done += failover_waiting.install(patches, band)
     plain.install(patches, band, RequestLedger, _seen)

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.patching import PatchSet
 
 __all__ = [
-    "Attempt", "Ledger", "answered", "current", "failed", "install", "is_cache_hit", "ledger", "on_end", "usage_of",
+    "Attempt", "Ledger", "answered", "cached_of", "current", "failed", "install", "is_cache_hit", "ledger", "on_end",
+    "usage_of",
 ]  # fmt: skip
 
 
@@ -104,6 +105,8 @@ class Attempt:
         total_tokens: float = 0,
         cancelled: bool = False,
         observe: bool = True,
+        prompt_tokens: float = 0,
+        cached_tokens: float | None = None,
     ) -> bool:
         """Release what it holds; only the first call counts, and says True."""
         if not self.open:
@@ -125,7 +128,9 @@ class Attempt:
         elif self.foreign:
             completion_tokens = total_tokens = 0
             cancelled, observe = True, False
-        lease._engine.release(lease, error, completion_tokens, total_tokens, cancelled, observe)
+        lease._engine.release(
+            lease, error, completion_tokens, total_tokens, cancelled, observe, prompt_tokens, cached_tokens
+        )
         if self.more is not None:
             for further in self.more:
                 further.release(error, cancelled=cancelled, observe=False)
@@ -154,19 +159,38 @@ def usage_of(response: Any) -> tuple[float, float]:
     Chat, text and embedding answers count prompt and completion tokens; Responses and Anthropic messages
     input and output tokens, the latter in plain dicts.
     """
-    if isinstance(response, dict):
-        usage = response.get("usage")
-    else:
-        # LiteLLM keeps it among a model's extra values, where pydantic's own look-up comes last.
-        extra = getattr(response, "__pydantic_extra__", None)
-        usage = extra.get("usage") if extra else None
-        if usage is None:
-            usage = getattr(response, "usage", None)
+    usage = _usage(response)
     if usage is None:
         return 0.0, 0.0
     completion = _number(usage, "completion_tokens") or _number(usage, "output_tokens")
     prompt = _number(usage, "prompt_tokens") or _number(usage, "input_tokens")
     return completion, _number(usage, "total_tokens") or completion + prompt
+
+
+def cached_of(response: Any) -> tuple[float, float | None]:
+    """(prompt tokens, those of them that the server had cached) of an answer; 0 and None where it does not say.
+
+    Chat answers say so in `prompt_tokens_details`, Responses in `input_tokens_details`.
+    """
+    usage = _usage(response)
+    if usage is None:
+        return 0.0, None
+    prompt = _number(usage, "prompt_tokens") or _number(usage, "input_tokens")
+    for word in ("prompt_tokens_details", "input_tokens_details"):
+        details = usage.get(word) if isinstance(usage, dict) else getattr(usage, word, None)
+        value = details.get("cached_tokens") if isinstance(details, dict) else getattr(details, "cached_tokens", None)
+        if isinstance(value, (int, float)):
+            return prompt, float(value)
+    return prompt, None
+
+
+def _usage(response: Any) -> Any:
+    if isinstance(response, dict):
+        return response.get("usage")
+    # LiteLLM keeps it among a model's extra values, where pydantic's own look-up comes last.
+    extra = getattr(response, "__pydantic_extra__", None)
+    usage = extra.get("usage") if extra else None
+    return getattr(response, "usage", None) if usage is None else usage
 
 
 def _number(usage: Any, key: str) -> float:
@@ -194,7 +218,13 @@ def answered(attempt: Attempt, response: Any) -> Any:
             response = follow(response, attempt)
         else:
             completion, total = usage_of(response)
-            attempt.end(completion_tokens=completion, total_tokens=total)
+            if attempt.lease.deployment.work is None:
+                attempt.end(completion_tokens=completion, total_tokens=total)
+            else:
+                prompt, cached = cached_of(response)
+                attempt.end(
+                    completion_tokens=completion, total_tokens=total, prompt_tokens=prompt, cached_tokens=cached
+                )
     except Exception as error:  # noqa: BLE001 - the answer is there: it must reach the caller
         tally.failed(error, "the end of an attempt")
         attempt.end(cancelled=True)

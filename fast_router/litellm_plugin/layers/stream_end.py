@@ -35,13 +35,14 @@ class Watch:
         call_id: LiteLLM's id of the call, under which its success callback tells the usage.
     """
 
-    __slots__ = ("_finalizer", "_items", "_seconds", "_usage", "attempt", "call_id")
+    __slots__ = ("_cached", "_finalizer", "_items", "_seconds", "_usage", "attempt", "call_id")
 
     def __init__(self, attempt: Attempt, call_id: str | None) -> None:
         self.attempt = attempt
         self.call_id = call_id
         self._items = 0
         self._usage: tuple[float, float] | None = None
+        self._cached: tuple[float, float | None] = (0.0, None)
         self._seconds = 0.0
         self._finalizer: weakref.finalize[Any, Any] | None = None
 
@@ -63,13 +64,16 @@ class Watch:
             self._note(chunk)
 
     def _note(self, chunk: Any) -> None:
-        from fast_router.litellm_plugin.layers.lease import usage_of  # noqa: PLC0415
+        from fast_router.litellm_plugin.layers.lease import cached_of, usage_of  # noqa: PLC0415
 
         # A Responses stream tells its usage in the response that its last event carries.
         found = usage_of(chunk)
-        found = found if found[1] else usage_of(getattr(chunk, "response", None))
+        if not found[1]:
+            chunk = getattr(chunk, "response", None)
+            found = usage_of(chunk)
         if found[1]:
             self._usage = found
+            self._cached = cached_of(chunk)
 
     def finished(self) -> None:
         """It was read to its end."""
@@ -79,7 +83,14 @@ class Watch:
         if self.attempt.foreign:
             self._end(None, cancelled=True)
         elif usage is not None:
-            self._end(None, completion_tokens=usage[0], total_tokens=usage[1])
+            prompt, cached = self._cached
+            self._end(
+                None,
+                completion_tokens=usage[0],
+                total_tokens=usage[1],
+                prompt_tokens=prompt,
+                cached_tokens=cached,
+            )
         elif self.call_id is not None:
             # LiteLLM counts the tokens by itself and tells them soon: latency per token waits for that.
             lease = self.attempt.lease

@@ -76,7 +76,7 @@ def _resolve(binding: Binding, core: Any, plan: Plan) -> None:
     tiers = plan.group.tiers.values()
     limits = any(tier.respects_limits for tier in tiers)
     plan.counts = limits and any(d.tpm is not None for d in plan.group.members)
-    plan.asks = plan.counts or name == "latency_based" or name.endswith("_affinity")
+    plan.asks = plan.counts or name == "latency_based" or name.endswith("_affinity") or plan.group.reads_prompts
     plan.services = plan.overlay is None and name != "simple_shuffle"
     if "continuation_deployments" in vars(band.module):
         # A stream that goes on elsewhere (1.109): some deployments cannot take up another's half of an answer.

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fast_router.engine import Ask
+from fast_router.engine import Ask, strategy_class
+from fast_router.engine.prefix_cache.fleet import on_members
+from fast_router.litellm_plugin.layers.lease import ledger
+from fast_router.litellm_plugin.picks.prompt_text import prompt_of, source_of
 
 __all__ = ["ask_of", "count_tokens"]
 
@@ -31,9 +34,17 @@ def ask_of(strategy: str, request_kwargs: Mapping[str, Any], prompt: tuple[Any, 
     """
     tokens = count_tokens(*prompt) if counts else 0.0
     stream = request_kwargs.get("stream") is True
-    key = None
-    if strategy.endswith("_affinity"):
-        key = _text_of(prompt) if strategy.startswith("prefix") else _session_of(request_kwargs)
+    if strategy_class(strategy).reads_prompts:
+        found = prompt_of(request_kwargs, prompt, tokens)
+        if found is not None and getattr(ledger.get(), "hedge", False):
+            # The first attempt computes the same prompt: where the second one went says nothing about later ones.
+            found.teaches = False
+        if found is None and not tokens and not stream:
+            return None
+        # Only where servers' events are followed with a tokenizer does anybody ask for the text.
+        source = source_of(request_kwargs, prompt) if on_members else None
+        return Ask((), tokens, stream, None, None, None, found, source)
+    key = _session_of(request_kwargs) if strategy.endswith("_affinity") else None
     return Ask((), tokens, stream, key) if tokens or stream or key is not None else None
 
 
@@ -48,17 +59,3 @@ def _session_of(request_kwargs: Mapping[str, Any]) -> str | None:
         if isinstance(value, str) and value:
             return value
     return None
-
-
-def _text_of(prompt: tuple[Any, Any]) -> str | None:
-    """The prompt as one text, in the order in which a server's cache would see it."""
-    messages, text = prompt
-    if isinstance(text, str):
-        return text or None
-    parts: list[str] = []
-    for message in messages if isinstance(messages, (list, tuple)) else text if isinstance(text, list) else ():
-        content = message.get("content") if isinstance(message, Mapping) else message
-        parts.append(str(message.get("role", "")) if isinstance(message, Mapping) else "")
-        pieces = content if isinstance(content, list) else [content]
-        parts += [piece.get("text", "") if isinstance(piece, Mapping) else str(piece or "") for piece in pieces]
-    return "\n".join(part for part in parts if isinstance(part, str)) or None

@@ -193,6 +193,7 @@ def _open(parts: Parts, band: RustBand, core: Any, endpoint: Endpoint, model: st
     limits = any(tier.respects_limits for tier in found.group.tiers.values())
     found.counts = limits and any(member.tpm is not None for member in found.group.members)
     found.asks = found.counts or strategy == "latency_based" or strategy.endswith("_affinity")
+    found.asks = found.asks or found.group.reads_prompts
     found.paced = any(_asked_for(entry, "rpm") for entry in entries)
     mirror.watch_redis(binding, core)
 
