@@ -216,7 +216,8 @@ class Lane:
         lease = engine.acquire(group, ask)
         if lease is None:
             return _NOBODY
-        attempt = Attempt(request["model"], None)
+        # What the caller brings along decides what its failure says, also that of a stream which breaks later.
+        attempt = Attempt(request["model"], steps.new_ledger(core, request))
         attempt.take(lease)
         try:
             entered = self._shape(core, endpoint, found, attempt, lease.id, request)
