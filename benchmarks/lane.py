@@ -21,7 +21,6 @@ from typing import Any
 import litellm
 from litellm import Router
 
-import benchmarks.common  # noqa: F401 - before LiteLLM: no network for prices
 import fast_router
 from benchmarks.report import Report
 

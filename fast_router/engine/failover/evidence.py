@@ -9,6 +9,9 @@ A failure counts at once, as the charge of its request. What happens to the requ
   caller, or another request where callers are unknown) with the same experience makes them count after all: in an
   outage everybody's requests fail everywhere.
 
+Where one caller alone meets the same at every member, for a second and with nobody answered, that is an outage as well:
+whom it lets rest are woken by the first other caller (an appeal).
+
 A rest that would leave less than half of a group needs more than one voice, as many confirmed charges as failures in a
 row open a breaker, or a failure that no request can bring about (nobody listens at that address).
 """
@@ -32,6 +35,8 @@ __all__ = ["Evidence"]
 
 _CALLERS = 10_000
 """Callers whose latest charge is remembered, over all groups."""
+_OUTAGE = 1.0
+"""Seconds after which a caller that nobody of a group answers has seen an outage."""
 _IN_A_ROW = 10.0
 """Seconds within which two failing requests of one caller are in a row."""
 
@@ -41,14 +46,25 @@ class Evidence:
 
     Args:
         breaker: The breaker of a deployment.
+        members: The group that a deployment belongs to.
         take_back: Undoes a charge.
+
+    Attributes:
+        alone: Groups that rest on the word of one caller, and whose it is: any other one may appeal.
     """
 
-    __slots__ = ("_breaker", "_latest", "_take_back")
+    __slots__ = ("_breaker", "_latest", "_members", "_take_back", "alone")
 
-    def __init__(self, breaker: Callable[[Deployment], Breaker], take_back: Callable[[Charge], None]) -> None:
+    def __init__(
+        self,
+        breaker: Callable[[Deployment], Breaker],
+        members: Callable[[Deployment], Sequence[Deployment]],
+        take_back: Callable[[Charge], None],
+    ) -> None:
         self._breaker = breaker
+        self._members = members
         self._take_back = take_back
+        self.alone: dict[str, Hashable] = {}
         # The latest unconfirmed charge of each known caller in each group.
         self._latest: OrderedDict[tuple[str, Hashable], Charge] = OrderedDict()
 
@@ -107,17 +123,38 @@ class Evidence:
             case.suspects.append((former, standing.kind))
             case.charge = None
             self._latest.pop((former.name, voice), None)
-            if not testimony.corroborated(voice):
+            if not self._corroborated(former, voice, now):
                 testimony.voices.discard(voice)
                 self._take_back(standing)
                 testimony.suspected(voice, now)
         testimony = self._breaker(deployment).testimony
         case.suspects.append((deployment, kind))
-        if not testimony.corroborated(voice):
+        if not self._corroborated(deployment, voice, now):
             testimony.suspected(voice, now)
             return False
         testimony.heard(voice)
         return True
+
+    def _corroborated(self, deployment: Deployment, voice: Hashable, now: float) -> bool:
+        return self._breaker(deployment).testimony.corroborated(voice) or self._outage(deployment, voice, now)
+
+    def _outage(self, deployment: Deployment, voice: Hashable, now: float) -> bool:
+        """Tell whether one caller has been answered by no member of a group for long enough, nor any other one."""
+        members = self._members(deployment)
+        if len(members) < 2:
+            return False
+        for member in members:
+            since = self._breaker(member).testimony.suspicions.get(voice)
+            if since is None or now - since < _OUTAGE:
+                return False
+        return True
+
+    def appeal(self, name: str | None, voice: Hashable) -> list[str]:
+        """Give the groups that another caller asks for than the one on whose word they rest; None: for any."""
+        found = [group for group, only in self.alone.items() if only != voice and name in (None, group)]
+        for group in found:
+            del self.alone[group]
+        return found
 
     def vindicated(self, case: Case) -> tuple[Deployment, FailureKind] | None:
         """Note that a request which had failed has succeeded elsewhere: nothing was wrong with it.
@@ -150,17 +187,23 @@ class Evidence:
         testimony.confirmed += 1
         return deployment, kind
 
-    def may_rest(self, deployment: Deployment, group: Sequence[Deployment], resting: int, needed: int) -> bool:
+    def may_rest(self, deployment: Deployment, resting: int, needed: int, now: float) -> bool:
         """Tell whether what speaks against a deployment is enough for a rest.
 
         Args:
             deployment: Who.
-            group: The group that it belongs to.
-            resting: How many of the others rest or have yet to prove that they are back.
+            resting: How many others of its group rest or have yet to prove that they are back.
             needed: Confirmed charges that weigh as much as a second voice.
+            now: Engine clock, seconds.
         """
-        if resting + 1 <= max(1, len(group) // 2):
+        if resting + 1 <= max(1, len(self._members(deployment)) // 2):
             return True
         testimony = self._breaker(deployment).testimony
         voices = testimony.voices.union(testimony.suspicions)
-        return testimony.certain or len(voices) > 1 or testimony.confirmed >= max(1, needed)
+        if testimony.certain or len(voices) > 1 or testimony.confirmed >= max(1, needed):
+            return True
+        (voice,) = voices or (None,)
+        if voice is None or not self._outage(deployment, voice, now):
+            return False
+        self.alone[deployment.name] = voice
+        return True

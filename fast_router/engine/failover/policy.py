@@ -114,7 +114,7 @@ class FailoverPolicy:
         self._wall_clock = wall_clock
         self._rng = rng
         self._breakers: dict[str, Breaker] = {}
-        self._evidence = Evidence(self.breaker, self._take_back)
+        self._evidence = Evidence(self.breaker, self._members, self._take_back)
         self._panics: set[str] = set()
         self._resting_by_us = False
         self._changes: list[tuple[Deployment, Change]] = []
@@ -399,9 +399,29 @@ class FailoverPolicy:
             breaker = self.breaker(deployment)
             if breaker.state is not BreakerState.CLOSED:
                 return True
-            group = self._members(deployment)
+            resting = self._ejected(self._members(deployment))
             needed = breaker.options.consecutive_server
-            return self._evidence.may_rest(deployment, group, self._ejected(group), needed)
+            return self._evidence.may_rest(deployment, resting, needed, self.engine.clock())
+
+    @property
+    def disputed(self) -> bool:
+        """Whether a group rests on the word of one caller; `appeal` is only worth asking then."""
+        return bool(self._evidence.alone)
+
+    def appeal(self, name: str | None, caller: Hashable | None) -> None:
+        """Wake a group that rests on the word of another caller: this one finds out for itself.
+
+        Args:
+            name: The group; None for any, where it is not known which one will be asked.
+            caller: Who asks; None for one that is not known.
+        """
+        with self.engine.lock:
+            names = self._evidence.appeal(name, caller)
+            for deployment in list(self.engine.deployments.values()) if names else ():
+                breaker = self._breakers.get(deployment.id)
+                if deployment.name in names and breaker is not None and breaker.state is not BreakerState.CLOSED:
+                    self._woken(deployment, breaker, "another caller asks")
+        self._tell()
 
     def charged(self, case: Case | None, deployment: Deployment) -> None:
         """Note that a request's charge has opened its deployment's breaker, if it has; see `Charge.opened`."""

@@ -15,7 +15,7 @@ class Testimony:
 
     Attributes:
         voices: Whose charges count.
-        suspicions: Whose were taken back, and when (engine clock, seconds).
+        suspicions: Whose were taken back, and since when (engine clock, seconds).
         confirmed: How many charges were confirmed.
         certain: Whether one of the failures can be no request's.
     """
@@ -43,7 +43,7 @@ class Testimony:
     def suspected(self, voice: Hashable, now: float) -> None:
         """Note a voice whose charge does not count by itself."""
         if len(self.suspicions) < _VOICES:
-            self.suspicions[voice] = now
+            self.suspicions.setdefault(voice, now)
 
     def corroborated(self, voice: Hashable) -> bool:
         """Tell whether another voice had the same experience."""

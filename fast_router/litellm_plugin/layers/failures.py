@@ -38,6 +38,7 @@ __all__ = [
 
 # LiteLLM believes no Retry-After above this when it waits between two attempts.
 _LONGEST_SLEEP = 60.0
+_OWN_AFFAIR = 5.0
 # A keyword argument on its way from a synchronous call to the loop that LiteLLM runs it on; it goes no further.
 _ON_A_LOOP = "_fast_router_on_a_loop"
 
@@ -140,6 +141,18 @@ def new_ledger(core: Any, band: Band, kwargs: Mapping[str, Any], *, may_wait: bo
     return RequestLedger(failover, kwargs, may_wait=may_wait)
 
 
+def appeal(ledger: RequestLedger, model: Any) -> None:
+    """Let a request ask anew at a group that rests on the word of another caller alone."""
+    failover = ledger.failover
+    if failover is None or not failover.policy.disputed or not isinstance(model, str):
+        return
+    try:
+        # An alias, a wildcard: it may be any group.
+        failover.policy.appeal(model if failover.knows(model) else None, ledger.caller())
+    except Exception as error:  # noqa: BLE001 - LiteLLM's own answer follows
+        tally.failed(error, "an appeal")
+
+
 def _request(original: Any, band: Band) -> Any:
     """Let the attempts made inside share a ledger; a fallback hop shares that of its request."""
 
@@ -149,6 +162,7 @@ def _request(original: Any, band: Band) -> Any:
             return await original(self, *args, **kwargs)
         ledger = new_ledger(self, band, kwargs, may_wait=not kwargs.pop(_ON_A_LOOP, None))
         token = attempts.ledger.set(ledger)
+        appeal(ledger, kwargs.get("model"))
         try:
             if not settings.current().max_wait or not ledger.may_wait:
                 return await original(self, *args, **kwargs)
@@ -403,4 +417,6 @@ def _longer(core: Any, seconds: float) -> float:
             return seconds
         waits.append(max(0.0, known.at + (known.retry_after or 0.0) - now))
     wait = min(waits, default=0.0)
-    return seconds if wait > _LONGEST_SLEEP else max(seconds, wait)
+    # What a request has met everywhere is its own affair: it is not kept waiting for a provider's word to it.
+    longest = _OWN_AFFAIR if ledger.case.followed else _LONGEST_SLEEP
+    return seconds if wait > longest else max(seconds, wait)

@@ -155,6 +155,10 @@ class LiteLLMFailover:
             **values,
         )
 
+    def knows(self, name: str) -> bool:
+        """Tell whether deployments stand under that very name."""
+        return name in self._router.groups
+
     def own_retries(self) -> int:
         """Give how often the Router itself lets a request be retried."""
         core = self._core()

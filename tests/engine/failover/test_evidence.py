@@ -123,6 +123,40 @@ def test_in_an_outage_two_voices_rest_what_they_meet(callers):
     assert fleet.resting == {"d0", "d1"}
 
 
+def outage_of_one(fleet):
+    for _ in range(12):
+        fleet.request(0, 1, 2, caller="only")
+
+
+def test_a_caller_that_nobody_answers_for_a_second_has_seen_an_outage():
+    fleet = Fleet()
+    outage_of_one(fleet)
+    # All but one rest, and beyond that a panic lets all serve: as in any outage.
+    assert fleet.policy.in_panic("m")
+    assert all(fleet.policy.state(m.id) is not BreakerState.CLOSED for m in fleet.members)
+
+
+def test_another_caller_finds_out_for_itself():
+    fleet = Fleet()
+    outage_of_one(fleet)
+    assert fleet.policy.disputed
+    fleet.policy.appeal("m", "only")
+    fleet.policy.appeal("other", "second")
+    assert fleet.policy.disputed
+    fleet.policy.appeal("m", "second")
+    assert not fleet.resting
+    assert not fleet.policy.disputed
+    assert all(fleet.policy.state(m.id) is BreakerState.CLOSED for m in fleet.members)
+
+
+def test_an_answer_to_anybody_ends_what_looked_like_an_outage():
+    fleet = Fleet()
+    for n in range(40):
+        fleet.request(0, 1, 2, caller="hostile")
+        fleet.request(succeeds_at=n % 3, caller="other")
+        assert len(fleet.resting) <= 1
+
+
 def test_a_single_caller_finds_two_dead_of_three_by_requests_that_succeed_elsewhere():
     fleet = Fleet()
     for _ in range(4):
@@ -169,10 +203,13 @@ STEPS = st.lists(
 @given(STEPS, st.floats(0.0, 30.0))
 @hypothesis_settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_one_caller_takes_no_group_away_whatever_it_does(steps, pause):
-    """Failures of any kind, anywhere, at any pace: half of the group always serves."""
+    """Failures of any kind, anywhere, at any pace: half of the group serves, or all of it as soon as another asks."""
     fleet = Fleet(size=4, consecutive_server=2, consecutive=2)
     for fails_at, error in steps:
         fleet.request(*fails_at, caller="hostile", error=error)
         fleet.now += pause
+        if fleet.policy.disputed:
+            fleet.policy.appeal("m", "other")
+            assert not fleet.resting
         assert len(fleet.resting) <= 2
         assert all(m.in_flight == 0 for m in fleet.members)

@@ -170,6 +170,8 @@ class _Walking:
         self._ledger = carried.get()
         ledger = self._ledger or new_ledger(core, request if isinstance(request, Mapping) else {})
         ledger.may_wait = may_wait
+        if isinstance(request, Mapping):
+            failures.appeal(ledger, request.get("model"))
         self._walk = Walk(core, ledger)
         self._outer: Walk | None = None
 

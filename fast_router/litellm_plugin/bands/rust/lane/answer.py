@@ -48,8 +48,19 @@ def _raised(parts: Parts, memory: Any, key: str) -> bool:
 
 def picked(parts: Parts, core: Any, id_: str, request: Any) -> None:
     """Count a pick, as LiteLLM does for chat."""
-    if not _raised(parts, core._cache.in_memory_cache, id_):
+    cache = core._cache
+    memory = cache.in_memory_cache
+    if _raised(parts, memory, id_):
+        return
+    if type(memory) is not parts.memory or cache.default_in_memory_ttl is not None:
         core.track_deployment_pick(id_, request)
+        return
+    # In a fleet larger than its memory LiteLLM begins most counts anew.
+    count = memory.get_cache(id_)
+    if count is None:
+        memory.set_cache(id_, 1, ttl=_SECONDS)
+    else:
+        memory.set_cache(id_, count + 1)
 
 
 async def succeeded(parts: Parts, core: Any, template: Template, id_: str, response: Any) -> None:
@@ -60,7 +71,12 @@ async def succeeded(parts: Parts, core: Any, template: Template, id_: str, respo
         return
     cache = core._cache
     key = id_ + ":successes"
-    if not _raised(parts, cache.in_memory_cache, key):
+    memory = cache.in_memory_cache
+    if _raised(parts, memory, key):
+        return
+    if type(memory) is parts.memory:
+        memory.increment_cache(key, 1, ttl=_SECONDS)
+    else:
         await cache.async_increment_cache(key, 1, local_only=True, ttl=_SECONDS)
 
 

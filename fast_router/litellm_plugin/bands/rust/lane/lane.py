@@ -13,7 +13,7 @@ from datetime import datetime
 from time import time
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.bands.rust import standing
+from fast_router.litellm_plugin.bands.rust import standing, steps
 from fast_router.litellm_plugin.bands.rust.lane.answer import (
     blocked,
     headed,
@@ -33,6 +33,7 @@ from fast_router.litellm_plugin.layers.lease import Attempt, answered
 from fast_router.litellm_plugin.picks.callback_filters import CallbackVerdict
 from fast_router.litellm_plugin.picks.request_facts import ask_of
 from fast_router.litellm_plugin.rests import mirror
+from fast_router.litellm_plugin.rests.policy import policy_of
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ class Lane:
             if why is not None:
                 return lane, why
             found = self._compile(lane, core, endpoint, model)
-        why = found.why or self._why(endpoint, found, request)
+        why = found.why or (_QUALITY if lane.binding.limited else self._why(endpoint, found, request))
         return (lane, found) if why is None else (lane, why)
 
     def _compile(self, lane: CoreLane, core: Any, endpoint: Endpoint, model: str) -> Open:
@@ -290,7 +291,7 @@ class Lane:
             if entered.call.get("stream") is True:
                 entered.reading = True
                 stream = self._stream_attempt(core, endpoint, entered)
-                response = await parts.streaming.open_attempt_stream(stream, response)
+                response = await parts.core.open_attempt_stream(stream, response)
         except Exception as raised:  # noqa: BLE001 - LiteLLM's walk says what becomes of it
             error = raised
         except BaseException as raised:
@@ -323,7 +324,7 @@ class Lane:
                 core.service_logged("acompletion", begun, time(), entered.call)
         except Exception as ours:  # noqa: BLE001 - the answer is there: it must reach the caller
             tally.failed(ours, "the record of an answer")
-        return self._ended(entered, response)
+        return self._ended(core, entered, response)
 
     def run_sync(self, original: Any, core: Any, endpoint: Endpoint, entered: Entered) -> Any:
         """The same for a synchronous request."""
@@ -338,7 +339,7 @@ class Lane:
             if entered.call.get("stream") is True:
                 entered.reading = True
                 stream = self._stream_attempt(core, endpoint, entered)
-                response = parts.streaming.open_attempt_stream_sync(stream, response)
+                response = parts.core.open_attempt_stream_sync(stream, response)
         except Exception as raised:  # noqa: BLE001 - LiteLLM's walk says what becomes of it
             error = raised
         except BaseException as raised:
@@ -358,19 +359,20 @@ class Lane:
             response = headed_sync(parts, core, entered.found, response, entered.id)
         except Exception as ours:  # noqa: BLE001 - the answer is there: it must reach the caller
             tally.failed(ours, "the record of an answer")
-        return self._ended(entered, response)
+        return self._ended(core, entered, response)
 
     def _begin(self, core: Any, endpoint: Endpoint, entered: Entered) -> None:
         entered.started = datetime.now()  # naive, as LiteLLM notes it
         _add(core._endpoints.counters.total_calls, endpoint.plan.total_key, entered, 1)
         self.parts.reserved.set(None)
 
-    @staticmethod
-    def _ended(entered: Entered, response: Any) -> Any:
+    def _ended(self, core: Any, entered: Entered, response: Any) -> Any:
         lease = entered.attempt.lease
         if lease is not None and entered.call.get("stream") is True:
             # The first chunk of a stream was read within the attempt.
             lease.first_token()
+            if steps.make_ledger:
+                policy_of(core, self.band).policy.first_token(lease)
         return answered(entered.attempt, response)
 
     async def _gone(self, core: Any, endpoint: Endpoint, entered: Entered, routed: Any, error: BaseException) -> None:
@@ -459,6 +461,7 @@ class Lane:
             lost(replay)
 
 
+_QUALITY = "quality-of-service limits"
 _NOBODY = "nobody is eligible"
 _INFO = 20  # of the logging module
 _NEVER = float("inf")
