@@ -324,6 +324,7 @@ def test_this_litellms_pipeline_is_known():
     assert "fast lane" not in fast_router.status()["skipped"]
 
 
+@pytest.mark.python_core
 def test_an_unknown_pipeline_runs_and_only_the_choice_is_ours(monkeypatch):
     monkeypatch.setattr(methods, "KNOWN_PIPELINES", {})
     hook.disable()
