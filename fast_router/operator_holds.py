@@ -26,10 +26,31 @@ if TYPE_CHECKING:
     from fast_router.engine import Deployment, Engine
     from fast_router.router import AdvancedRouter
 
-__all__ = ["ACTIONS", "FILE", "Hold", "any_order", "configured", "edit", "of", "parse", "read", "replace", "weight_of"]
+__all__ = [
+    "ACTIONS",
+    "FILE",
+    "Hold",
+    "any_order",
+    "at_home",
+    "configured",
+    "edit",
+    "field_of",
+    "from_fields",
+    "lift",
+    "listeners",
+    "of",
+    "parse",
+    "read",
+    "replace",
+    "row_of",
+    "taken_back",
+    "weight_of",
+    "written",
+]
 
 ACTIONS = ("rest", "drain", "weight")
 FILE = "holds.json"
+_FILE = "file"
 _MOST = 10_000
 
 
@@ -145,11 +166,85 @@ def _locked(directory: Path) -> Iterator[None]:
         yield
 
 
+def from_fields(fields: Mapping[Any, Any]) -> tuple[list[Hold], list[str]]:
+    """The orders of a hash as `field_of` and `row_of` wrote them, and the fields of those that are over."""
+    found, over = [], []
+    for field, text in list(fields.items())[:_MOST]:
+        name = field.decode("utf-8", "replace") if isinstance(field, bytes) else str(field)
+        try:
+            hold = _read_row(json.loads(text))
+        except ValueError:
+            hold = None
+        if hold is None:
+            continue
+        if hold.over:
+            over.append(name)
+        else:
+            found.append(hold)
+    return found, over
+
+
+def field_of(hold: Hold) -> str:
+    """What a new order about the same replaces, as the field of a hash."""
+    return json.dumps([hold.action == "weight", hold.id, hold.server, hold.model])
+
+
+def row_of(hold: Hold) -> str:
+    """An order as the value of a hash."""
+    return json.dumps(asdict(hold))
+
+
 # -- what they mean here ------------------------------------------------------------------------------------
 
 _lock = threading.RLock()
 _by_source: dict[str, list[Hold]] = {}
 _holds: tuple[Hold, ...] = ()
+_home: list[Path] = []
+
+listeners: list[Callable[[Sequence[Hold], Sequence[Hold]], None]] = []
+"""Told what an operator of this machine has ordered and taken back: (new, gone); must return at once."""
+
+
+def at_home(directory: Path, *, ordered: bool) -> None:
+    """Take over the orders of this machine's file.
+
+    Args:
+        directory: Where it is.
+        ordered: Whether an operator has just given one: then the listeners hear what has changed.
+    """
+    _home[:] = [directory]
+    holds = read(directory)
+    before = _by_source.get(_FILE, [])
+    replace(_FILE, holds)
+    if ordered:
+        _tell([hold for hold in holds if hold not in before], [hold for hold in before if hold not in holds])
+
+
+def lift(ids: Sequence[str], servers: Sequence[str], actions: Sequence[str], before: float) -> None:
+    """Tell the listeners that orders about these, given before that time, are taken back, wherever they came from."""
+    gone = [
+        hold
+        for hold in _holds
+        if hold.action in actions and hold.at < before and (hold.id in ids if hold.id else hold.server in servers)
+    ]
+    _tell([], gone)
+
+
+def taken_back(gone: Sequence[Hold]) -> None:
+    """Drop from this machine's file what another machine's operator has taken back."""
+    mine = [hold for hold in gone if hold in _by_source.get(_FILE, [])]
+    if mine and _home:
+        replace(_FILE, edit(_home[0], lambda holds: [hold for hold in holds if hold not in mine]))
+
+
+def written() -> list[Hold]:
+    """The orders of this machine's file."""
+    return list(_by_source.get(_FILE, []))
+
+
+def _tell(new: Sequence[Hold], gone: Sequence[Hold]) -> None:
+    for listener in list(listeners) if new or gone else ():
+        listener(new, gone)
 
 
 def replace(source: str, holds: Sequence[Hold]) -> int:

@@ -173,7 +173,8 @@ def _processes(summary: Mapping[str, Any], idle: int) -> None:
 
 def _rest(summary: Mapping[str, Any]) -> None:
     lanes = summary["lanes"]
-    click.echo(f"\npicks: {lanes['fast']} fast, {lanes['filtered']} filtered, {lanes['delegated']} delegated")
+    walked = f"{lanes['request_lane']} in the request lane, " if lanes["request_lane"] else ""
+    click.echo(f"\npicks: {lanes['fast']} fast, {walked}{lanes['filtered']} filtered, {lanes['delegated']} delegated")
     for each in lanes["reasons"]:
         click.echo(f"  {each['lane']}: {each['picks']} × {each['reason']}")
     for celery in summary["celery"]:

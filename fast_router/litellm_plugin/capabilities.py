@@ -79,6 +79,8 @@ def capabilities(
         "celery_routing": _celery(options, features, skipped, here),
         "overhead": _overhead(features, here),
     }
+    if band is not None and band.no_fast_lane:
+        found["request_lane"] = needs("lane", "covered requests go without the walk of LiteLLM's core")
     return {**found, "options_without_effect": without_effect(found)}
 
 

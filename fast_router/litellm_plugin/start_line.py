@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["install", "line", "routers"]
 
 # What people ask about at once; the rest stands in the status.
-_TOLD = ("fast_picks", "strategies", "failover", "waiting", "hedging", "shared_state", "celery_routing")
+_TOLD = ("fast_picks", "request_lane", "strategies", "failover", "waiting", "hedging", "shared_state", "celery_routing")
 # Off because nobody asked for it: no reason to name it.
 _UNASKED = ("max_wait is 0", "hedge_percent is 0", "routing is local")
 
@@ -79,9 +79,10 @@ def line(said: Mapping[str, Any], litellm: str, strategy: Any, count: int) -> st
         count: How many deployments it has.
     """
     found = said["capabilities"]
-    on = [name.replace("_", " ") for name in _TOLD if found[name]["on"]]
+    told = [name for name in _TOLD if name in found]
+    on = [name.replace("_", " ") for name in told if found[name]["on"]]
     reasons: dict[str, list[str]] = {}
-    for name in _TOLD:
+    for name in told:
         if not found[name]["on"] and found[name]["why"] not in _UNASKED:
             reasons.setdefault(found[name]["why"], []).append(name.replace("_", " "))
     for name, why in said["skipped"].items():

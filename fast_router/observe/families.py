@@ -172,7 +172,7 @@ def _plugin(status: dict[str, Any]) -> Iterator[Family]:
     from fast_router.litellm_plugin.tally import tally  # noqa: PLC0415
 
     picks = status["picks"]
-    lanes = [(("fast", ""), picks["fast"])]
+    lanes = [(("fast", ""), picks["fast"]), (("request_lane", ""), status["lane"]["requests"])]
     for lane in ("filtered", "delegated"):
         lanes += [((lane, reason), count) for reason, count in picks[f"{lane}_reasons"].items()]
     yield _family("lane_picks", "counter", "Picks of litellm.Router by lane and reason.", ("lane", "reason"), lanes)

@@ -153,9 +153,11 @@ def give(
     directories = {Path(each["socket"]).parent for each in documents if "socket" in each} or {directory()}
     for place in directories:
         edit(place, _change(found, kinds, holds))
-    question: dict[str, Any] = {"do": "holds"}
+    ids = sorted({t.id for t in found})
+    lift = {"ids": ids, "servers": sorted({t.server for t in found}), "actions": kinds, "before": now}
+    question: dict[str, Any] = {"do": "holds", "lift": lift}
     if action == "wake":
-        question = {"do": "wake", "ids": sorted({t.id for t in found}), "by": user()}
+        question = {"do": "wake", "ids": ids, "by": user(), "lift": lift}
     answers = process_status.ask_all(question)
     silent = [each["pid"] for each in answers if "error" in each]
     return Order(found, len(answers) - len(silent), silent)

@@ -148,9 +148,12 @@ def _after_fork() -> None:
         start()
 
 
-def _obey(path: Path) -> None:
-    """Take over the orders that an operator has written down."""
-    operator_holds.replace("file", operator_holds.read(path))
+def _obey(path: Path, question: dict[str, Any] | None = None) -> None:
+    """Take over the orders that an operator has written down; a question says that they are new."""
+    if question is not None and isinstance(question.get("lift"), dict):
+        lift = question["lift"]
+        operator_holds.lift(lift["ids"], lift["servers"], lift["actions"], float(lift["before"]))
+    operator_holds.at_home(path, ordered=question is not None)
 
 
 def _serve(listener: socket.socket, path: Path) -> None:
@@ -178,7 +181,7 @@ def _serve(listener: socket.socket, path: Path) -> None:
             question = _question(connection)
             connection.settimeout(_TIMEOUT)
             if question.get("do") in {"holds", "wake"}:
-                _obey(path)
+                _obey(path, question)
             connection.sendall(_json(answers.answer(question)))
 
 

@@ -39,7 +39,8 @@ def idle_parents(documents: Iterable[Mapping[str, Any]]) -> set[int]:
 
 def _picks(document: Mapping[str, Any]) -> int:
     picks = (document.get("status") or {}).get("picks") or {}
-    return sum(picks.get(lane) or 0 for lane in ("fast", "filtered", "delegated"))
+    served = ((document.get("status") or {}).get("lane") or {}).get("requests") or 0
+    return served + sum(picks.get(lane) or 0 for lane in ("fast", "filtered", "delegated"))
 
 
 def summarise(documents: Sequence[Mapping[str, Any]], *, everybody: bool = False) -> dict[str, Any]:
@@ -177,12 +178,17 @@ def _lanes(documents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     reasons: Counter[tuple[str, str]] = Counter()
     for document in documents:
         picks = (document.get("status") or {}).get("picks") or {}
+        served = (document.get("status") or {}).get("lane") or {}
+        totals["request_lane"] += served.get("requests") or 0
+        for why in ("handed_over", "left"):
+            for reason, count in (served.get(f"{why}_reasons") or {}).items():
+                reasons["not in the request lane" if why == "left" else "handed over by it", reason] += count
         for lane in ("fast", "filtered", "delegated"):
             totals[lane] += picks.get(lane) or 0
             for reason, count in (picks.get(f"{lane}_reasons") or {}).items():
                 reasons[lane, reason] += count
     return {
-        **{lane: totals[lane] for lane in ("fast", "filtered", "delegated")},
+        **{lane: totals[lane] for lane in ("fast", "request_lane", "filtered", "delegated")},
         "reasons": [
             {"lane": lane, "reason": reason, "picks": count} for (lane, reason), count in reasons.most_common()
         ],

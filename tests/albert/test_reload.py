@@ -52,6 +52,13 @@ def test_good_bad_good(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert [config.models[0].id for config in taken] == ["second", "fourth"]
 
 
+def test_one_that_worked_is_one_line(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    watcher = Watcher(path, lambda _config: None)
+    with caplog.at_level(logging.INFO, "fast_router"):
+        assert watcher.check(force=True)
+    assert [record.getMessage() for record in caplog.records] == [f"{path}: taken over; models: 1"]
+
+
 def test_what_cannot_be_applied_is_told_without_details(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def refuse(config: AlbertConfig) -> None:
         raise RuntimeError(KEY)

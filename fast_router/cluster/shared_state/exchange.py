@@ -4,6 +4,7 @@ No I/O: commands go into a `Batch`, answers and messages come back in. The keys,
 
 * ``<prefix>:{<fleet>}:1:instances``: hash, instance → its last full message; for those who join, and for healing.
 * ``<prefix>:{<fleet>}:1:rests``: hash, deployment → when its rest ends, seconds of the server's clock.
+* ``<prefix>:{<fleet>}:1:holds``: hash, what operators ordered (`operator_holds`).
 * ``<prefix>:{<fleet>}:1:news:<database>``: the channel.
 """
 
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final
 
+from fast_router import operator_holds
 from fast_router.cluster.shared_state.engine_port import EnginePort, Sample
 from fast_router.cluster.shared_state.fleet import Fleet
 from fast_router.cluster.shared_state.litellm_keys import LiteLLMKeys
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from fast_router.cluster.shared_state.options import ClusterOptions
     from fast_router.cluster.shared_state.redis_link import Target
     from fast_router.engine import Deployment, Engine
+    from fast_router.operator_holds import Hold
 
 __all__ = ["Exchange"]
 
@@ -42,6 +45,8 @@ BYTES_PER_SECOND: Final = 500_000
 """A process whose messages would exceed this publishes less often."""
 PICKS_PER_MESSAGE: Final = 7
 """With few requests a process waits for about so many before it publishes, up to 2.5 intervals."""
+_MARK: Final = "-"
+"""Field of the hash of orders that is always there."""
 _SAME = 0.5
 """Two ends of a rest closer than this (seconds) are the same rest."""
 
@@ -68,6 +73,7 @@ class Exchange:
         self.channel = f"{self.base}:news:{target.database}"
         self.instances_key = f"{self.base}:instances"
         self.rests_key = f"{self.base}:rests"
+        self.holds_key = f"{self.base}:holds"
         interop = target.litellm if options.interop is None else options.interop
         self.litellm = (
             LiteLLMKeys(namespace=target.namespace, scattered=target.cluster, writes_usage=not target.litellm)
@@ -82,6 +88,10 @@ class Exchange:
         self.outbox: deque[Deployment] = deque(maxlen=10_000)
         # Deployments whose rest was ended early.
         self.woken: deque[Deployment] = deque(maxlen=10_000)
+        # Orders of this machine's operator: given (True) and taken back.
+        self.orders: deque[tuple[bool, Hold]] = deque(maxlen=10_000)
+        self._ordered: list[Hold] = []
+        self._over: list[str] = []
         self._engine = engine
         self._clock = clock
         # Rests that everybody knows of: short id → end, by our clock.
@@ -128,7 +138,9 @@ class Exchange:
             self.heard_myself = now
             return
         self.counts["heard"] += 1
-        if message.kind == "rest":
+        if message.kind == "hold":
+            self._read_at = -float("inf")  # the hash says which
+        elif message.kind == "rest":
             for short, seconds in message.rests.items():
                 self._told[short] = now + seconds
                 if not self.port.rest(short, seconds):
@@ -175,6 +187,7 @@ class Exchange:
             # Before our own word on rests, which is newer.
             batch.add(self.behind.urgent())
         self._say_rests(batch, now)
+        self._say_holds(batch)
         if now - self._full_at >= self.options.heartbeat:
             self._say_all(batch, sample, now)
         elif now - self._sent_at >= self.pace * 0.95 and (
@@ -291,6 +304,36 @@ class Exchange:
         longest = max((until - now for until in self._told.values()), default=0.0)
         return ("EXPIRE", self.rests_key, int(longest) + KEY_TTL)
 
+    # -- an operator's orders -----------------------------------------------------------------------
+
+    def _say_holds(self, batch: Batch) -> None:
+        if not self.orders:
+            return
+        # The mark tells an empty hash, from which all was taken back, from one that Redis has lost.
+        batch.add([("HSET", self.holds_key, _MARK, "1")])
+        while self.orders:
+            given, hold = self.orders.popleft()
+            field = operator_holds.field_of(hold)
+            if given:
+                batch.add([("HSET", self.holds_key, field, operator_holds.row_of(hold))])
+            else:
+                batch.add([("HDEL", self.holds_key, field)])
+        self._publish(batch, self._message("hold"))
+        self._read_at = -float("inf")
+
+    def _take_holds(self, answers: list[Any]) -> None:
+        fields = dict(answers[0])
+        if not fields:
+            # Nothing was ever ordered, or Redis has lost it: what is known stands, and who knows it says it again.
+            self.orders.extend((True, hold) for hold in operator_holds.written())
+            return
+        holds, self._over = operator_holds.from_fields(fields)
+        gone = [hold for hold in self._ordered if hold not in holds and not hold.over]
+        self._ordered = holds
+        operator_holds.replace(f"fleet {self.base}", holds)
+        if gone:
+            operator_holds.taken_back(gone)
+
     # -- reading the hashes ----------------------------------------------------------------------
 
     def _ask_all(self, batch: Batch, now: float) -> None:
@@ -298,9 +341,13 @@ class Exchange:
         batch.add([("TIME",)], self._take_time)
         batch.add([("HGETALL", self.instances_key)], self._take_instances)
         batch.add([("HGETALL", self.rests_key)], self._take_rests)
+        batch.add([("HGETALL", self.holds_key)], self._take_holds)
         batch.add([("EXPIRE", self.instances_key, KEY_TTL)])
         if self._told:
             batch.add([self._keep_rests(now)])
+        if self._over:
+            batch.add([("HDEL", self.holds_key, *self._over)])
+            self._over = []
         if self._stale:
             batch.add([("HDEL", self.instances_key, *self._stale)])
             self._stale = []

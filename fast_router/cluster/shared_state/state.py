@@ -16,6 +16,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
+from fast_router import operator_holds
 from fast_router.cluster.shared_state.exchange import Exchange
 from fast_router.cluster.shared_state.options import ClusterOptions
 from fast_router.cluster.shared_state.rate_limited_log import QuietLog
@@ -26,7 +27,10 @@ from fast_router.cluster.strict_limits.limits import StrictLimits
 from fast_router.engine import outside
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fast_router.engine import Deployment, Engine
+    from fast_router.operator_holds import Hold
 
 __all__ = ["ClusterState"]
 
@@ -60,6 +64,7 @@ class ClusterState:
         self._begin()
         engine.on_rest.append(self._rested)
         engine.on_wake.append(self._woken)
+        operator_holds.listeners.append(self._ordered)
         _states.add(self)
 
     def _begin(self) -> None:
@@ -95,6 +100,8 @@ class ClusterState:
         with contextlib.suppress(ValueError):
             self.engine.on_rest.remove(self._rested)
             self.engine.on_wake.remove(self._woken)
+        with contextlib.suppress(ValueError):
+            operator_holds.listeners.remove(self._ordered)
         if self.limits is not None:
             self.limits.close()
         if self.exchange.behind is not None:
@@ -154,6 +161,12 @@ class ClusterState:
         if not self.exchange.port.echo:
             self.exchange.outbox.append(deployment)
             self.nudge()
+
+    def _ordered(self, new: Sequence[Hold], gone: Sequence[Hold]) -> None:
+        # What is replaced goes first: an order about the same has the same field.
+        self.exchange.orders.extend((False, hold) for hold in gone)
+        self.exchange.orders.extend((True, hold) for hold in new)
+        self.nudge()
 
     def _woken(self, deployment: Deployment) -> None:
         if not self.exchange.port.echo:

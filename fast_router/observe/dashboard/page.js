@@ -334,7 +334,7 @@ function lately(data) {
   sync($("changes"), list, (each) => `${each.at} ${each.id} ${each.what}`, (each) => each.at ? el("li", {}, el("time", {}, clock(each.at)), el("b", {}, `${each.server} · ${each.model} `), each.what) : el("li", { class: "none" }, each.what));
 }
 function lanes(data) {
-  const rows = ["fast", "filtered", "delegated"].map((lane) => [lane, figure(data.lanes[lane])]);
+  const rows = ["fast", "request_lane", "filtered", "delegated"].filter((lane) => data.lanes[lane] || lane !== "request_lane").map((lane) => [lane.replace("_", " "), figure(data.lanes[lane])]);
   table($("lanes"), [...rows, ...data.lanes.reasons.map((each) => [`${each.lane}: ${each.reason}`, figure(each.picks)])], "");
   table($("events"), data.events.map((each) => [`${each.event.replaceAll("_", " ")} · ${each.model}`, figure(each.count)]), "No retry, hedge, wait or refusal yet.");
 }

@@ -23,6 +23,8 @@ from litellm.router_strategy.simple_shuffle import simple_shuffle
 import fast_router
 from tests.support.plugin import MESSAGES, asynchronous, core_of, discard, entry, router
 
+pytestmark = pytest.mark.python_core
+
 STRATEGIES = (
     "simple-shuffle",
     "least-busy",

@@ -59,6 +59,7 @@ def test_a_decisions_call_keeps_to_deployments_that_serve_decisions(ask):
 
 
 @pytest.mark.parametrize("ask", [pick_id, sync_id])
+@pytest.mark.python_core
 def test_a_stream_that_goes_on_elsewhere_keeps_to_deployments_that_can_continue_it(ask):
     prefill = pytest.importorskip("litellm.router_utils.pre_call_checks.continuation_prefill_check")
     if not hasattr(prefill, "continuation_deployments"):

@@ -10,6 +10,8 @@ import pytest
 import fast_router
 from fast_router import settings
 
+pytestmark = pytest.mark.python_core
+
 HELLO = [{"role": "user", "content": "hello"}]
 NAMES = 300
 

@@ -36,6 +36,7 @@ def litellms_strategy(made: Router) -> str:
     return getattr(core_of(made), "_core_routing_strategy", None) or core_of(made).routing_strategy
 
 
+@pytest.mark.python_core
 @pytest.mark.parametrize(
     ("name", "ours", "theirs"),
     [
@@ -151,6 +152,7 @@ def test_the_filtered_lane_keeps_our_strategy():
     assert picks()["filtered"] == before + 9
 
 
+@pytest.mark.python_core
 def test_update_settings_and_back():
     made = router(entry("a"), entry("b"))
     made.update_settings(routing_strategy="power_of_two")
@@ -165,6 +167,7 @@ def test_update_settings_and_back():
     assert strategy_of(made) == "simple_shuffle"
 
 
+@pytest.mark.python_core
 def test_off_leaves_a_router_that_works():
     made = router(entry("a"), entry("b"), routing_strategy="round_robin")
     assert strategy_of(made) == "round_robin"
@@ -231,6 +234,7 @@ def test_per_request_strategy():
     assert picks()["filtered"] == before + 1
 
 
+@pytest.mark.python_core
 def test_options_that_only_litellm_has_are_litellms():
     made = router(
         entry("a"),

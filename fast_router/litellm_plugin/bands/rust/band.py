@@ -212,14 +212,8 @@ class RustBinding(Binding):
             self.engine.drop_group(groups.pop(name))
         for name, members in by_name.items():
             strategy, options = self._strategy_of(core, members)
-            former = groups.get(name)
-            if (
-                former is None
-                or former.strategy != strategy
-                or former.options != dict(options)
-                or former.members != tuple(members)
-            ):
-                groups[name] = self.engine.compile_group(name, tuple(members), strategy, options, replaces=former)
+            # Anew even if the members are the same: their weights and limits may not be.
+            groups[name] = self.engine.compile_group(name, tuple(members), strategy, options, replaces=groups.get(name))
 
     def _strategy_of(self, core: Any, members: Sequence[Deployment]) -> tuple[str, Mapping[str, Any]]:
         given: strategies_by_name.Strategies | None = vars(core).get(strategies_by_name.KEY)
