@@ -28,6 +28,7 @@ def sums(client, pattern):
     return sum(float(client.get(key) or 0) for key in client.keys(pattern))
 
 
+@pytest.mark.python_core  # 1.110 sends its commands through a client of its own
 @pytest.mark.skipif(not hasattr(RedisCache, "increment_with_floor"), reason="every Router of the process counts before")
 async def test_usage_reaches_litellms_counters_in_a_fraction_of_the_commands(make, redis_url):  # noqa: F811
     client = Redis.from_url(redis_url)
@@ -260,6 +261,7 @@ def asked(monkeypatch):
     return found
 
 
+@pytest.mark.python_core  # 1.110 sends its commands through a client of its own
 @pytest.mark.skipif(not hasattr(RedisCache, "increment_with_floor"), reason="every Router of the process counts before")
 @pytest.mark.parametrize("strategy", ["least-busy", "usage-based-routing-v2", "simple-shuffle"])
 async def test_no_request_of_several_routers_waits_for_redis(make, asked, strategy):  # noqa: F811

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import litellm
 import pytest
 
@@ -28,3 +30,11 @@ def upstreams():
 @pytest.fixture(scope="session")
 def cost():
     return {key: dict(row) for key, row in litellm.model_cost.items()}
+
+
+def pytest_collection_modifyitems(items):
+    """What spares a core in Python its work is no affair of one in Rust, see bands/test_rust_overhead."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.python_core)

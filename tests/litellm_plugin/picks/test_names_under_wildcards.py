@@ -53,8 +53,19 @@ async def ask(router, first, last):
         assert (await router.acompletion(model=f"name-{number}", messages=HELLO)).choices
 
 
-@pytest.mark.parametrize("strategy", ["simple-shuffle", "least-busy", "latency-based-routing", "cost-based-routing"])
-@pytest.mark.parametrize("hedging", [0.0, 10.0], ids=["", "hedging"])
+@pytest.mark.parametrize(
+    ("strategy", "hedging"),
+    [
+        ("simple-shuffle", 10.0),
+        ("least-busy", 0.0),
+        pytest.param("simple-shuffle", 0.0, marks=pytest.mark.slow),
+        pytest.param("least-busy", 10.0, marks=pytest.mark.slow),
+        pytest.param("latency-based-routing", 0.0, marks=pytest.mark.slow),
+        pytest.param("latency-based-routing", 10.0, marks=pytest.mark.slow),
+        pytest.param("cost-based-routing", 0.0, marks=pytest.mark.slow),
+        pytest.param("cost-based-routing", 10.0, marks=pytest.mark.slow),
+    ],
+)
 async def test_nothing_is_kept_of_unknown_names(plugin, strategy, hedging):
     fast_router.configure(hedge_percent=hedging)
     router = litellm.Router(
