@@ -128,6 +128,14 @@ def _everywhere(door: Any, group: str) -> Any:
     return once("answer-500", num_retries=14, fallbacks=others)(door, group)
 
 
+async def _something_else(door: Any, group: str) -> list[Answer]:
+    """Let each question fail once, and ask a harmless one instead."""
+    harmless = [{"role": "user", "content": "hi"}]
+    hops = [{"model": f"{group}-1", "messages": harmless}, {"model": group, "messages": harmless}]
+    asked = [{"fallbacks": [hop], "num_retries": retries} for hop in hops for retries in (0, 2)]
+    return [await door.chat(group, "answer-500", by=EVE, **request) for request in asked for _ in range(16)]
+
+
 async def _nine_at_once(door: Any, group: str) -> list[Answer]:
     return list(await asyncio.gather(*(door.chat(group, "takes-300-ms", by=EVE) for _ in range(9))))
 
@@ -168,6 +176,8 @@ ROWS = [
     Row("prompt that resets the connection, 14 retries", once("answer-reset", num_retries=14), "Connection error",
         learns=True),
     Row("prompt answered 500 in six groups", _everywhere, "Internal", groups=6, doors=_BOTH, learns=True),
+    Row("prompt answered 500, something else as a fallback", _something_else, groups=2, doors=_BOTH, named=True,
+        learns=True),
     Row("429 meant for an end user", once("end-user-429", user="an-end-user"), "Rate", learns=True),
     # Refusals made in this process.
     Row("nine calls on six slots", _nine_at_once, params={"max_parallel_requests": 2}, patience=1.0, doors=_BOTH,
@@ -179,7 +189,7 @@ ROWS = [
             ("messages of numbers", {"messages": [5]}, "no attribute", _HERE),
             ("content a number", {"messages": [{"role": "user", "content": 5}]}, "not iterable", _HERE | _BOTH),
             ("timeout a word", {"timeout": "abc"}, "abc", _HERE | _BOTH),
-            ("extra_body a number", {"extra_body": 5}, "not iterable", _HERE),
+            ("extra_body a number", {"extra_body": 5}, "object is not", _HERE),
             ("response_format a word", {"response_format": "x"}, "response_format", _HERE),
         ]
     ),
