@@ -119,7 +119,7 @@ class RouterDoor:
     def resting(self) -> list[str]:
         """Ids of the operator's deployments that get nothing now, with the reason.
 
-        An older LiteLLM enters what a caller brings along (a key, an address) as a deployment of its own, which may rest.
+        An older LiteLLM enters what a caller brings along (a key, an address) as a deployment of its own; it may rest.
         """
         import fast_router
 
