@@ -93,7 +93,7 @@ async def run(row: Row, door: Any) -> None:
     answers = await row.attack(door, row.slug)
     assert answers, "nothing was done"
     for answer in answers:
-        if row.told and LITELLM >= row.since:
+        if row.told and row.since <= LITELLM:
             assert answer.error is not None, f"the attack was answered by {answer.deployment}"
             assert row.told in answer.error, answer
     await asyncio.sleep(row.patience)
