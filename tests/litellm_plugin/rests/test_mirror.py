@@ -11,7 +11,8 @@ from litellm import Router
 import fast_router
 from tests.support.plugin import core_of, discard, entry, router, sync_id, until
 
-pytestmark = pytest.mark.services
+# 1.110 reads its cooldowns through a client of its own.
+pytestmark = [pytest.mark.services, pytest.mark.python_core]
 
 
 # LiteLLM does not ask Redis again for ten seconds about a key that it has not found there. So what cools down is said
