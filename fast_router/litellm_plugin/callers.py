@@ -44,7 +44,8 @@ _KINDS: Final = {
     **dict.fromkeys(_TIMEOUT, Terms.TIMEOUT),
     **dict.fromkeys(_ANSWER, Terms.ANSWER),
 }
-_ASKED: Final = frozenset(_KINDS) | _HEADERS
+_FALLBACKS: Final = frozenset({"fallbacks", "context_window_fallbacks", "content_policy_fallbacks"})
+_ASKED: Final = frozenset(_KINDS) | _HEADERS | _FALLBACKS
 # Proxies forward headers like these for every request: they say neither who asks nor whom.
 _HARMLESS: Final = frozenset(
     {
@@ -74,6 +75,8 @@ def terms_of(request: Mapping[str, Any]) -> int:
             continue
         if name in _HEADERS:
             terms |= _of_headers(value)
+        elif name in _FALLBACKS:
+            terms |= _of_fallbacks(value)
         elif name not in _TIMEOUT or value:
             terms |= _KINDS[name]
     return terms
@@ -92,6 +95,14 @@ def _of_headers(headers: Any) -> int:
     return 0
 
 
+def _of_fallbacks(fallbacks: Any) -> int:
+    """Tell whether something else is asked elsewhere: `{"model": …, "messages": …}` in place of a group's name."""
+    if not isinstance(fallbacks, list):
+        return 0
+    otherwise = any(isinstance(hop, Mapping) and isinstance(hop.get("model"), str) for hop in fallbacks)
+    return Terms.OTHERWISE if otherwise else 0
+
+
 def caller_of(request: Mapping[str, Any]) -> Hashable | None:
     """Tell who makes a request, by what its caller cannot choose where that is known.
 
@@ -104,10 +115,12 @@ def caller_of(request: Mapping[str, Any]) -> Hashable | None:
         memory for comparison alone.
     """
     buckets = [bucket for name in _METADATA if isinstance(bucket := request.get(name), Mapping)]
-    for bucket in buckets:
-        key = bucket.get("user_api_key_hash") or bucket.get("user_api_key")
-        if isinstance(key, str) and key:
-            return "key", key
+    # The proxy writes both into one bucket and keeps callers from forging the first; the other bucket is the caller's.
+    for name in ("user_api_key_hash", "user_api_key"):
+        for bucket in buckets:
+            key = bucket.get(name)
+            if isinstance(key, str) and key:
+                return "key", key
     user = request.get("user")
     if isinstance(user, str) and user:
         return "user", user

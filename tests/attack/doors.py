@@ -117,7 +117,10 @@ class RouterDoor:
         }
 
     def resting(self) -> list[str]:
-        """Ids of the deployments that get nothing now, with the reason."""
+        """Ids of the operator's deployments that get nothing now, with the reason.
+
+        An older LiteLLM enters what a caller brings along (a key, an address) as a deployment of its own; it may rest.
+        """
         import fast_router
 
         if without_plugin():
@@ -127,7 +130,7 @@ class RouterDoor:
         return [
             f"{id_}: {failover.describe(id_) if failover is not None else ''}"
             for id_, deployment in ours.deployments.items()
-            if deployment.held & RESTING
+            if deployment.held & RESTING and id_.rpartition("-")[2] in MEMBERS
         ]
 
 

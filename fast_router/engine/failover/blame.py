@@ -47,6 +47,8 @@ class Terms(enum.IntFlag):
     """How long to wait."""
     ANSWER = 8
     """A made-up answer or error (LiteLLM's ``mock_*``)."""
+    OTHERWISE = 16
+    """What else to ask if it fails: the answer to that says nothing about the failure."""
 
 
 FOREIGN: Final = int(Terms.CREDENTIALS | Terms.ENDPOINT)

@@ -2,7 +2,7 @@
 
 A failure counts at once, as the charge of its request. What happens to the request elsewhere decides whether it stands:
 
-* It succeeds elsewhere: the charge is confirmed.
+* It succeeds elsewhere in its group: the charge is confirmed.
 * It fails at a second deployment: what follows a request around is the request's, and the charge is taken back. So is
   that of a known caller whose next failing request fails somewhere else.
 * Failures taken back are remembered as suspicions until the deployment answers anybody. A second voice (another
@@ -22,7 +22,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
-from fast_router.engine.failover.blame import Case, Charge
+from fast_router.engine.failover.blame import Case, Charge, Terms
 from fast_router.engine.failover.failures import FailureKind
 
 if TYPE_CHECKING:
@@ -156,27 +156,36 @@ class Evidence:
             del self.alone[group]
         return found
 
-    def vindicated(self, case: Case) -> tuple[Deployment, FailureKind] | None:
-        """Note that a request which had failed has succeeded elsewhere: nothing was wrong with it.
+    def vindicated(self, case: Case, by: Deployment) -> tuple[Deployment, FailureKind] | None:
+        """Note that a request which had failed has succeeded elsewhere in its group: nothing was wrong with it.
+
+        What another group answers, or to another question, says nothing: a fallback is for what the first cannot do.
 
         Args:
             case: The request.
+            by: Who answered it.
 
         Returns:
             Whom it speaks against after all, if its charge was taken back on the way: the first that it failed at.
         """
+        if case.terms & Terms.OTHERWISE:
+            return None
         charge = case.charge
-        if case.caller is not None:
-            for deployment in [charge.deployment] if charge is not None else [d for d, _ in case.suspects[:1]]:
-                self._latest.pop((deployment.name, case.caller), None)
         if charge is not None:
+            if charge.deployment.name != by.name:
+                return None
+            if case.caller is not None:
+                self._latest.pop((by.name, case.caller), None)
             if not charge.confirmed:
                 charge.confirmed = True
                 self._breaker(charge.deployment).testimony.confirmed += 1
             return None
-        if not case.suspects:
+        found = next((suspect for suspect in case.suspects if suspect[0].name == by.name), None)
+        if found is None:
             return None
-        deployment, kind = case.suspects[0]
+        deployment, kind = found
+        if case.caller is not None:
+            self._latest.pop((by.name, case.caller), None)
         case.suspects.clear()
         case.followed = False
         testimony = self._breaker(deployment).testimony

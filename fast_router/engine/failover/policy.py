@@ -430,10 +430,10 @@ class FailoverPolicy:
         if charge is not None and charge.deployment is deployment and charge.opened is None and breaker is not None:
             charge.opened = breaker.generation if breaker.state is BreakerState.OPEN else None
 
-    def vindicated(self, case: Case) -> None:
+    def vindicated(self, case: Case, by: Deployment) -> None:
         """Note that a request that had failed was answered elsewhere: its failures were not its own."""
         with self.engine.lock:
-            found = self._evidence.vindicated(case)
+            found = self._evidence.vindicated(case, by)
             if found is not None:
                 deployment, kind = found
                 breaker = self.breaker(deployment)

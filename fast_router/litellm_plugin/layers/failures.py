@@ -157,8 +157,10 @@ def _request(original: Any, band: Band) -> Any:
     """Let the attempts made inside share a ledger; a fallback hop shares that of its request."""
 
     async def async_function_with_fallbacks(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(attempts.ledger.get(), RequestLedger):
+        outer = attempts.ledger.get()
+        if isinstance(outer, RequestLedger):
             kwargs.pop(_ON_A_LOOP, None)
+            appeal(outer, kwargs.get("model"))
             return await original(self, *args, **kwargs)
         ledger = new_ledger(self, band, kwargs, may_wait=not kwargs.pop(_ON_A_LOOP, None))
         token = attempts.ledger.set(ledger)
@@ -260,7 +262,7 @@ def ended(attempt: Attempt, error: BaseException | None, cancelled: bool) -> Non
     if cancelled or attempt.foreign:
         cancelled = cancelled or error is None
     elif error is None and ledger.attempts and ledger.failover is not None:
-        ledger.failover.policy.vindicated(ledger.case)
+        ledger.failover.policy.vindicated(ledger.case, lease.deployment)
     if error is not None and not cancelled:
         enter(ledger, attempt, error)
 

@@ -57,7 +57,7 @@ class Fleet:
         if succeeds_at is not None:
             lease = self.engine.acquire_deployment(self.members[succeeds_at])
             lease.release()
-            self.policy.vindicated(case)
+            self.policy.vindicated(case, self.members[succeeds_at])
         return case
 
     @property
@@ -82,6 +82,24 @@ def test_its_first_failure_counts_at_once_and_is_taken_back():
     assert not fleet.resting
     assert fleet.policy.state("d0") is BreakerState.CLOSED
     assert fleet.members[0].slow_until == 0.0
+
+
+@pytest.mark.parametrize("fails_at", [(0,), (0, 1, 2)], ids=["one", "all"])
+def test_what_another_group_answers_proves_nothing(fails_at):
+    fleet = Fleet(consecutive_server=1)
+    other = Deployment("other", "other-group")
+    for turn in range(20):
+        case = fleet.request(*((to + turn) % 3 for to in fails_at), caller="hostile")
+        fleet.policy.vindicated(case, other)
+        assert fleet.policy.breaker(fleet.members[turn % 3]).testimony.confirmed == 0
+        assert len(fleet.resting) <= 1
+
+
+def test_what_is_answered_to_another_question_proves_nothing():
+    fleet = Fleet(consecutive_server=1)
+    for turn in range(20):
+        fleet.request(turn % 3, succeeds_at=(turn + 1) % 3, caller="hostile", terms=Terms.OTHERWISE)
+        assert len(fleet.resting) <= 1
 
 
 def test_a_request_that_succeeds_elsewhere_confirms_its_charge():
