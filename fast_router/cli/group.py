@@ -25,12 +25,12 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("fast_router.cli.run:run", "Run a command with fast_router in it, for example your proxy."),
     "status": ("fast_router.cli.status:status", "Show how each process on this machine picks."),
-    "top": ("fast_router.cli.top:top", "The same live in this terminal."),
-    "dashboard": ("fast_router.cli.dashboard:dashboard", "The same as a live page in a browser."),
+    "top": ("fast_router.cli.top:top", "Show the same live in this terminal."),
+    "dashboard": ("fast_router.cli.dashboard:dashboard", "Show the same as a live page in a browser."),
     "explain": ("fast_router.cli.explain:explain", "Say why each deployment of a model would be picked, or not."),
     "trace": ("fast_router.cli.trace:trace", "Show the last picks, after `--on 60s` has had them noted."),
     "rest": ("fast_router.cli.hands:rest", "Keep calls away from a deployment or a server."),
-    "drain": ("fast_router.cli.hands:drain", "The same, and wait until the calls that run have ended."),
+    "drain": ("fast_router.cli.hands:drain", "Keep new calls away, and wait until those that run have ended."),
     "wake": ("fast_router.cli.hands:wake", "Let a deployment or a server take calls again."),
     "weight": ("fast_router.cli.hands:weight", "Give a deployment another share of its group."),
     "metrics": ("fast_router.cli.metrics:metrics", "Answer Prometheus for all processes on one address."),
@@ -82,7 +82,7 @@ class _Lazy(click.Group):
         try:
             command: click.Command = getattr(import_module(path), attribute)
         except ModuleNotFoundError as error:
-            raise _needs(f"fast-router {name}", error) from error
+            return _without_extra(name, _needs(f"fast-router {name}", error))
         return _after_check(command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -119,6 +119,20 @@ def _needs(command: str, error: ModuleNotFoundError) -> Exception:
     if missing not in _EXTRAS:
         return error
     return click.ClickException(f"{command} needs {missing}: pip install 'fast-router[{_EXTRAS[missing]}]'")
+
+
+def _without_extra(name: str, error: Exception) -> click.Command:
+    """Stand in for a command whose extra is not installed: its --help works, and says what to install."""
+    if not isinstance(error, click.ClickException):
+        raise error
+
+    def tell(**_given: Any) -> None:
+        raise error
+
+    anything = click.Argument(["given"], nargs=-1, type=click.UNPROCESSED, metavar="[OPTIONS]")
+    lax = {"ignore_unknown_options": True}
+    told = f"{COMMANDS[name][1]}\n\nIts options are shown once it is there: {error.message}."
+    return click.Command(name, callback=tell, params=[anything], help=told, context_settings=lax)
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})

@@ -184,9 +184,12 @@ def _rest(summary: Mapping[str, Any]) -> None:
     for problem in dict.fromkeys(state["problem"] for state in summary["shared_state"] if "problem" in state):
         click.echo(problem)
     left_out = {feature: reason for each in summary["processes"] for feature, reason in each["skipped"].items()}
+    capabilities = summary["capabilities"] or {}
     for feature, reason in left_out.items():
+        if capabilities.get(feature, {}).get("why") == "routing is local":
+            continue  # not asked for
         click.echo(f"left out: {feature} ({reason})")
-    for sentence in (summary["capabilities"] or {}).get("options_without_effect", ()):
+    for sentence in capabilities.get("options_without_effect", ()):
         click.echo(f"without effect: {sentence}")
     errors = summary["errors"]
     for strategy, count in errors["of_your_strategies"].items():

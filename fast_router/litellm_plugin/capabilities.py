@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fast_router import settings
@@ -47,7 +47,8 @@ def capabilities(
     lane = band is not None and band.fast_lane and "selection" in features
     fast = needs("selection", "answered from compiled plans")
     if not lane and "selection" in features:
-        fast = _entry(False, skipped.get("fast lane") or here)
+        lanes = "the request lane stands in their place" if "lane" in features else ""
+        fast = _entry(False, lanes or skipped.get("fast lane") or here)
     found = {
         "fast_picks": fast,
         "strategies": needs("strategies", "by name, in the constructor, settings and model_info"),
@@ -77,7 +78,7 @@ def capabilities(
             off="" if options.limits == "strict" else "limits is local",
         ),
         "celery_routing": _celery(options, features, skipped, here),
-        "overhead": _overhead(features, here),
+        "overhead": _overhead(band, features, here),
     }
     if band is not None and band.no_fast_lane:
         found["request_lane"] = needs("lane", "covered requests go without the walk of LiteLLM's core")
@@ -115,15 +116,20 @@ def _celery(options: Settings, features: Collection[str], skipped: Mapping[str, 
     return _entry(bool(status.get("connected")), "broker and Redis answer" if status.get("connected") else "no answer")
 
 
-def _overhead(features: Collection[str], here: str) -> dict[str, Any]:
-    from fast_router.litellm_plugin import overhead  # noqa: PLC0415 - not cheap, wanted by a report only
+def _overhead(band: Band | None, features: Collection[str], here: str) -> dict[str, Any]:
+    # Not cheap, wanted by a report only.
+    from fast_router.litellm_plugin import overhead  # noqa: PLC0415
+    from fast_router.litellm_plugin.bands.rust import overhead as rust_overhead  # noqa: PLC0415
 
-    known = [name for name in overhead.FEATURES if name in features]
+    there: Sequence[str] = overhead.FEATURES
+    if band is not None and band.no_fast_lane:
+        there = rust_overhead.FEATURES
+    known = [name for name in there if name in features]
     if not known:
         return _entry(False, here)
-    missing = [name for name in overhead.FEATURES if name not in features]
+    missing = [name for name in there if name not in features]
     rest = f"; not: {', '.join(missing)}" if missing else ""
-    return _entry(True, f"{len(known)} of {len(overhead.FEATURES)} features{rest}")
+    return _entry(True, f"{len(known)} of {len(there)} features{rest}")
 
 
 # Options by the capability that they belong to; by prefix, the longest first.

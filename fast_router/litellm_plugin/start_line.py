@@ -41,6 +41,9 @@ def routers() -> list[Any]:
 def install(patches: PatchSet, band: Band) -> None:
     """Have the first Router of this process say it."""
     patches.replace(band.router, "__init__", lambda original: _init(original, band))
+    if "from_config" in vars(band.router):
+        # How the proxy of LiteLLM 1.109 and later makes its Router: without `__init__`.
+        patches.replace(band.router, "from_config", lambda original: _from_config(original, band))
 
 
 def _init(original: Any, band: Band) -> Any:
@@ -48,18 +51,31 @@ def _init(original: Any, band: Band) -> Any:
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - it stands in for that method
         original(self, *args, **kwargs)
-        _routers.add(self)
-        if not _Said.yet:
-            _Said.yet = True
-            try:
-                _say(band, self, kwargs)
-            except Exception as error:  # noqa: BLE001 - the Router is there
-                tally.failed(error, "the line at start")
+        _made(band, self, kwargs)
 
     # LiteLLM reads its Router's parameters off the signature.
     __init__.__signature__ = signature  # type: ignore[attr-defined]
     __init__.__doc__ = original.__doc__
     return __init__
+
+
+def _from_config(original: Any, band: Band) -> Any:
+    def from_config(cls: Any, config: Any, *args: Any, **kwargs: Any) -> Any:
+        router = original.__get__(None, cls)(config, *args, **kwargs)
+        _made(band, router, getattr(config, "arguments", None) or {})
+        return router
+
+    return classmethod(from_config)
+
+
+def _made(band: Band, router: Any, arguments: Mapping[str, Any]) -> None:
+    _routers.add(router)
+    if not _Said.yet:
+        _Said.yet = True
+        try:
+            _say(band, router, arguments)
+        except Exception as error:  # noqa: BLE001 - the Router is there
+            tally.failed(error, "the line at start")
 
 
 def _say(band: Band, router: Any, arguments: Mapping[str, Any]) -> None:
@@ -80,6 +96,8 @@ def line(said: Mapping[str, Any], litellm: str, strategy: Any, count: int) -> st
     """
     found = said["capabilities"]
     told = [name for name in _TOLD if name in found]
+    if "request_lane" in told and found["request_lane"]["on"]:
+        told.remove("fast_picks")  # it stands in their place
     on = [name.replace("_", " ") for name in told if found[name]["on"]]
     reasons: dict[str, list[str]] = {}
     for name in told:
@@ -89,8 +107,9 @@ def line(said: Mapping[str, Any], litellm: str, strategy: Any, count: int) -> st
         if name != "fast lane" and name not in _TOLD:
             reasons.setdefault(why, []).append(name)
     off = [f"{', '.join(names)} ({why})" for why, names in reasons.items()]
+    deployments = f"{count} deployment{'' if count == 1 else 's'}"
     parts = [
-        f"fast_router {said['version']} on LiteLLM {litellm}: {count} deployments by {strategy or 'simple-shuffle'}",
+        f"fast_router {said['version']} on LiteLLM {litellm}: {deployments} by {strategy or 'simple-shuffle'}",
         f"on: {', '.join(on) or 'nothing'}",
     ]
     if off:

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import textwrap
 
+import litellm
+
 import fast_router
 
 LIST = """
@@ -30,8 +32,6 @@ def run(code, **env):
 
 
 def test_each_capability_is_on_or_off_with_the_reason():
-    import litellm  # noqa: F401 - the plugin is on from here
-
     found = fast_router.status()["capabilities"]
     json.dumps(found)
     assert {
@@ -95,6 +95,28 @@ def test_the_start_is_one_line_in_a_server_and_none_in_a_script():
     assert [line for line in lines if " deployments by " in line] == []
 
 
+PROXYS = """
+import sys, fast_router, litellm
+if not hasattr(litellm.Router, "from_config"):
+    sys.exit()  # this proxy calls the constructor
+from litellm.router import build_router_config, router_arguments
+router = litellm.Router.from_config(build_router_config(router_arguments(model_list=models[:1])))
+from fast_router.litellm_plugin.start_line import routers
+assert routers() == [router] and type(router) is litellm.Router
+fast_router.disable()
+assert type(litellm.Router.from_config(build_router_config(router_arguments(model_list=models)))) is litellm.Router
+assert routers() == [router]
+"""
+
+
+def test_a_router_made_as_the_proxy_makes_it_is_announced_and_known():
+    _, lines = run(PROXYS, FAST_ROUTER_STATUS="1")
+    if hasattr(litellm.Router, "from_config"):
+        (line,) = [line for line in lines if " by simple-shuffle" in line]
+        assert " 1 deployment by simple-shuffle; on: " in line
+        assert "not written in Python" not in line
+
+
 def test_a_program_that_set_up_logging_gets_the_line_its_own_way():
     code = "import logging; logging.basicConfig(level='INFO', format='mine %(name)s %(message)s')\n" + START
     _, lines = run(code)
@@ -122,7 +144,9 @@ def test_a_strategy_of_the_users_that_fails_is_named_as_theirs():
     out, _ = run(USERS)
     errors = eval(out)
     assert errors["count"] == 0
-    assert errors["of_your_strategies"] == {"'mine' (Mine)": 3}
+    # Where a request has a lane of its own, its walk asks the strategy once more.
+    asked = 2 if "request_lane" in fast_router.status()["capabilities"] else 1
+    assert errors["of_your_strategies"] == {"'mine' (Mine)": 3 * asked}
 
 
 def test_its_error_and_traceback_are_logged_and_nobody_is_asked_to_report_it():

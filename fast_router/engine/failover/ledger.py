@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from fast_router.engine.deployment import Deployment
 
-__all__ = ["AttemptLedger", "Attempted", "BudgetOptions", "CallersShares", "RetryBudget"]
+__all__ = ["AttemptLedger", "Attempted", "BudgetOptions", "CallersPart", "CallersShares", "RetryBudget"]
 
 
 class Attempted(NamedTuple):
@@ -178,6 +178,10 @@ class RetryBudget:
         self._counts.add(now, _RETRY)
         return True
 
+    def refuse(self) -> None:
+        """Count a refusal."""
+        self.refused += 1
+
     def left(self, now: float) -> float:
         """Give the retries that would be allowed right now."""
         requests, retries = self._counts.read(now)
@@ -189,6 +193,41 @@ _CALLERS_SHARE = 0.25
 """One caller's part of a group's retries per second, for retries that no deployment is to blame for."""
 _CALLERS = 1_000
 """Callers whose shares are kept; the one that retried longest ago is forgotten."""
+
+
+class CallersPart:
+    """A group's budget as one known caller spends it.
+
+    A caller that fails all the time would leave the others none. So whoever has had less than their share may draw on a
+    reserve when the group's budget is spent: of the group's floor per second, over all callers.
+
+    Args:
+        group: The group's budget.
+        own: The caller's share.
+        reserve: What is left to those who have had little.
+    """
+
+    __slots__ = ("_group", "_own", "_reserve")
+
+    def __init__(self, group: RetryBudget, own: RetryBudget, reserve: RetryBudget) -> None:
+        self._group = group
+        self._own = own
+        self._reserve = reserve
+
+    def left(self, now: float) -> float:
+        """Give the retries that would be allowed right now."""
+        return max(self._group.left(now), min(self._own.left(now), self._reserve.left(now)))
+
+    def retry(self, now: float) -> bool:
+        """Ask for one retry; True if there is budget, which is then spent."""
+        little = self._own.left(now) >= 1 and self._own.retry(now)
+        if self._group.left(now) < 1 and little and self._reserve.left(now) >= 1:
+            return self._reserve.retry(now)
+        return self._group.retry(now)
+
+    def refuse(self) -> None:
+        """Count a refusal."""
+        self._group.refuse()
 
 
 class CallersShares:

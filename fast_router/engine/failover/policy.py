@@ -26,7 +26,7 @@ from fast_router.engine.failover.breaker import Breaker, BreakerOptions, Breaker
 from fast_router.engine.failover.ejection import EjectionOptions, OvertakenTimeoutError, SilentTimeoutError
 from fast_router.engine.failover.evidence import Evidence
 from fast_router.engine.failover.failures import FailureKind, certain, classify
-from fast_router.engine.failover.ledger import BudgetOptions, CallersShares, RetryBudget
+from fast_router.engine.failover.ledger import BudgetOptions, CallersPart, CallersShares, RetryBudget
 from fast_router.engine.failover.outliers import OutlierDetector, OutlierOptions
 from fast_router.engine.failover.retry_after import retry_after_from_error
 from fast_router.engine.failover.silence import OpenCall, SilenceOptions, Silences
@@ -104,6 +104,7 @@ class FailoverPolicy:
         self._options = options
         self._budget_options = budget
         self._budgets: dict[str, RetryBudget] = {}
+        self._reserves: dict[str, RetryBudget] = {}
         self._shares = CallersShares()
         self._outlier_options = outliers
         self._detectors: dict[str, OutlierDetector] = {}
@@ -191,6 +192,16 @@ class FailoverPolicy:
         if found is None:
             found = self._budgets.setdefault(name, RetryBudget(options))
         return found
+
+    def budget_for(self, name: str, caller: Hashable) -> CallersPart | None:
+        """Give a group's retry budget as a known caller spends it, None if retries are not bounded."""
+        options, group = self._budget_options, self.budget(name)
+        if options is None or group is None:
+            return None
+        reserve = self._reserves.get(name)
+        if reserve is None:
+            reserve = self._reserves.setdefault(name, RetryBudget(replace(options, share=0.0)))
+        return CallersPart(group, self._shares.of(name, caller, options), reserve)
 
     def forget(self, id_: str) -> None:
         """Drop what is known about a deployment that was removed."""

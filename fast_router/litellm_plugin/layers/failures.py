@@ -27,7 +27,7 @@ from fast_router.litellm_plugin.tally import tally
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
-    from fast_router.engine.failover.ledger import RetryBudget
+    from fast_router.engine.failover.ledger import CallersPart, RetryBudget
     from fast_router.litellm_plugin.bands.methods import Band
     from fast_router.litellm_plugin.layers.lease import Attempt
     from fast_router.litellm_plugin.patching import PatchSet
@@ -332,7 +332,7 @@ def _should_retry(original: Any) -> Any:
     return should_retry_this_error
 
 
-def _budget(ledger: object) -> tuple[RetryBudget, float] | None:
+def _budget(ledger: object) -> tuple[RetryBudget | CallersPart, float] | None:
     """Give the budget that the next retry comes out of, and the time.
 
     The group's is for what its deployments bring about. Retries after failures that are the request's or the caller's,
@@ -354,7 +354,11 @@ def _budget(ledger: object) -> tuple[RetryBudget, float] | None:
         share = case.caller
     elif beyond:
         share = "unknown"  # whoever they are, they have one share together
-    budget = policy.budget(deployment.name, share)
+    budget: RetryBudget | CallersPart | None
+    if share is None and case.caller is not None:
+        budget = policy.budget_for(deployment.name, case.caller)
+    else:
+        budget = policy.budget(deployment.name, share)
     return None if budget is None else (budget, policy.engine.clock())
 
 
@@ -363,7 +367,7 @@ def within_budget() -> bool:
     found = _budget(attempts.ledger.get())
     if found is None or found[0].left(found[1]) >= 1:
         return True
-    found[0].refused += 1
+    found[0].refuse()
     return False
 
 

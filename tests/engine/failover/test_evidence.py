@@ -13,6 +13,7 @@ from fast_router.engine.deployment import RESTING, Deployment
 from fast_router.engine.engine import Engine
 from fast_router.engine.failover.blame import Case, Terms
 from fast_router.engine.failover.breaker import BreakerOptions, BreakerState
+from fast_router.engine.failover.ledger import BudgetOptions
 from fast_router.engine.failover.policy import FailoverPolicy
 
 
@@ -231,3 +232,24 @@ def test_one_caller_takes_no_group_away_whatever_it_does(steps, pause):
             assert not fleet.resting
         assert len(fleet.resting) <= 2
         assert all(m.in_flight == 0 for m in fleet.members)
+
+
+def test_a_caller_that_always_retries_leaves_the_others_their_retries():
+    fleet = Fleet()
+    fleet.policy._budget_options = BudgetOptions()
+    refused = {"hostile": 0, "good": 0}
+    for turn in range(2000):
+        fleet.now += 0.01
+        fleet.policy.budget("m").request(fleet.now)
+        caller = "good" if turn % 100 == 0 else "hostile"
+        refused[caller] += not fleet.policy.budget_for("m", caller).retry(fleet.now)
+    assert refused["good"] == 0
+    # Ten per second and a fifth of the requests, of a hundred per second.
+    assert refused["hostile"] > 1300
+
+
+def test_callers_that_have_had_little_share_one_reserve():
+    fleet = Fleet()
+    fleet.policy._budget_options = BudgetOptions()
+    granted = sum(fleet.policy.budget_for("m", f"caller-{n}").retry(fleet.now) for n in range(900))
+    assert granted == 200

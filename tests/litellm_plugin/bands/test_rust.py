@@ -242,16 +242,17 @@ async def test_settings_and_deployments_change_while_running():
 
 async def test_the_status_tells_who_picked(fleet):
     made = over(fleet, routing_strategy="least-busy")
-    before = picks()
+    before, lane = picks(), fast_router.status()["lane"]["requests"]
     await chat(made)
     shuffled = over(fleet)
     await chat(shuffled)
-    after = picks()
-    assert after["filtered"] == before["filtered"] + 2
+    after, status = picks(), fast_router.status()
+    assert after["filtered"] + status["lane"]["requests"] == before["filtered"] + lane + 2
     assert after["delegated"] == before["delegated"]
-    status = fast_router.status()
     assert status["band"] == "1.110"
-    assert "Python" in status["skipped"]["fast lane"]
+    assert "fast lane" not in status["skipped"], "the request lane stands in its place"
+    assert status["capabilities"]["request_lane"]["on"]
+    assert status["capabilities"]["overhead"]["why"] == "3 of 3 features"
     json.dumps(status)
 
 

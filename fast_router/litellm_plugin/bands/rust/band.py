@@ -3,8 +3,8 @@
 The Rust core owns the registry, the filters, cooldowns, retries and fallbacks. Where a strategy with a state of its own
 is to choose, it asks the host for a `select` step, with the candidates that its filters have left; and it has the
 host make each attempt. Those two places are enough to choose, to count what is in flight and to know what a request
-has tried. A pick in one step, from a compiled plan, is not possible: the filters are not where we could stand in for
-them.
+has tried. A pick alone, from a compiled plan, is not possible: the filters are not where we could stand in for
+them. What can be taken past them is a whole request (`lane`).
 """
 
 from __future__ import annotations

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.rust.band import RustBand
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["install"]
+__all__ = ["FEATURES", "install"]
+
+FEATURES = (price_map.FEATURE, json_values.FEATURE, group_lists.FEATURE)
 
 
 def install(patches: PatchSet, band: RustBand) -> list[str]:
