@@ -342,7 +342,7 @@ async def test_errors_as_documented(servers) -> None:
 def test_failures_count_like_any_other(servers) -> None:
     async def run() -> None:
         registry = small(servers)
-        servers["vllm"].order(error_rate=1.0)
+        servers["vllm"].order(error_rate=1.0, error_status=500)
         with pytest.raises(ProviderAnswerError):
             await registry["m"].forward("chat/completions", json={"messages": MESSAGES})
         (deployment,) = registry.router.deployments.values()
