@@ -27,7 +27,8 @@ for version in "$@"; do
         # and the real proxy is run as well, wrapped in each of the ways.
         package=litellm marks='not python_core' pins=(--requirement scripts/proxy_1.110.in)
         pins+=(--constraint scripts/proxy_1.110.txt)
-        [[ -n ${COMPAT_TESTS:-} && -z ${COMPAT_ALL_OF_1_110:-} ]] || tests='tests/litellm_plugin tests/launch/test_proxy_wrapping.py'
+        [[ -n ${COMPAT_TESTS:-} ]] || tests='tests/litellm_plugin tests/launch/test_proxy_wrapping.py'
+        tests=${COMPAT_TESTS_1_110:-$tests}
     fi
     stamp=$folder/.stamp
     if [[ ! -e $stamp || pyproject.toml -nt $stamp || $overrides -nt $stamp || scripts/proxy_1.110.txt -nt $stamp ]]; then
