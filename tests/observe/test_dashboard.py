@@ -133,6 +133,7 @@ async def test_what_is_no_order_is_refused_in_words(router, body, status):
     assert answer.json()["error"]
 
 
+@pytest.mark.slow  # it clicks on a page that must show no other Router of the process
 async def test_the_last_of_a_model_is_asked_about_first(router):
     async with client(ACCESS) as asking:
         for id_ in ("m0", "m1"):
@@ -299,6 +300,7 @@ class Page:
         )
 
 
+@pytest.mark.slow  # it clicks on a page that must show no other Router of the process
 def test_an_operator_sees_who_is_ill_drains_another_one_and_wakes_it(router, browser):
     policy = router.enable_failover(options=BreakerOptions(cooldown=300, jitter=0))
     for _ in range(2):
