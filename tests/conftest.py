@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 
 import pytest
 
 # LiteLLM fetches its price map at import unless told to use the copy it ships.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+
+
+# -- each file begins as if it were alone -----------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _as_if_alone():
+    """Leave the plugin switched on and no Router behind: the page, `top` and explanations show every one there is."""
+    yield
+    hook = sys.modules.get("fast_router.litellm_plugin.hook")
+    if hook is None or os.environ.get("FAST_ROUTER_ENABLED") == "0":
+        return
+    hook.enable()
+    from fast_router.litellm_plugin.start_line import routers
+
+    if left := routers():
+        for router in left:
+            router.discard()
+        del left, router
+        gc.collect()
 
 
 # -- private servers: started by the first test that asks, gone with the run ------------------------------
