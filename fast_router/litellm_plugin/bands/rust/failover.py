@@ -94,6 +94,7 @@ def _refused(driver: Any, step: Mapping[str, Any]) -> Mapping[str, Any] | None:
         return None
     try:
         if failures.spend(walking.ledger):
+            tally.event("retry", step.get("model"))
             return None
         from litellm.router_rust.core import attempt_failure  # noqa: PLC0415 - LiteLLM is imported
 
