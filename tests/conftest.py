@@ -1,15 +1,58 @@
-"""Settings that every test shares: no network for prices, no plugin by accident."""
+"""Settings that every test shares: no network for prices, no plugin by accident, nothing of another run's."""
 
 from __future__ import annotations
 
 import gc
 import os
+import shutil
 import sys
+import tempfile
 
 import pytest
 
 # LiteLLM fetches its price map at import unless told to use the copy it ships.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+
+
+# -- each run, and each of its workers, by itself -----------------------------------------------------------
+
+_own_directory = pytest.StashKey[str]()
+
+
+def pytest_configure(config):
+    """Have this process, and those it starts, keep status sockets and operators' holds apart from all others'."""
+    # Short: the name of a socket has to fit behind it.
+    config.stash[_own_directory] = os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="fr-")
+
+
+def pytest_unconfigure(config):
+    """Leave nothing behind."""
+    shutil.rmtree(config.stash[_own_directory], ignore_errors=True)
+
+
+# -- which tests come first, which may try again ------------------------------------------------------------
+
+_STARTERS = ("proxy", "browser", "services", "slow")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Put what takes long first, so that no worker is left alone with it; let what starts programs try again in CI.
+
+    A service, a proxy or a browser on a crowded machine may run out of patience: there a failure counts if it happens
+    again. Everything else has one try.
+    """
+
+    def first_marker(item):
+        return next((place for place, name in enumerate(_STARTERS) if item.get_closest_marker(name)), len(_STARTERS))
+
+    again = bool(os.environ.get("CI")) and config.pluginmanager.hasplugin("rerunfailures")
+    rank: dict[str, int] = {}
+    for item in items:
+        found = first_marker(item)
+        rank[item.path] = min(rank.get(item.path, found), found)
+        if again and found < len(_STARTERS):
+            item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=1))
+    items.sort(key=lambda item: rank[item.path])
 
 
 # -- each file begins as if it were alone -----------------------------------------------------------------

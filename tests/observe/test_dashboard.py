@@ -133,7 +133,6 @@ async def test_what_is_no_order_is_refused_in_words(router, body, status):
     assert answer.json()["error"]
 
 
-@pytest.mark.slow  # it clicks on a page that must show no other Router of the process
 async def test_the_last_of_a_model_is_asked_about_first(router):
     async with client(ACCESS) as asking:
         for id_ in ("m0", "m1"):
@@ -300,7 +299,7 @@ class Page:
         )
 
 
-@pytest.mark.slow  # it clicks on a page that must show no other Router of the process
+@pytest.mark.browser
 def test_an_operator_sees_who_is_ill_drains_another_one_and_wakes_it(router, browser):
     policy = router.enable_failover(options=BreakerOptions(cooldown=300, jitter=0))
     for _ in range(2):
@@ -338,6 +337,7 @@ def test_an_operator_sees_who_is_ill_drains_another_one_and_wakes_it(router, bro
         assert severe == []
 
 
+@pytest.mark.browser
 def test_a_page_from_elsewhere_or_without_the_token_gets_nothing(router, browser):
     page = Page(browser)
     with dashboard() as address:
@@ -357,6 +357,7 @@ def test_a_page_from_elsewhere_or_without_the_token_gets_nothing(router, browser
         assert router.deployments["m1"].held == 0
 
 
+@pytest.mark.browser
 def test_keys_filter_theme_and_a_narrow_screen(router, browser):
     from selenium.webdriver.common.keys import Keys
 
@@ -385,6 +386,7 @@ def test_keys_filter_theme_and_a_narrow_screen(router, browser):
             )
 
 
+@pytest.mark.browser
 def test_a_thousand_deployments_are_shown_cut_and_searched(runtime, browser):
     router = router_of([f"model-{i:02d}" for i in range(20)], 50)
     router.rest("model-073"[:8] + "17", 300)
