@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -63,16 +64,34 @@ def _as_if_alone():
     """Leave the plugin switched on and no Router behind: the page, `top` and explanations show every one there is."""
     yield
     hook = sys.modules.get("fast_router.litellm_plugin.hook")
-    if hook is None or os.environ.get("FAST_ROUTER_ENABLED") == "0":
-        return
-    hook.enable()
-    from fast_router.litellm_plugin.start_line import routers
+    if hook is not None and os.environ.get("FAST_ROUTER_ENABLED") != "0":
+        hook.enable()
+        from fast_router.litellm_plugin.start_line import routers
 
-    if left := routers():
-        for router in left:
+        for router in routers():
             router.discard()
-        del left, router
+    if (direct := sys.modules.get("fast_router.router")) is not None:
+        # A stream or a task that was never ended may hold on to one: nobody shall find it all the same.
         gc.collect()
+        direct._live.clear()
+
+
+@pytest.fixture
+def runtime(monkeypatch):
+    """A private directory of the status sockets, in which this process alone will listen."""
+    from fast_router import operator_holds, settings
+    from fast_router.observe import process_status
+
+    # Short: a socket's path must fit into its address.
+    path = Path(tempfile.mkdtemp(prefix="fr-"))
+    monkeypatch.setenv("FAST_ROUTER_RUNTIME_DIR", str(path))
+    settings.reset()
+    gc.collect()  # other tests' Routers would answer as well
+    yield path
+    process_status.stop()
+    operator_holds.replace("file", [])
+    settings.reset()
+    shutil.rmtree(path, ignore_errors=True)
 
 
 # -- private servers: started by the first test that asks, gone with the run ------------------------------

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import httpx
 import pytest
 
-from fast_router import AdvancedRouter, operator_holds, settings
+from fast_router import AdvancedRouter
 from fast_router.engine.failover.breaker import BreakerOptions
 from fast_router.observe import process_status
 from fast_router.observe.dashboard import Access, app
@@ -27,19 +24,6 @@ from fast_router.stats import groups_of
 
 HOST = "127.0.0.1:8787"
 KEY = "sk-secret-of-the-test"
-
-
-@pytest.fixture
-def runtime(monkeypatch):
-    path = Path(tempfile.mkdtemp(prefix="fr-"))
-    monkeypatch.setenv("FAST_ROUTER_RUNTIME_DIR", str(path))
-    settings.reset()
-    gc.collect()
-    yield path
-    process_status.stop()
-    operator_holds.replace("file", [])
-    settings.reset()
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def router_of(models=("m", "n"), count=3, **options):
