@@ -235,10 +235,12 @@ class Band:
     def narrowing_keys(self) -> tuple[str, ...]:
         """The request keys that this LiteLLM's selection understands and takes out, in the order of its steps.
 
-        1.83 knows the first, 1.86 added the second, 1.102 the third.
+        1.83 knows the first, 1.86 added the second, 1.102 the third. None where the selection is not in Python.
         """
         name = self.slot("async_get_healthy_deployments")
-        found = next(vars(cls)[name] for cls in self.core.__mro__ if name in vars(cls))
+        found = next((vars(cls)[name] for cls in self.core.__mro__ if name in vars(cls)), None)
+        if found is None:
+            return ()
         return tuple(key for key in _NARROWING if key in _innermost(found).__code__.co_consts)
 
     def order_is_strict(self) -> bool:
