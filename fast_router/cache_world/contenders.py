@@ -11,6 +11,7 @@ from fast_router.cache_world.requests import Request, Workload
 from fast_router.cache_world.servers import Server, ServerShape
 from fast_router.cluster.shared_state import calls
 from fast_router.engine.prefix_cache import sharing
+from fast_router.engine.prefix_cache.event import Event
 from fast_router.router import AdvancedRouter
 
 __all__ = ["Contender", "Oracle", "Proxies", "Router"]
@@ -149,7 +150,7 @@ class Proxies:
         self._clock = clock
         self._interval, self._delay = interval, delay
         self._due = interval or 0.0
-        self._outboxes: list[deque[sharing.Event]] = [deque(maxlen=calls.MOST) for _ in range(count)]
+        self._outboxes: list[deque[Event]] = [deque(maxlen=calls.MOST) for _ in range(count)]
         # (when it arrives, whose, what).
         self._travelling: deque[tuple[float, int, calls.Calls]] = deque()
         self._share()

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from fast_router.engine.prefix_cache.event import Event, What
 from fast_router.engine.prefix_cache.prompt import Prompt
-from fast_router.engine.prefix_cache.sharing import Event, What
 
 __all__ = ["MOST", "Calls", "pack", "unpack"]
 

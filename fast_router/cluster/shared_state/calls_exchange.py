@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from fast_router.cluster.shared_state.calls import MOST, pack, unpack
 from fast_router.engine.prefix_cache import sharing
+from fast_router.engine.prefix_cache.event import Event
 
 if TYPE_CHECKING:
     from fast_router.cluster.shared_state.calls import Calls
@@ -31,7 +32,7 @@ class CallsExchange:
     """
 
     def __init__(self, port: EnginePort, interval: float) -> None:
-        self.outbox: deque[sharing.Event] = deque(maxlen=MOST)
+        self.outbox: deque[Event] = deque(maxlen=MOST)
         self._port = port
         self._delay = 2 * interval + _ON_THE_WAY
         self._looked_at = -float("inf")

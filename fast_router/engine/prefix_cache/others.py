@@ -11,7 +11,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from fast_router.engine.prefix_cache.sharing import What
+from fast_router.engine.prefix_cache.event import What
 
 if TYPE_CHECKING:
     from fast_router.engine.prefix_cache.call import Call

@@ -8,56 +8,20 @@ costs a detour.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import IntEnum
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections import deque
 
     from fast_router.engine.deployment import Deployment
     from fast_router.engine.engine import Engine
-    from fast_router.engine.prefix_cache.prompt import Prompt
+    from fast_router.engine.prefix_cache.event import Event
 
-__all__ = ["Event", "What", "gone", "hear", "leave", "share"]
+__all__ = ["gone", "hear", "leave", "share"]
 
 _AT_ONCE = 8
 """Events that are taken in while the engine's lock is held: picks wait for no more than that."""
-
-
-class What(IntEnum):
-    """What became of a call."""
-
-    SENT = 0
-    """It was sent."""
-    SPOKE = 1
-    """Its first token came."""
-    DONE = 2
-    """Its answer is complete, or its caller gave up; of its first token nothing is known."""
-    UNDONE = 3
-    """It failed or went elsewhere: its prompt was not computed."""
-
-
-class Event(NamedTuple):
-    """Something became of a call.
-
-    Attributes:
-        what: What it was.
-        server: The deployment's id.
-        number: Of the call, in the order of those that its process sent to that server.
-        at: When, seconds of the engine's clock.
-        tokens: Of its prompt.
-        stream: Whether its first token will be told.
-        prompt: What was sent, None where that does not matter.
-    """
-
-    what: What
-    server: str
-    number: int
-    at: float
-    tokens: float = 0.0
-    stream: bool = False
-    prompt: Prompt | None = None
 
 
 def share(engine: Engine, outbox: deque[Event], delay: float) -> None:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router.engine.prefix_cache.backlog import Backlog
 from fast_router.engine.prefix_cache.call import Call
+from fast_router.engine.prefix_cache.event import Event, What
 from fast_router.engine.prefix_cache.mirror import Mirror
 from fast_router.engine.prefix_cache.others import Others
 from fast_router.engine.prefix_cache.prompt import Prompt
-from fast_router.engine.prefix_cache.sharing import Event, What
 from fast_router.engine.prefix_cache.speed import Speed
 
 if TYPE_CHECKING:

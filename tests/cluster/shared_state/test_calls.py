@@ -20,8 +20,8 @@ from fast_router.cluster.shared_state.calls import Calls, pack, unpack
 from fast_router.cluster.shared_state.calls_exchange import BYTES_PER_SECOND, CallsExchange
 from fast_router.cluster.shared_state.engine_port import EnginePort
 from fast_router.cluster.shared_state.message import PROTOCOL, Message, decode, encode, short_id
+from fast_router.engine.prefix_cache.event import Event, What
 from fast_router.engine.prefix_cache.prompt import Prompt
-from fast_router.engine.prefix_cache.sharing import Event, What
 from fast_router.router import AdvancedRouter
 from tests.cluster.shared import entries, member, until
 

@@ -9,7 +9,7 @@ import pytest
 
 from fast_router import AdvancedRouter, cache_world
 from fast_router.engine.prefix_cache import sharing
-from fast_router.engine.prefix_cache.sharing import Event, What
+from fast_router.engine.prefix_cache.event import Event, What
 
 CHANCE = random.Random(7)
 
