@@ -68,6 +68,8 @@ class Changes:
             first = self._away.setdefault(deployment.id, now)
             if deployment.held & RESTING:
                 what = f"rests for {max(0.0, change.until - self._engine.clock()):.1f} s"
+            elif len(group) == 1:
+                what = "fails, and serves those who have no fallback"
             else:
                 what = "fails and goes on serving, since too many others rest"
             again = "" if first == now else f", out since {time.strftime('%H:%M:%S', time.localtime(first))}"
