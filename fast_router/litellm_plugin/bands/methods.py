@@ -21,6 +21,8 @@ from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from fast_router.litellm_plugin.bands.contract import Seam
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -125,6 +127,9 @@ class Band:
 
     no_fast_lane: str | None = None
     """Why no pipeline of this band's can have a fast lane, None if one that is known has it."""
+
+    seams: frozenset[Seam] = frozenset({Seam.MEMBERS})
+    """The places in this LiteLLM where something of ours can stand."""
 
     lacks: ClassVar[Mapping[str, str]] = {}
     """Features that cannot be had here, with the reason."""
