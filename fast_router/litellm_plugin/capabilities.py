@@ -9,7 +9,7 @@ import sys
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from fast_router import environment_switch, settings
+from fast_router import settings
 
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.methods import Band
@@ -36,8 +36,7 @@ def capabilities(
     Returns:
         Name → `on`, and `why` in words. `options_without_effect` names each option that is set and does nothing.
     """
-    # Off by the environment, the other settings may be wrong, and do not matter.
-    options = settings.Settings() if environment_switch.off() else settings.current()
+    options = settings.current()
     here = problem or (f"LiteLLM {band.version} has no place for it" if band is not None else "LiteLLM is unknown")
 
     def needs(feature: str, ready: str, *, off: str = "") -> dict[str, Any]:
