@@ -1,4 +1,4 @@
-"""What needs a look, each in a sentence: which server, since when, why, who serves meanwhile, when it is tried again."""
+"""What needs a look, each in a sentence: which server, since when, why, who serves meanwhile, when the next try is."""
 
 from __future__ import annotations
 
