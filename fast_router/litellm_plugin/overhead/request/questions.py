@@ -53,6 +53,14 @@ def _known_global(module: ModuleType, name: str) -> bool:
     return is_known(name, vars(module).get(name))
 
 
+def _spelled(module: ModuleType, name: str) -> str | None:
+    """The spelling under which `module` has a function that is known; up to 1.105 some began with an underscore."""
+    for spelling in (name, f"_{name}"):
+        if is_known(name, vars(module).get(spelling)):
+            return spelling
+    return None
+
+
 def install_mocks(patches: PatchSet, core: type) -> list[str]:
     """Read the three `mock_testing_…` flags only where a request has one."""
     found = member(core, "_handle_mock_testing_fallbacks")
@@ -77,8 +85,8 @@ def install_mocks(patches: PatchSet, core: type) -> list[str]:
 
 def install_traces(patches: PatchSet, module: ModuleType) -> list[str]:
     """Find a request's trace, which the Router's module asks for eight times a request."""
-    name = "get_parent_otel_span_from_kwargs"
-    if not _known_global(module, name):
+    name = _spelled(module, "get_parent_otel_span_from_kwargs")
+    if name is None:
         return []
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -120,8 +128,8 @@ def install_marks(patches: PatchSet, module: ModuleType) -> list[str]:
 
 def install_metadata(patches: PatchSet, module: ModuleType) -> list[str]:
     """Remember under which name a function's metadata travels, instead of looking for five words in the function's."""
-    name = "get_router_metadata_variable_name"
-    if not _known_global(module, name):
+    name = _spelled(module, "get_router_metadata_variable_name")
+    if name is None:
         return []
     answers: dict[str | None, str] = {}
 
