@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fast_router.errors import FastRouterError
 from fast_router.litellm_plugin.bands.methods import Band, UnknownBandError
-from fast_router.litellm_plugin.bands.rust import rests
+from fast_router.litellm_plugin.bands.rust import rests, untried
+from fast_router.litellm_plugin.bands.rust.self_test import SelfTest
 from fast_router.litellm_plugin.picks import strategies_by_name
 from fast_router.litellm_plugin.picks.binding import Binding, bind
 from fast_router.litellm_plugin.strategy_names import STRATEGIES
@@ -60,6 +61,8 @@ class RustBand(Band):
     Attributes:
         driver: The class that makes the attempts of one request.
         selection: The module in which the core's host finds the strategy objects.
+        newer: True if nobody has tested this LiteLLM.
+        self_test: What the core of this process has shown.
     """
 
     lacks: ClassVar[Mapping[str, str]] = {
@@ -68,8 +71,9 @@ class RustBand(Band):
     }
     no_fast_lane = "LiteLLM's core is not written in Python: it filters, and we choose among whom it leaves"
 
-    def __init__(self, router_module: ModuleType, litellms_version: str) -> None:
+    def __init__(self, router_module: ModuleType, litellms_version: str, *, newer: bool = False) -> None:
         self.version = litellms_version
+        self.newer = newer
         self.name = "1.110"
         self.facade = True
         self.router = router_module.Router
@@ -87,6 +91,12 @@ class RustBand(Band):
         if missing:
             msg = f"LiteLLM {litellms_version} has no {', '.join(missing)}"
             raise UnknownBandError(msg)
+        self.self_test = SelfTest()
+
+    def installed(self, patches: PatchSet) -> None:
+        """As of any band: on a LiteLLM that is newer than the last one tested, the first request decides."""
+        if self.newer:
+            untried.install(patches, self)
 
     @property
     def fast_lane(self) -> bool:
