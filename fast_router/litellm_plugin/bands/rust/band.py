@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fast_router.errors import FastRouterError
+from fast_router.litellm_plugin.bands.contract import Seam
 from fast_router.litellm_plugin.bands.methods import Band, UnknownBandError
 from fast_router.litellm_plugin.bands.rust import rests, untried
 from fast_router.litellm_plugin.bands.rust.self_test import SelfTest
@@ -65,6 +66,7 @@ class RustBand(Band):
         self_test: What the core of this process has shown.
     """
 
+    seams = frozenset({Seam.REGISTRY})
     lacks: ClassVar[Mapping[str, str]] = {
         "celery_routing": "LiteLLM's core, which is not written in Python, does not wait for a worker's answer: picks "
         "are made in this process",
