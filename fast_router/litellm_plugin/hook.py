@@ -191,7 +191,7 @@ def _patch(module: ModuleType) -> None:
             else:
                 _install(name, _installer(path), patches, switch.band)
         install_start_line(patches, switch.band)
-        switch.band.installed(patches)
+        switch.band.installed(patches, give_back)
     switch.patches = patches
     switch.enabled = bool(switch.features)
     _warn_of_unknown_variables()

@@ -206,8 +206,8 @@ class Band:
         cache = self.read(core, "cooldown_cache")
         return None if cache is None else CacheRests(cache)
 
-    def installed(self, patches: PatchSet) -> None:
-        """Called when everything is installed."""
+    def installed(self, patches: PatchSet, give_back: Callable[[Any, str], None]) -> None:
+        """Everything is installed; `give_back(band, why)` takes it out again where LiteLLM proves to be another one."""
 
     @property
     def fast_lane(self) -> bool:

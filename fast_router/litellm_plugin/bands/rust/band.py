@@ -95,10 +95,10 @@ class RustBand(Band):
             raise UnknownBandError(msg)
         self.self_test = SelfTest()
 
-    def installed(self, patches: PatchSet) -> None:
+    def installed(self, patches: PatchSet, give_back: Callable[[Any, str], None]) -> None:
         """As of any band: on a LiteLLM that is newer than the last one tested, the first request decides."""
         if self.newer:
-            untried.install(patches, self)
+            untried.install(patches, self, give_back)
 
     @property
     def fast_lane(self) -> bool:

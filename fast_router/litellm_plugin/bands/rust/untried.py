@@ -6,6 +6,7 @@ request of each process. A core that walks otherwise is given back, and only the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +23,14 @@ __all__ = ["install"]
 _ENTRIES = ("_drive", "_call_sync", "select")
 
 
-def _first(original: Any, name: str, band: RustBand) -> Any:
+def _first(original: Any, name: str, band: RustBand, give_back: Callable[[Any, str], None]) -> Any:
     def entry(self: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             why = band.self_test.why_not_steered(self)
             if why is not None:
-                _give_back(band, why)
+                tally.count(tally.delegated, why)
+                known = f"LiteLLM {band.version} is newer than the last one known here (1.110)"
+                give_back(band, f"{known} and routes otherwise: {why}")
         except Exception as error:  # noqa: BLE001 - the request goes on
             tally.failed(error, "the self-test")
             why = "an error of ours"
@@ -38,16 +41,7 @@ def _first(original: Any, name: str, band: RustBand) -> Any:
     return entry
 
 
-def _give_back(band: RustBand, why: str) -> None:
-    from fast_router.litellm_plugin import hook  # noqa: PLC0415 - it imports the bands
-
-    tally.count(tally.delegated, why)
-    hook.give_back(
-        band, f"LiteLLM {band.version} is newer than the last one known here (1.110) and routes otherwise: {why}"
-    )
-
-
-def install(patches: PatchSet, band: RustBand) -> None:
+def install(patches: PatchSet, band: RustBand, give_back: Callable[[Any, str], None]) -> None:
     """Have the first request of each process decide."""
     LOGGER.warning(
         "fast_router: LiteLLM %s is newer than the last one tested (1.110). A self-test at the first request decides "
@@ -55,4 +49,4 @@ def install(patches: PatchSet, band: RustBand) -> None:
         band.version,
     )
     for name in _ENTRIES:
-        patches.replace(band.core, name, partial(_first, name=name, band=band))
+        patches.replace(band.core, name, partial(_first, name=name, band=band, give_back=give_back))
