@@ -134,9 +134,7 @@ class Parts:
             found = vars(owner).get(spelling)
             if found is None and isinstance(owner, ModuleType):
                 # LiteLLM loads some of its package's names when they are asked for.
-                found = getattr(
-                    owner, spelling, None
-                )
+                found = getattr(owner, spelling, None)
             if isinstance(found, staticmethod):
                 found = found.__func__
             found = getattr(found, "__fast_router_original__", found)  # ours may stand there already
