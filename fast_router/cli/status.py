@@ -178,6 +178,9 @@ def _rest(summary: Mapping[str, Any]) -> None:
     click.echo(f"\npicks: {lanes['fast']} fast, {walked}{lanes['filtered']} filtered, {lanes['delegated']} delegated")
     for each in lanes["reasons"]:
         click.echo(f"  {each['lane']}: {each['picks']} × {each['reason']}")
+    for each in summary["waits"]:
+        waited = f"p50 {figure(each['p50'], 's')}, p95 {figure(each['p95'], 's')}"
+        click.echo(f"waited for a deployment: {each['count']} requests of {each['model']}, {waited}")
     for celery in summary["celery"]:
         state = "connected" if celery["connected"] else "not connected"
         reasons = ", ".join(f"{count} × {reason}" for reason, count in celery["local_picks"].items())
