@@ -85,7 +85,10 @@ class Settings:
         values: The options that are not at their default, already checked (`load` does that).
     """
 
-    enabled: bool = option(True, "Off leaves LiteLLM untouched; honoured before anything of LiteLLM is imported.")
+    enabled: bool = option(
+        True,
+        "Off leaves LiteLLM's requests untouched; honoured before anything of LiteLLM is imported.",
+    )
     config: str | None = option(None, "YAML file with these options, at top level or under `fast_router:`.")
     strategy: str | None = option(None, "Strategy of the Router behind `litellm.model_list`; else LiteLLM's default.")
     router_settings: dict[str, Any] = option({}, "Further arguments of that Router, by LiteLLM's names.", secret=True)
@@ -141,6 +144,9 @@ class Settings:
     )
     breaker_slow_start: float = option(
         2.0, "How long a recovered deployment takes to its full share.", section="Failover", unit="seconds", ge=0
+    )
+    fallback_at_once: bool = option(
+        True, "Ask a model's fallback at once while nobody of the model is well.", section="Failover"
     )
     stream_failover: bool = option(
         True, "Hand a stream out with its first token, so that a failure before it is retried.", section="Failover"
