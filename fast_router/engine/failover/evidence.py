@@ -162,7 +162,8 @@ class Evidence:
         testimony = self._breaker(deployment).testimony
         voices = testimony.voices.union(testimony.suspicions)
         if len(group) == 1 and len(voices) == 1 and not testimony.certain:
-            (self.alone[deployment.name],) = voices
+            (testimony.word,) = voices
+            self.alone[deployment.name] = testimony.word
 
     def appeal(self, name: str | None, voice: Hashable) -> list[str]:
         """Give the groups that another caller asks for than the one on whose word some rest; None: for any."""

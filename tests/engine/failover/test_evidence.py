@@ -181,6 +181,17 @@ def test_a_single_rest_on_one_callers_word_is_disputed_as_well():
     assert not any(fleet.engine.untold(member.id) for member in fleet.members)
 
 
+def test_another_caller_finds_out_about_the_only_one_of_a_group():
+    fleet = Fleet(size=1)
+    for _ in range(3):
+        fleet.request(0, caller="only")
+    assert fleet.policy.state("d0") is BreakerState.OPEN
+    fleet.policy.appeal("m", "only")
+    assert fleet.policy.state("d0") is BreakerState.OPEN
+    fleet.policy.appeal("m", "second")
+    assert fleet.policy.state("d0") is BreakerState.CLOSED
+
+
 def test_an_appeal_leaves_those_at_rest_that_others_have_met_as_well():
     fleet = Fleet(consecutive_server=1, consecutive=1)
     fleet.request(0, caller="other", error=ConnectionRefusedError)
