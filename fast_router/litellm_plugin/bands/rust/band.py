@@ -54,6 +54,14 @@ _HELD = {"cache": "_cache", "cooldown_cache": "_cooldowns"}
 _DRIVER_MEMBERS = ("_failed", "attempt", "attempt_sync", "take_events")
 
 
+_ROOM = "fast_router.litellm_plugin.bands.rust"
+_LACKING = {
+    Seam.PICK: "LiteLLM's core is not written in Python: it filters, and we choose among whom it leaves",
+    Seam.AWAITED_PICK: "LiteLLM's core, which is not written in Python, does not wait for a worker's answer: picks are "
+    "made in this process",
+}
+
+
 class RustBand(Band):
     """A LiteLLM whose core is Rust.
 
@@ -62,12 +70,28 @@ class RustBand(Band):
         selection: The module in which the core's host finds the strategy objects.
     """
 
-    seams = frozenset({Seam.REGISTRY})
-    lacks: ClassVar[Mapping[str, str]] = {
-        "celery_routing": "LiteLLM's core, which is not written in Python, does not wait for a worker's answer: picks "
-        "are made in this process",
+    seams = frozenset(
+        {
+            Seam.REQUEST,
+            Seam.ATTEMPT,
+            Seam.CHOICE,
+            Seam.CHANGES,
+            Seam.REST_STORE,
+            Seam.RETRY_TIMING,
+            Seam.STRATEGY_NAMES,
+            Seam.STREAM_RECOVERY,
+            Seam.WALK,
+            Seam.REGISTRY,
+        }
+    )
+    installers: ClassVar[Mapping[str, str]] = {
+        "selection": f"{_ROOM}.steps",
+        "cooldowns": f"{_ROOM}.rests",
+        "strategies": f"{_ROOM}.strategies_by_name",
+        "failover": f"{_ROOM}.failover",
+        "admission": f"{_ROOM}.limits",
     }
-    no_fast_lane = "LiteLLM's core is not written in Python: it filters, and we choose among whom it leaves"
+    within: ClassVar[Mapping[str, str]] = {"attempts": "selection", "operator_holds": "selection"}
 
     def __init__(self, router_module: ModuleType, litellms_version: str) -> None:
         self.version = litellms_version
@@ -90,8 +114,12 @@ class RustBand(Band):
 
     @property
     def fast_lane(self) -> bool:
-        """False: see `no_fast_lane`."""
+        """False: see `lacks`."""
         return False
+
+    def lacks(self, seam: Seam) -> str:
+        """As of any band."""
+        return _LACKING.get(seam) or super().lacks(seam)
 
     def binding(self, core: Any) -> RustBinding:
         """The binding of a core, made now if it has none, with the deployments as they are."""
