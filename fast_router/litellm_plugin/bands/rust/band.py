@@ -50,6 +50,7 @@ _CORE_MEMBERS = (
     "recover_stream_sync",
     "retry_stream",
 )
+_FACADE_MEMBERS = ("discard", "registry", "select", "settings")
 _HELD = {"cache": "_cache", "cooldown_cache": "_cooldowns"}
 _DRIVER_MEMBERS = ("_failed", "attempt", "attempt_sync", "take_events")
 
@@ -85,13 +86,14 @@ class RustBand(Band):
         }
     )
     installers: ClassVar[Mapping[str, str]] = {
+        "attempts": f"{_ROOM}.attempts",
         "selection": f"{_ROOM}.steps",
         "cooldowns": f"{_ROOM}.rests",
         "strategies": f"{_ROOM}.strategies_by_name",
         "failover": f"{_ROOM}.failover",
         "admission": f"{_ROOM}.limits",
     }
-    within: ClassVar[Mapping[str, str]] = {"attempts": "selection", "operator_holds": "selection"}
+    within: ClassVar[Mapping[str, str]] = {"operator_holds": "selection"}
 
     def __init__(self, router_module: ModuleType, litellms_version: str) -> None:
         self.version = litellms_version
@@ -106,7 +108,8 @@ class RustBand(Band):
             raise UnknownBandError(msg) from error
         self.core = vars(self.module).get("RustCore", object)
         self.driver: type = vars(self.module).get("_Driver", object)
-        missing = [f"RustCore.{name}" for name in _CORE_MEMBERS if not hasattr(self.core, name)]
+        missing = [f"Router.{name}" for name in _FACADE_MEMBERS if not hasattr(self.router, name)]
+        missing += [f"RustCore.{name}" for name in _CORE_MEMBERS if not hasattr(self.core, name)]
         missing += [f"_Driver.{name}" for name in _DRIVER_MEMBERS if not hasattr(self.driver, name)]
         if missing:
             msg = f"LiteLLM {litellms_version} has no {', '.join(missing)}"
