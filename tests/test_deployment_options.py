@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fast_router.deployment_options import KEYS, DeploymentOptions, options_of, unknown_keys
@@ -80,7 +80,11 @@ def test_a_key_without_meaning_says_nothing_and_is_told_with_a_remedy():
     assert unknown_keys({}) == {}
 
 
-@given(st.dictionaries(st.sampled_from(sorted(KEYS)), st.none() | st.floats() | st.text() | st.lists(st.text())))
+VALUES = st.none() | st.floats() | st.text(max_size=3) | st.lists(st.text(max_size=3), max_size=2)
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+@given(st.dictionaries(st.sampled_from(sorted(KEYS)), VALUES, max_size=4))
 def test_whatever_it_says_is_a_record_or_a_configuration_error(said):
     with suppress(ConfigurationError):
         found = options_of(entry(**said))

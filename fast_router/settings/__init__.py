@@ -34,7 +34,6 @@ __all__ = [
     "Settings",
     "configure",
     "current",
-    "enabled",
     "has_section",
     "load",
     "markdown",
@@ -46,8 +45,6 @@ __all__ = [
     "unknown_variables",
 ]
 
-_ON = frozenset({"1", "true", "yes", "on", "t", "y"})
-_OFF = frozenset({"0", "false", "no", "off", "f", "n"})
 # A file with one of these and no `fast_router:` section is LiteLLM's alone.
 _LITELLM_SECTIONS = frozenset(
     {"model_list", "litellm_settings", "router_settings", "general_settings", "environment_variables", "include"}
@@ -325,20 +322,3 @@ def reset() -> None:
     with _lock:
         _arguments.clear()
         _current = None
-
-
-def enabled() -> bool:
-    """Whether fast_router may touch LiteLLM; answered without importing anything unless a file is named.
-
-    Raises:
-        ConfigurationError: FAST_ROUTER_ENABLED is neither a yes nor a no.
-    """
-    if "enabled" in _arguments or _current is not None or os.environ.get(PREFIX + "CONFIG", "").strip():
-        return current().enabled
-    text = os.environ.get(PREFIX + "ENABLED", "").strip().lower()
-    if not text or text in _ON:
-        return True
-    if text in _OFF:
-        return False
-    msg = f"{PREFIX}ENABLED: {text!r} is neither a yes nor a no; use 1 or 0"
-    raise ConfigurationError(msg)

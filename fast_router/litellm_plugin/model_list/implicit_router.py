@@ -20,6 +20,7 @@ from fast_router import settings
 from fast_router.deployment_options import options_of
 from fast_router.errors import ConfigurationError, UnknownStrategyError
 from fast_router.litellm_plugin.bands.member_names import method_of, model_id_maker
+from fast_router.litellm_plugin.strategy_names import LITELLM
 
 __all__ = ["ImplicitRouter", "is_deployments"]
 
@@ -166,18 +167,9 @@ def _strategy(name: str) -> str:
     from fast_router.engine.strategies import canonical  # noqa: PLC0415
 
     try:
-        return _LITELLM_NAMES.get(canonical(name), canonical(name))
+        return LITELLM.get(canonical(name), canonical(name))
     except UnknownStrategyError:
         return name
-
-
-_LITELLM_NAMES = {
-    "simple_shuffle": "simple-shuffle",
-    "least_busy": "least-busy",
-    "latency_based": "latency-based-routing",
-    "cost_based": "cost-based-routing",
-    "usage_based": "usage-based-routing-v2",
-}
 
 
 def _extra_names(router_settings: Mapping[str, Any]) -> set[str]:
