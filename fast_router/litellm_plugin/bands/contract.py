@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["LiteLLM", "Seam"]
+__all__ = ["Layer", "LiteLLM", "Seam"]
+
+Layer = Callable[[Any], Any]
+"""Makes a replacement that is called as the original is, with the same arguments."""
 
 
 class Seam(Enum):
@@ -65,6 +68,28 @@ class LiteLLM(Protocol):
 
     def lacks(self, seam: Seam) -> str:
         """Why there is no such seam, in words; empty if there is one."""
+
+    # -- layers ---------------------------------------------------------------------------------------
+
+    def around_request(self, patches: PatchSet, make: Layer, make_sync: Layer) -> None:
+        """Put a layer around each request, its retries and fallbacks included.
+
+        A request passes either the asynchronous one or its synchronous twin; a fallback may pass it once more, inside.
+
+        Args:
+            patches: Those of this `enable()`.
+            make: Makes the replacement of an asynchronous method of the core from the original.
+            make_sync: The same where a synchronous request does not come by there.
+        """
+
+    def around_attempt(self, patches: PatchSet, make: Layer, make_sync: Layer) -> None:
+        """Put a layer around each attempt, from before its pick or its call to the answer or a stream's beginning.
+
+        Args:
+            patches: Those of this `enable()`.
+            make: Makes the replacement of an asynchronous method from the original.
+            make_sync: The same where a synchronous attempt does not come by there.
+        """
 
     # -- members, by their plain names ----------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fast_router.litellm_plugin.bands.contract import Seam
+from fast_router.litellm_plugin.bands.contract import Layer, Seam
 from fast_router.litellm_plugin.bands.member_names import PREFIX
 
 if TYPE_CHECKING:
@@ -218,6 +218,14 @@ class Band:
     def admit_picks(self, patches: PatchSet, install: Callable[[PatchSet], object]) -> None:
         """Have every asynchronous pick admitted by the fleet: `install` puts that into the stack around picks."""
         install(patches)
+
+    def around_request(self, patches: PatchSet, make: Layer, make_sync: Layer) -> None:  # noqa: ARG002 - they come by here
+        """Put a layer around each request, synchronous ones included: LiteLLM runs those on a loop of their own."""
+        patches.replace(self.core, self.slot("async_function_with_fallbacks"), make)
+
+    def around_attempt(self, patches: PatchSet, make: Layer, make_sync: Layer) -> None:  # noqa: ARG002 - the same
+        """Put a layer around each attempt, from before its pick; synchronous ones come by here, too."""
+        patches.replace(self.core, self.slot("make_call"), make)
 
     def rest_store(self, core: Any) -> RestStore | None:
         """Where this LiteLLM keeps a core's cooldowns, None if it has no such place."""

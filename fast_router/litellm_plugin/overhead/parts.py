@@ -125,7 +125,8 @@ class Parts:
             LookupError: This LiteLLM has no such function.
         """
         for owner, spelling in self._places(name):
-            found = vars(owner).get(spelling)
+            # A package of LiteLLM's may look some of its names up when they are asked for.
+            found = getattr(owner, spelling, None) if isinstance(owner, ModuleType) else vars(owner).get(spelling)
             if isinstance(found, staticmethod):
                 found = found.__func__
             found = getattr(found, "__fast_router_original__", found)  # ours may stand there already

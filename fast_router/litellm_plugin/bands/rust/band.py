@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fast_router.errors import FastRouterError
-from fast_router.litellm_plugin.bands.contract import Seam
+from fast_router.litellm_plugin.bands.contract import Layer, Seam
 from fast_router.litellm_plugin.bands.methods import Band, UnknownBandError
 from fast_router.litellm_plugin.bands.rust import rests
 from fast_router.litellm_plugin.picks import strategies_by_name
@@ -142,6 +142,16 @@ class RustBand(Band):
         from fast_router.litellm_plugin.bands.rust import limits  # noqa: PLC0415 - few ask
 
         limits.install_strict(patches, self)
+
+    def around_request(self, patches: PatchSet, make: Layer, make_sync: Layer) -> None:
+        """Put a layer around each of the core's walks; what the request lane answers takes none."""
+        patches.replace(self.core, "_run", make)
+        patches.replace(self.core, "_run_sync", make_sync)
+
+    def around_attempt(self, patches: PatchSet, make: Layer, make_sync: Layer) -> None:
+        """Put a layer around each attempt of a walk: the core has picked, the call is to be made."""
+        patches.replace(self.driver, "attempt", make)
+        patches.replace(self.driver, "attempt_sync", make_sync)
 
     def rest_store(self, core: Any) -> RestStore | None:
         """As of any band."""

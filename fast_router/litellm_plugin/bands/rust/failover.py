@@ -175,12 +175,11 @@ def install(patches: PatchSet, band: RustBand) -> list[str]:
     for owner, name, make in (
         (band.core, "_answer_cache", partial(_answer_cache, band=band)),
         (band.core, "_answer_cache_sync", partial(_answer_cache_sync, band=band)),
-        (band.driver, "attempt", _attempt),
-        (band.driver, "attempt_sync", _attempt_sync),
         (PythonHost, "sleep", _sleep),
         (PythonHost, "sleep_sync", _sleep_sync),
     ):
         patches.replace(owner, name, make)
+    band.around_attempt(patches, _attempt, _attempt_sync)
     off = settings.current().disabled_features
     done = ["failover"]
     if "stream_failover" not in off:
