@@ -167,7 +167,6 @@ def _imported(_module: ModuleType) -> None:
 def _patch(module: ModuleType) -> None:
     from fast_router import settings  # noqa: PLC0415
     from fast_router.litellm_plugin.bands.methods import UnknownBandError, find_band  # noqa: PLC0415
-    from fast_router.litellm_plugin.feature_table import FEATURES  # noqa: PLC0415
     from fast_router.litellm_plugin.patching import PatchSet  # noqa: PLC0415
     from fast_router.litellm_plugin.start_line import install as install_start_line  # noqa: PLC0415
     from fast_router.litellm_plugin.tally import tally  # noqa: PLC0415
@@ -180,7 +179,7 @@ def _patch(module: ModuleType) -> None:
         switch.band = find_band(module)
     except UnknownBandError as error:
         switch.band = None
-        switch.skipped.update((feature.name, str(error)) for feature in FEATURES)
+        switch.skipped.update(_none(str(error)))
         _install("public hook", _public_hook(str(error)), patches, None)
     except Exception as error:  # noqa: BLE001 - importing LiteLLM must not fail because of us
         tally.failed(error, "enable")
@@ -188,6 +187,7 @@ def _patch(module: ModuleType) -> None:
     else:
         _install_features(patches, switch.band, settings.current().disabled_features)
         install_start_line(patches, switch.band)
+        switch.band.installed(patches, give_back)
     switch.patches = patches
     switch.enabled = bool(switch.features)
     _warn_of_unknown_variables()
@@ -220,6 +220,33 @@ def _install_features(patches: PatchSet, band: Band, disabled: Collection[str]) 
 
 
 _DISABLED = "switched off by disabled_features"
+
+
+def _none(problem: str) -> dict[str, str]:
+    """Every feature with the one reason for which none is there."""
+    from fast_router.litellm_plugin.feature_table import FEATURES  # noqa: PLC0415
+
+    return dict.fromkeys((feature.name for feature in FEATURES), problem)
+
+
+def give_back(band: Any, problem: str) -> None:
+    """Give LiteLLM back but for its public hook, while requests run: its `band` has turned out to be another one.
+
+    Args:
+        band: The one that is in use; nothing happens if it is no longer.
+        problem: What is the matter, for the log and the status.
+    """
+    from fast_router.litellm_plugin.patching import PatchSet  # noqa: PLC0415
+
+    with switch.lock:
+        if switch.band is not band or switch.patches is None:
+            return
+        switch.stuck = switch.patches.restore()
+        patches = PatchSet()
+        switch.band, switch.features, switch.skipped = None, [], {"steering": problem, **_none(problem)}
+        _install("public hook", _public_hook(problem), patches, None)
+        switch.patches = patches
+        switch.enabled = bool(switch.features)
 
 
 def _warn_of_unknown_variables() -> None:

@@ -69,6 +69,9 @@ class LiteLLM(Protocol):
     def lacks(self, seam: Seam) -> str:
         """Why there is no such seam, in words; empty if there is one."""
 
+    def installed(self, patches: PatchSet, give_back: Callable[[Any, str], None]) -> None:
+        """Everything is installed; `give_back(band, why)` takes it out again where LiteLLM proves to be another one."""
+
     # -- layers ---------------------------------------------------------------------------------------
 
     def around_request(self, patches: PatchSet, make: Layer, make_sync: Layer) -> None:

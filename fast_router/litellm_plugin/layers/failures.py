@@ -16,7 +16,7 @@ from fast_router.engine.failover.failures import classify
 from fast_router.engine.failover.ledger import AttemptLedger
 from fast_router.engine.failover.retry_after import retry_after_from_error
 from fast_router.litellm_plugin.callers import caller_of, terms_of
-from fast_router.litellm_plugin.layers import first_chunk, hedge, moderations, plain
+from fast_router.litellm_plugin.layers import fallback_at_once, first_chunk, hedge, moderations, plain
 from fast_router.litellm_plugin.layers import lease as attempts
 from fast_router.litellm_plugin.layers import wait as failover_waiting
 from fast_router.litellm_plugin.picks.binding import existing
@@ -47,6 +47,7 @@ class RequestLedger(AttemptLedger):
     """The ledger of one request, over its retries and fallbacks.
 
     Attributes:
+        bypass: What it has passed by, None before it was asked.
         failover: The Router's failover, None if it could not be made.
         request: Its keyword arguments; None once it is over.
         retries: How many retries it has spent.
@@ -60,7 +61,8 @@ class RequestLedger(AttemptLedger):
     """
 
     __slots__ = (
-        "error", "failover", "hedge", "may_wait", "model", "own_retries", "raised", "request", "retries", "wait_until",
+        "bypass", "error", "failover", "hedge", "may_wait", "model", "own_retries", "raised", "request", "retries",
+        "wait_until",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +70,7 @@ class RequestLedger(AttemptLedger):
     ) -> None:
         super().__init__(None if failover is None else failover.policy.doubtful)
         self.failover = failover
+        self.bypass: fallback_at_once.Bypass | None = None
         self.hedge = False
         self.request = request
         if request is not None:
@@ -121,8 +124,9 @@ def install(patches: PatchSet, band: Band) -> list[str]:
     patches.replace(band.core, band.slot("make_call"), lambda original: _make_call(original, band))
     if "hedging" not in off:
         done += hedge.install(patches, band)
-    patches.replace(band.core, band.slot("should_retry_this_error"), _should_retry)
-    patches.replace(band.core, band.slot("_time_to_sleep_before_retry"), _sleep)
+    patches.replace(band.core, band.slot("should_retry_this_error"), lambda original: _should_retry(original, band))
+    patches.replace(band.core, band.slot("_time_to_sleep_before_retry"), lambda original: _sleep(original, band))
+    fallback_at_once.install(patches, band, RequestLedger)
     repairs.install(patches, band, _judged_later)
     moderations.install(patches, band)
     if "waiting" not in off:
@@ -167,7 +171,14 @@ def _request(original: Any, band: Band) -> Any:
         appeal(ledger, kwargs.get("model"))
         try:
             if not settings.current().max_wait or not ledger.may_wait:
-                return await original(self, *args, **kwargs)
+                try:
+                    return await original(self, *args, **kwargs)
+                except Exception:
+                    again = fallback_at_once.as_ever(ledger, kwargs)
+                    if again is None:
+                        raise
+                # Outside of the handler: what follows does not come of that error.
+                return await original(self, *args, **again)
             return await _outlasting(self, original, args, kwargs, ledger)
         finally:
             attempts.ledger.reset(token)
@@ -179,7 +190,13 @@ def _request(original: Any, band: Band) -> Any:
 async def _outlasting(core: Any, original: Any, args: Any, kwargs: dict[str, Any], ledger: RequestLedger) -> Any:
     async def call(request: dict[str, Any]) -> Any:
         ledger.raised = None
-        return await original(core, *args, **request)
+        try:
+            return await original(core, *args, **request)
+        except Exception:
+            again = fallback_at_once.as_ever(ledger, request)
+            if again is None:
+                raise
+        return await original(core, *args, **again)
 
     return await failover_waiting.outlasting(core, call, kwargs, ledger)
 
@@ -285,7 +302,7 @@ def _make_call(original: Any, band: Band) -> Any:
         if ledger.__class__ is not RequestLedger:
             return await original(self, original_function, *args, **kwargs)
         retried = ledger.raised if ledger.attempts and ledger.model == kwargs.get("model") else None
-        if retried is not None and not spend(ledger):
+        if retried is not None and (fallback_at_once.passes_by(self, band, ledger, ledger.model) or not spend(ledger)):
             raise retried
         if retried is not None:
             tally.event("retry", kwargs.get("model"))
@@ -322,14 +339,20 @@ def _seen(core: Any, band: Band, ledger: RequestLedger, error: Exception, kwargs
 # -- retries -------------------------------------------------------------------------------------------------
 
 
-def _should_retry(original: Any) -> Any:
+def _should_retry(original: Any, band: Band) -> Any:
     def should_retry_this_error(self: Any, error: Exception, *args: Any, **kwargs: Any) -> Any:
         result = original(self, error, *args, **kwargs)
-        if not within_budget():
+        if _passes_by(self, band) or not within_budget():
             raise error
         return result
 
     return should_retry_this_error
+
+
+def _passes_by(core: Any, band: Band) -> bool:
+    """Tell whether the model of the latest attempt was found dead meanwhile: its fallback is asked instead."""
+    ledger = attempts.ledger.get()
+    return isinstance(ledger, RequestLedger) and fallback_at_once.passes_by(core, band, ledger, ledger.model)
 
 
 def _budget(ledger: object) -> tuple[RetryBudget | CallersPart, float] | None:
@@ -381,9 +404,11 @@ def spend(ledger: RequestLedger) -> bool:
     return found is None or found[0].retry(found[1])
 
 
-def _sleep(original: Any) -> Any:
+def _sleep(original: Any, band: Band) -> Any:
     def _time_to_sleep_before_retry(self: Any, e: Exception, *args: Any, **kwargs: Any) -> float:
         seconds = float(original(self, e, *args, **kwargs))
+        if _passes_by(self, band):
+            return 0.0  # no retry follows
         # LiteLLM sleeps after its last attempt, too; nothing follows for which the provider's time were worth heeding.
         return seconds if kwargs.get("remaining_retries") == 0 else longer(self, seconds)
 

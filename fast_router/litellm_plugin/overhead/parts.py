@@ -125,7 +125,7 @@ class Parts:
             LookupError: This LiteLLM has no such function.
         """
         for owner, spelling in self._places(name):
-            # A package of LiteLLM's may look some of its names up when they are asked for.
+            # LiteLLM loads some of its package's names when they are asked for.
             found = getattr(owner, spelling, None) if isinstance(owner, ModuleType) else vars(owner).get(spelling)
             if isinstance(found, staticmethod):
                 found = found.__func__

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from fast_router.errors import FastRouterError
 from fast_router.litellm_plugin.bands.contract import Layer, Seam
 from fast_router.litellm_plugin.bands.methods import Band, UnknownBandError
-from fast_router.litellm_plugin.bands.rust import rests
+from fast_router.litellm_plugin.bands.rust import rests, untried
+from fast_router.litellm_plugin.bands.rust.self_test import SelfTest
 from fast_router.litellm_plugin.picks import strategies_by_name
 from fast_router.litellm_plugin.picks.binding import Binding, bind
 from fast_router.litellm_plugin.strategy_names import STRATEGIES
@@ -69,6 +70,8 @@ class RustBand(Band):
     Attributes:
         driver: The class that makes the attempts of one request.
         selection: The module in which the core's host finds the strategy objects.
+        newer: True if nobody has tested this LiteLLM.
+        self_test: What the core of this process has shown.
     """
 
     seams = frozenset(
@@ -95,8 +98,9 @@ class RustBand(Band):
     }
     within: ClassVar[Mapping[str, str]] = {"operator_holds": "selection"}
 
-    def __init__(self, router_module: ModuleType, litellms_version: str) -> None:
+    def __init__(self, router_module: ModuleType, litellms_version: str, *, newer: bool = False) -> None:
         self.version = litellms_version
+        self.newer = newer
         self.name = "1.110"
         self.facade = True
         self.router = router_module.Router
@@ -114,6 +118,12 @@ class RustBand(Band):
         if missing:
             msg = f"LiteLLM {litellms_version} has no {', '.join(missing)}"
             raise UnknownBandError(msg)
+        self.self_test = SelfTest()
+
+    def installed(self, patches: PatchSet, give_back: Callable[[Any, str], None]) -> None:
+        """As of any band: on a LiteLLM that is newer than the last one tested, the first request decides."""
+        if self.newer:
+            untried.install(patches, self, give_back)
 
     @property
     def fast_lane(self) -> bool:

@@ -7,7 +7,6 @@ expired is raised in place; the rest, and every other kind of cache, is LiteLLM'
 
 from __future__ import annotations
 
-import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FEATURE"]
 
-_SUCCESSES = "increment_deployment_successes_for_current_minute"
 _NO_LOCK = nullcontext()
+_SUCCESSES = "increment_deployment_successes_for_current_minute"
 
 
 def _install(patches: PatchSet, parts: Parts) -> bool:
@@ -43,7 +42,7 @@ def _install(patches: PatchSet, parts: Parts) -> bool:
             if (
                 type(count) is not int
                 or ends is None
-                or ends <= (kept._clock() if clocked else time.time()) + 1  # so near that it could pass on the way
+                or ends <= (kept._clock() if clocked else parts.now()) + 1  # so near that it could pass on the way
                 or len(kept.cache_dict) >= kept.max_size_in_memory  # its own write would throw somebody out
             ):
                 return None
