@@ -81,7 +81,7 @@ def test_a_part_of_a_feature_goes_with_it_and_says_so():
             assert skipped[name] == "switched off by disabled_features"
     finally:
         fast_router.disable()
-        fast_router.configure(disabled_features=())
+        fast_router.configure(disabled_features=None)
         fast_router.enable()
 
 
@@ -201,7 +201,7 @@ def layer(band, monkeypatch, fleet):
     assert patches.restore() == []
     if walks:
         fast_router.disable()
-        fast_router.configure(disabled_features=())
+        fast_router.configure(disabled_features=None)
         fast_router.enable()
 
 
