@@ -20,6 +20,7 @@ import threading
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from fast_router import environment_switch
 from fast_router.errors import ConfigurationError
 from fast_router.settings.features import FEATURES, OVERHEAD
 from fast_router.settings.table import PREFIX, Row, Settings, markdown, options, rows, shown
@@ -185,6 +186,8 @@ def load(
 
 
 def _checked(name: str, value: object) -> object:
+    if name == "enabled" and isinstance(value, str) and value.lower() == environment_switch.NEVER:
+        return False
     checked: object = _validators()[name].validate_python(value)
     if name == "disabled_features" and isinstance(checked, tuple):
         return _features(checked)
@@ -253,17 +256,26 @@ def current() -> Settings:
     """The settings in force; read from the environment and the file at the first call.
 
     Raises:
-        ConfigurationError: A value is wrong (see `load`).
+        ConfigurationError: A value is wrong (see `load`), and `FAST_ROUTER_ENABLED` does not switch us off.
     """
     global _current  # noqa: PLW0603 - one process, one set of options
     seen = _current
     if seen is None:
         with _lock:
             if _current is None:
-                _current = load(_arguments)[0]
+                _current = _read()
                 _set_log_level(_current)
             seen = _current
     return seen
+
+
+def _read() -> Settings:
+    try:
+        return load(_arguments)[0]
+    except ConfigurationError:
+        if not environment_switch.off():
+            raise
+        return Settings(enabled=False)  # off always starts, whatever the other options say
 
 
 def configure(**arguments: object) -> Settings:

@@ -11,10 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 import fast_router
-from fast_router import settings
+from fast_router import environment_switch, settings
 from fast_router.cli import main
 from fast_router.errors import ConfigurationError
-from fast_router.litellm_plugin.switch import off_by_environment
 
 PASSWORD = "hunter2-of-the-test"
 
@@ -157,11 +156,13 @@ def test_settings_are_immutable_and_show_no_secrets():
         loaded.max_wait = 3
 
 
-@pytest.mark.parametrize(("text", "answer"), [("", True), ("1", True), ("on", True), ("0", False), ("No", False)])
-def test_the_switch_and_the_settings_read_the_environment_alike(monkeypatch, text, answer):
-    monkeypatch.setenv("FAST_ROUTER_ENABLED", text)
-    assert off_by_environment() is not answer
-    assert settings.load()[0].enabled is answer
+@pytest.mark.parametrize(
+    ("text", "answer"), [("", True), ("1", True), ("on", True), ("0", False), ("No", False), ("Never", False)]
+)
+def test_enabled_reads_the_environment(text, answer):
+    environ = {"FAST_ROUTER_ENABLED": text}
+    assert settings.load(environ=environ)[0].enabled is answer
+    assert environment_switch.off(environ) is not answer
 
 
 def test_variables_that_are_no_options_are_named_but_not_those_of_our_own_tools():
@@ -174,11 +175,9 @@ def test_variables_that_are_no_options_are_named_but_not_those_of_our_own_tools(
     assert settings.unknown_variables({**own, "OTHER": "1"}) == []
 
 
-def test_the_switch_refuses_what_is_neither_yes_nor_no(monkeypatch):
-    monkeypatch.setenv("FAST_ROUTER_ENABLED", "maybe")
-    assert not off_by_environment()
+def test_enabled_refuses_what_is_neither_yes_nor_no():
     with pytest.raises(ConfigurationError, match="FAST_ROUTER_ENABLED: 'maybe'"):
-        settings.load()
+        settings.load(environ={"FAST_ROUTER_ENABLED": "maybe"})
 
 
 @pytest.mark.parametrize(
