@@ -80,11 +80,17 @@ def test_images_count_by_their_url_or_their_digest() -> None:
     assert len(picture(large)) < 20
 
 
-@pytest.mark.parametrize("word", ["cache_salt", "prompt_cache_key"])
-def test_salts_and_cache_keys_keep_prompts_apart(word: str) -> None:
+@pytest.mark.parametrize("word", ["cache_salt", "extra_key"])
+def test_salts_keep_prompts_apart(word: str) -> None:
     """Also in `extra_body`, where OpenAI's client puts what it does not know."""
     assert shared(hashes(user(LONG), **{word: "a"}), hashes(user(LONG), **{word: "b"})) == 0
     assert hashes(user(LONG), **{word: "a"}) == hashes(user(LONG), extra_body={word: "a"})
+
+
+@pytest.mark.parametrize("word", ["prompt_cache_key", "litellm_session_id", "user"])
+def test_who_asks_does_not_keep_prompts_apart(word: str) -> None:
+    """Servers share what agents have in common, whatever their sessions are called."""
+    assert hashes(user(LONG), **{word: "a"}) == hashes(user(LONG), **{word: "b"}) == hashes(user(LONG))
 
 
 def test_token_ids_are_a_prompt_too() -> None:
