@@ -36,7 +36,7 @@ for version in "$@"; do
         [[ -x $folder/bin/python ]] || "$uv" venv --quiet --python .venv/bin/python "$folder"
         "$uv" pip install --quiet --python "$folder/bin/python" --override "$overrides" \
             --editable '.[cli,redis,celery]' "$package==$version" "${pins[@]}" \
-            gunicorn hypothesis pytest pytest-asyncio pytest-rerunfailures pytest-timeout
+            gunicorn hypothesis pytest pytest-asyncio pytest-rerunfailures pytest-timeout pytest-xdist
         # Compiled once, and not again by each of the many processes that the tests start.
         env -u PYTHONDONTWRITEBYTECODE "$folder/bin/python" -c "$compile" >/dev/null
         touch "$stamp"
@@ -44,7 +44,7 @@ for version in "$@"; do
     echo "== LiteLLM $version: the plugin's tests"
     # The real proxy is tested with the development environment's version and with 1.110; elsewhere it is the Router.
     # shellcheck disable=SC2086 - COMPAT_TESTS may name several
-    "$folder/bin/python" -m pytest -p no:cacheprovider -m "$marks" $tests || failed+=("$version")
+    "$folder/bin/python" -m pytest -p no:cacheprovider -n auto --dist loadfile -m "$marks" $tests || failed+=("$version")
 done
 if [[ ${#failed[@]} -gt 0 ]]; then
     echo "test-compat: failed on LiteLLM ${failed[*]}" >&2

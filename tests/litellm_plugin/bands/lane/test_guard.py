@@ -24,19 +24,16 @@ MESSAGES = [{"role": "user", "content": "hello"}]
 
 
 @pytest.fixture(autouse=True)
-def plugin(monkeypatch):
-    assert fast_router.enable()
+def _answered(plugin, monkeypatch):
     before = {name: list(getattr(litellm, name)) for name in ("callbacks", "success_callback", "failure_callback")}
 
     async def answered(**_: Any) -> Any:
         return litellm.ModelResponse(choices=[{"message": {"content": "hi"}, "finish_reason": "stop"}])
 
     monkeypatch.setattr(litellm, "acompletion", answered)
-    errors = fast_router.status()["errors"]["count"]
     yield
     for name, value in before.items():
         getattr(litellm, name)[:] = value
-    assert fast_router.status()["errors"]["count"] == errors, fast_router.status()["errors"]
 
 
 _made = itertools.count()
