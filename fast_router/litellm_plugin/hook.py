@@ -236,9 +236,30 @@ def _patch(module: ModuleType) -> None:
             else:
                 _install(name, _installer(path), patches, switch.band)
         install_start_line(patches, switch.band)
+        switch.band.installed(patches, give_back)
     switch.patches = patches
     switch.enabled = bool(switch.features)
     _warn_of_unknown_variables()
+
+
+def give_back(band: Any, problem: str) -> None:
+    """Give LiteLLM back but for its public hook, while requests run: its `band` has turned out to be another one.
+
+    Args:
+        band: The one that is in use; nothing happens if it is no longer.
+        problem: What is the matter, for the log and the status.
+    """
+    from fast_router.litellm_plugin.patching import PatchSet  # noqa: PLC0415
+
+    with switch.lock:
+        if switch.band is not band or switch.patches is None:
+            return
+        switch.stuck = switch.patches.restore()
+        patches = PatchSet()
+        switch.band, switch.features, switch.skipped = None, [], {"steering": problem}
+        _install("public hook", _public_hook(problem), patches, None)
+        switch.patches = patches
+        switch.enabled = bool(switch.features)
 
 
 def _warn_of_unknown_variables() -> None:
