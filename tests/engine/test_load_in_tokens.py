@@ -45,6 +45,7 @@ def test_tokens_are_estimated_from_the_text_and_otherwise_taken_for_usual(strate
     router = AdvancedRouter(strategy, model_list=[{"model_name": "m", "id": f"d{n}"} for n in range(2)], load="tokens")
     lease = router.acquire("m", key="x" * 4000)
     assert lease.deployment.work.backlog.tokens == 1000
+    assert len(lease.deployment.work.mirror) == 0
     other = router.acquire("m")
     assert other.deployment.work.backlog.tokens > 0
     lease.release()
