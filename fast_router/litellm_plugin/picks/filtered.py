@@ -95,7 +95,7 @@ class Filtered:
             return _LITELLM
         limits = any(tier.respects_limits for tier in group.tiers.values())
         counts = limits and any(d.tpm is not None for d in left)
-        ask = ask_of(group.strategy, request_kwargs, prompt, counts=counts)
+        ask = ask_of(group, request_kwargs, prompt, counts=counts)
         self._drop()
         self.lease = binding.engine.acquire_from(group, left, ask)
         return _LITELLM if self.lease is None else entries[self.lease.deployment.id]

@@ -180,9 +180,9 @@ def _open(parts: Parts, band: RustBand, core: Any, endpoint: Endpoint, model: st
         raise Unknown("deployments that LiteLLM leaves out")
     found.name = str(found.step["model"])
     strategy, options = _strategy(binding, core, entries, group)
-    if strategy == "cache_aware":
-        raise Unknown("a strategy that reads prompts")
     found.group = binding.group(group, strategy, options, entries)
+    if found.group.reads_prompts:
+        raise Unknown("a strategy that reads prompts")
     limits = any(tier.respects_limits for tier in found.group.tiers.values())
     found.counts = limits and any(member.tpm is not None for member in found.group.members)
     found.asks = found.counts or strategy == "latency_based" or strategy.endswith("_affinity")
