@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from fast_router.cli.columns import Column, duration, figure, show, since
+from fast_router.cli.columns import Column, figure, show
+from fast_router.cli.trouble import changes_in, since, troubles
 from fast_router.observe import process_status
 from fast_router.observe.runtime_dir import directories
 from fast_router.observe.summary import idle_parents, summarise
@@ -24,6 +25,7 @@ _NOTHING = (
 # As many rows as a screen or two hold.
 _MOST = 40
 _PER_GROUP = 10
+_TROUBLES = 5
 
 COLUMNS = (
     Column("server"),
@@ -37,6 +39,8 @@ COLUMNS = (
     Column("1st token", number=True),
     Column("why"),
 )
+_CACHED = (Column("cached", number=True), Column("said", number=True))
+"""Share of the prompt tokens expected to be cached, and what answers said: where a strategy looks at caches."""
 
 
 @click.command()
@@ -84,6 +88,10 @@ def _show(documents: Sequence[Mapping[str, Any]], model: str | None, *, everythi
         known = ", ".join(group["model"] for group in summary["groups"][:20]) or "none"
         raise click.ClickException(f"no process has a model {model!r}; there are: {known}")
     now, left = time.time(), _MOST
+    if sentences := troubles(sorted(groups, key=to_watch), now, _TROUBLES):
+        click.echo()
+        for sentence in sentences:
+            click.secho(sentence, bold=True)
     total = sum(group["size"] for group in groups)
     hidden = 0
     for group in sorted(groups, key=to_watch):
@@ -93,7 +101,9 @@ def _show(documents: Sequence[Mapping[str, Any]], model: str | None, *, everythi
         hidden += group["size"] - len(rows)
         if rows:
             click.echo()
-            show(COLUMNS, [cells(row, now) for row in rows], title=_heading(group))
+            cached = any(row["cache"] for row in rows)
+            columns = (*COLUMNS[:-1], *_CACHED, COLUMNS[-1]) if cached else COLUMNS
+            show(columns, [cells(row, now, cached=cached) for row in rows], title=_heading(group))
     if hidden:
         click.echo(f"\n… and {hidden} more deployments, {_states(groups)}; --model NAME or --all shows them")
     _rest(summary)
@@ -117,34 +127,35 @@ def _heading(group: Mapping[str, Any]) -> str:
     )
 
 
-def cells(row: Mapping[str, Any], now: float) -> list[str]:
-    """A deployment as a row of `COLUMNS`."""
+def cells(row: Mapping[str, Any], now: float, *, cached: bool = False) -> list[str]:
+    """A deployment as a row of `COLUMNS`, with its cache hits before the last if `cached`."""
     state = row["state"]
     if row["workers_alike"] < row["workers"]:
         state += f" ({row['workers_alike']}/{row['workers']})"
+    cache = row["cache"] or {"predicted_hit_share": None, "reported_hit_share": None}
     unit = "s/token" if row["latency_of"] == "token" else "s"
     return [
         row["server"],
         row["short"],
         state,
         str(row["in_flight"]),
-        "–" if row["share"] is None else f"{100 * row['share']:.0f} %",
+        _percent(row["share"]),
         str(row["picks"]),
         str(row["failures"]),
         figure(row["latency"], unit),
         figure(row["first_token"], "s"),
+        *((_percent(cache["predicted_hit_share"]), _percent(cache["reported_hit_share"])) if cached else ()),
         why(row, now),
     ]
 
 
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.0f} %"
+
+
 def why(row: Mapping[str, Any], now: float) -> str:
     """Why it is as it is, since when, and when that changes."""
-    parts = [row["reason"]] if row["reason"] else []
-    if row["since"] is not None and row["state"] not in {"held", "drained", "draining"}:
-        parts.append(f"since {since(row['since'], now)}")
-    if row["seconds_left"]:
-        parts.append(f"{'full share' if row['state'] == 'warming' else 'next try'} in {duration(row['seconds_left'])}")
-    return ", ".join(parts)
+    return ", ".join(filter(None, (row["reason"], since(row, now), changes_in(row))))
 
 
 def _processes(summary: Mapping[str, Any], idle: int) -> None:

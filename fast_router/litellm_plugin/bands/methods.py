@@ -21,7 +21,8 @@ from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fast_router.litellm_plugin.bands.contract import Seam
+from fast_router.litellm_plugin.bands.contract import Layer, Seam
+from fast_router.litellm_plugin.bands.member_names import PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.picks.binding import Binding
     from fast_router.litellm_plugin.rests.store import RestStore
 
-__all__ = ["KNOWN_PIPELINES", "Band", "UnknownBandError", "find_band"]
+__all__ = ["KNOWN_PIPELINES", "Band", "UnknownBandError", "find_band", "innermost"]
 
 
 class UnknownBandError(Exception):
@@ -47,9 +48,9 @@ _NEEDED = (
     "make_call",
 )
 _NEEDED_GLOBALS = ("simple_shuffle",)
-# From here on the core is written in Rust, from there on nobody has looked.
+# From here on the core is written in Rust, from there on nobody has looked: a self-test decides.
 _RUST = (1, 110)
-_TOO_NEW = (1, 111)
+_UNTRIED = (1, 111)
 
 _BANDS = (((1, 91), "1.83"), ((1, 99), "1.91"), ((1, 106), "1.99"), ((1, 109), "1.106"), (_RUST, "1.109"))
 
@@ -125,14 +126,23 @@ class Band:
         facade: True if a Router is only a facade over its core.
     """
 
-    no_fast_lane: str | None = None
-    """Why no pipeline of this band's can have a fast lane, None if one that is known has it."""
-
-    seams: frozenset[Seam] = frozenset({Seam.MEMBERS})
-    """The places in this LiteLLM where something of ours can stand."""
-
-    lacks: ClassVar[Mapping[str, str]] = {}
-    """Features that cannot be had here, with the reason."""
+    seams: frozenset[Seam] = frozenset(
+        {
+            Seam.REQUEST,
+            Seam.ATTEMPT,
+            Seam.PICK,
+            Seam.AWAITED_PICK,
+            Seam.CHOICE,
+            Seam.CHANGES,
+            Seam.REST_STORE,
+            Seam.RETRY_TIMING,
+            Seam.STRATEGY_NAMES,
+            Seam.STREAM_RECOVERY,
+            Seam.MEMBERS,
+        }
+    )
+    installers: ClassVar[Mapping[str, str]] = {}
+    within: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, router_module: ModuleType) -> None:
         self.version: str = _litellm_version()
@@ -149,10 +159,20 @@ class Band:
             msg = f"LiteLLM {self.version} has no {', '.join(missing)}"
             raise UnknownBandError(msg)
 
+    def lacks(self, seam: Seam) -> str:
+        """Why there is no such seam, in words; empty if there is one."""
+        if seam is Seam.PICK and not self.fast_lane:
+            return f"the routing code of LiteLLM {self.version} is not one that was checked against"
+        return "" if seam in self.seams else f"LiteLLM {self.version} does not have {seam.value}"
+
     def slot(self, name: str) -> str:
         """The real name of a member of the core class."""
-        renamed = f"_core_{name}"
+        renamed = f"{PREFIX}{name}"
         return renamed if renamed in vars(self.core) else name
+
+    def spellings(self, name: str) -> tuple[str, ...]:
+        """Every name under which a member of a core may be assigned."""
+        return (name, f"{PREFIX}{name}")
 
     def has(self, name: str) -> bool:
         """True if the core class has that member."""
@@ -162,7 +182,7 @@ class Band:
         """The real name of the first of these attributes that the instance `core` has."""
         state = vars(core)
         for name in names:
-            for spelling in (f"_core_{name}", name) if self.facade else (name,):
+            for spelling in (f"{PREFIX}{name}", name) if self.facade else (name,):
                 if spelling in state:
                     return spelling
         return None
@@ -199,12 +219,23 @@ class Band:
         """Have every asynchronous pick admitted by the fleet: `install` puts that into the stack around picks."""
         install(patches)
 
+    def around_request(self, patches: PatchSet, make: Layer, make_sync: Layer) -> None:  # noqa: ARG002 - they come by here
+        """Put a layer around each request, synchronous ones included: LiteLLM runs those on a loop of their own."""
+        patches.replace(self.core, self.slot("async_function_with_fallbacks"), make)
+
+    def around_attempt(self, patches: PatchSet, make: Layer, make_sync: Layer) -> None:  # noqa: ARG002 - the same
+        """Put a layer around each attempt, from before its pick; synchronous ones come by here, too."""
+        patches.replace(self.core, self.slot("make_call"), make)
+
     def rest_store(self, core: Any) -> RestStore | None:
         """Where this LiteLLM keeps a core's cooldowns, None if it has no such place."""
         from fast_router.litellm_plugin.rests.store import CacheRests  # noqa: PLC0415 - few ask
 
         cache = self.read(core, "cooldown_cache")
         return None if cache is None else CacheRests(cache)
+
+    def installed(self, patches: PatchSet, give_back: Callable[[Any, str], None]) -> None:
+        """Everything is installed; `give_back(band, why)` takes it out again where LiteLLM proves to be another one."""
 
     @property
     def fast_lane(self) -> bool:
@@ -229,12 +260,12 @@ class Band:
             for cls in self.core.__mro__:
                 found = vars(cls).get(self.slot(name))
                 if found is not None:
-                    yield name, _innermost(found)
+                    yield name, innermost(found)
                     break
         for name in _PIPELINE_GLOBALS:
             found = vars(self.module).get(name)
             if found is not None:
-                yield name, _innermost(found)
+                yield name, innermost(found)
 
     @cached_property
     def narrowing_keys(self) -> tuple[str, ...]:
@@ -246,7 +277,7 @@ class Band:
         found = next((vars(cls)[name] for cls in self.core.__mro__ if name in vars(cls)), None)
         if found is None:
             return ()
-        return tuple(key for key in _NARROWING if key in _innermost(found).__code__.co_consts)
+        return tuple(key for key in _NARROWING if key in innermost(found).__code__.co_consts)
 
     def order_is_strict(self) -> bool:
         """False if an order that no candidate has counts as none, as it does before 1.101."""
@@ -263,7 +294,8 @@ class Band:
         return f"<Band {self.name} for LiteLLM {self.version}>"
 
 
-def _innermost(function: Any) -> Any:
+def innermost(function: Any) -> Any:
+    """LiteLLM's own function under the layers of ours."""
     # Ours keep what they replaced under this name, so the hash is that of LiteLLM's own text at any time.
     function = getattr(function, "__func__", function)
     while True:
@@ -301,11 +333,8 @@ def find_band(router_module: ModuleType) -> Band:
     """
     version = _litellm_version()
     parts = _numbers(version)
-    if parts >= _TOO_NEW:
-        msg = f"LiteLLM {version} is newer than the last one known here (1.110)"
-        raise UnknownBandError(msg)
     if parts >= _RUST:
         from fast_router.litellm_plugin.bands.rust.band import RustBand  # noqa: PLC0415 - it imports this module
 
-        return RustBand(router_module, version)
+        return RustBand(router_module, version, newer=parts >= _UNTRIED)
     return Band(router_module)

@@ -15,9 +15,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fast_router.errors import FastRouterError
-from fast_router.litellm_plugin.bands.contract import Seam
+from fast_router.litellm_plugin.bands.contract import Layer, Seam
 from fast_router.litellm_plugin.bands.methods import Band, UnknownBandError
-from fast_router.litellm_plugin.bands.rust import rests
+from fast_router.litellm_plugin.bands.rust import rests, untried
+from fast_router.litellm_plugin.bands.rust.self_test import SelfTest
 from fast_router.litellm_plugin.picks import strategies_by_name
 from fast_router.litellm_plugin.picks.binding import Binding, bind
 from fast_router.litellm_plugin.strategy_names import STRATEGIES
@@ -50,8 +51,17 @@ _CORE_MEMBERS = (
     "recover_stream_sync",
     "retry_stream",
 )
+_FACADE_MEMBERS = ("discard", "registry", "select", "settings")
 _HELD = {"cache": "_cache", "cooldown_cache": "_cooldowns"}
 _DRIVER_MEMBERS = ("_failed", "attempt", "attempt_sync", "take_events")
+
+
+_ROOM = "fast_router.litellm_plugin.bands.rust"
+_LACKING = {
+    Seam.PICK: "LiteLLM's core is not written in Python: it filters, and we choose among whom it leaves",
+    Seam.AWAITED_PICK: "LiteLLM's core, which is not written in Python, does not wait for a worker's answer: picks are "
+    "made in this process",
+}
 
 
 class RustBand(Band):
@@ -60,17 +70,37 @@ class RustBand(Band):
     Attributes:
         driver: The class that makes the attempts of one request.
         selection: The module in which the core's host finds the strategy objects.
+        newer: True if nobody has tested this LiteLLM.
+        self_test: What the core of this process has shown.
     """
 
-    seams = frozenset({Seam.REGISTRY})
-    lacks: ClassVar[Mapping[str, str]] = {
-        "celery_routing": "LiteLLM's core, which is not written in Python, does not wait for a worker's answer: picks "
-        "are made in this process",
+    seams = frozenset(
+        {
+            Seam.REQUEST,
+            Seam.ATTEMPT,
+            Seam.CHOICE,
+            Seam.CHANGES,
+            Seam.REST_STORE,
+            Seam.RETRY_TIMING,
+            Seam.STRATEGY_NAMES,
+            Seam.STREAM_RECOVERY,
+            Seam.WALK,
+            Seam.REGISTRY,
+        }
+    )
+    installers: ClassVar[Mapping[str, str]] = {
+        "attempts": f"{_ROOM}.attempts",
+        "selection": f"{_ROOM}.steps",
+        "cooldowns": f"{_ROOM}.rests",
+        "strategies": f"{_ROOM}.strategies_by_name",
+        "failover": f"{_ROOM}.failover",
+        "admission": f"{_ROOM}.limits",
     }
-    no_fast_lane = "LiteLLM's core is not written in Python: it filters, and we choose among whom it leaves"
+    within: ClassVar[Mapping[str, str]] = {"operator_holds": "selection"}
 
-    def __init__(self, router_module: ModuleType, litellms_version: str) -> None:
+    def __init__(self, router_module: ModuleType, litellms_version: str, *, newer: bool = False) -> None:
         self.version = litellms_version
+        self.newer = newer
         self.name = "1.110"
         self.facade = True
         self.router = router_module.Router
@@ -82,16 +112,27 @@ class RustBand(Band):
             raise UnknownBandError(msg) from error
         self.core = vars(self.module).get("RustCore", object)
         self.driver: type = vars(self.module).get("_Driver", object)
-        missing = [f"RustCore.{name}" for name in _CORE_MEMBERS if not hasattr(self.core, name)]
+        missing = [f"Router.{name}" for name in _FACADE_MEMBERS if not hasattr(self.router, name)]
+        missing += [f"RustCore.{name}" for name in _CORE_MEMBERS if not hasattr(self.core, name)]
         missing += [f"_Driver.{name}" for name in _DRIVER_MEMBERS if not hasattr(self.driver, name)]
         if missing:
             msg = f"LiteLLM {litellms_version} has no {', '.join(missing)}"
             raise UnknownBandError(msg)
+        self.self_test = SelfTest()
+
+    def installed(self, patches: PatchSet, give_back: Callable[[Any, str], None]) -> None:
+        """As of any band: on a LiteLLM that is newer than the last one tested, the first request decides."""
+        if self.newer:
+            untried.install(patches, self, give_back)
 
     @property
     def fast_lane(self) -> bool:
-        """False: see `no_fast_lane`."""
+        """False: see `lacks`."""
         return False
+
+    def lacks(self, seam: Seam) -> str:
+        """As of any band."""
+        return _LACKING.get(seam) or super().lacks(seam)
 
     def binding(self, core: Any) -> RustBinding:
         """The binding of a core, made now if it has none, with the deployments as they are."""
@@ -111,6 +152,16 @@ class RustBand(Band):
         from fast_router.litellm_plugin.bands.rust import limits  # noqa: PLC0415 - few ask
 
         limits.install_strict(patches, self)
+
+    def around_request(self, patches: PatchSet, make: Layer, make_sync: Layer) -> None:
+        """Put a layer around each of the core's walks; what the request lane answers takes none."""
+        patches.replace(self.core, "_run", make)
+        patches.replace(self.core, "_run_sync", make_sync)
+
+    def around_attempt(self, patches: PatchSet, make: Layer, make_sync: Layer) -> None:
+        """Put a layer around each attempt of a walk: the core has picked, the call is to be made."""
+        patches.replace(self.driver, "attempt", make)
+        patches.replace(self.driver, "attempt_sync", make_sync)
 
     def rest_store(self, core: Any) -> RestStore | None:
         """As of any band."""
