@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fast_router.engine import Deployment, Lease
     from fast_router.engine.failover.waiting import Ticket
     from fast_router.litellm_plugin.bands.rust.band import RustBand
+    from fast_router.litellm_plugin.layers.beside import Beside
     from fast_router.litellm_plugin.layers.wait import Turns
     from fast_router.litellm_plugin.patching import PatchSet
 
@@ -61,6 +62,7 @@ class Walk:
         core: The core.
         ledger: What the request has tried.
         attempt: The attempt whose pick is made but whose call is not.
+        beside: What may start a second attempt beside the one that is under way.
         preferred: True if `attempt` was picked by a preference, which the core need not follow.
         step: The latest `attempt` step, None before the first.
         running: The attempt whose call is under way.
@@ -71,13 +73,15 @@ class Walk:
     """
 
     __slots__ = (
-        "_turn", "attempt", "core", "kept", "ledger", "picking", "picks_for", "preferred", "refused", "running", "step",
+        "_turn", "attempt", "beside", "core", "kept", "ledger", "picking", "picks_for", "preferred", "refused",
+        "running", "step",
     )  # fmt: skip
 
     def __init__(self, core: Any, ledger: RequestLedger) -> None:
         self.core = core
         self.ledger = ledger
         self.attempt: Attempt | None = None
+        self.beside: Beside | None = None
         self.preferred = False
         self.step: Mapping[str, Any] | None = None
         self.running: Attempt | None = None
@@ -540,6 +544,7 @@ def _running(attempt: Attempt) -> None:
     walking = walk.get()
     if walking is not None:
         walking.running = attempt
+        attempt.beside = walking.beside
 
 
 def _attempt(original: Any, band: RustBand) -> Any:
