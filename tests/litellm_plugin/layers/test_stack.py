@@ -16,17 +16,9 @@ from fast_router.litellm_plugin.layers import stack
 from fast_router.litellm_plugin.picks.binding import existing
 from tests.support.plugin import core_of, discard, entry, pick_id, picks, router, sync_id
 
-pytestmark = pytest.mark.python_core
+pytestmark = [pytest.mark.python_core, pytest.mark.usefixtures("plugin")]
 
 LIMIT: dict[str, Any] = {"qos_metric": "inflight", "qos_limit": 1}
-
-
-@pytest.fixture(autouse=True)
-def plugin():
-    assert fast_router.enable()
-    yield
-    fast_router.configure(max_wait=None)
-    discard()
 
 
 def binding_of(made):
@@ -209,7 +201,7 @@ def test_a_router_that_is_gone_is_not_kept():
     assert gone() is None
 
 
-def test_a_layer_that_fails_is_counted_and_litellm_answers(monkeypatch):
+def test_a_layer_that_fails_is_counted_and_litellm_answers(plugin, monkeypatch):
     made = router(entry("a"))
     pick_id(made)
 
@@ -221,3 +213,4 @@ def test_a_layer_that_fails_is_counted_and_litellm_answers(monkeypatch):
     errors = fast_router.status()["errors"]["count"]
     assert pick_id(made) == "a"
     assert fast_router.status()["errors"]["count"] == errors + 1
+    plugin.errors = 1
