@@ -131,7 +131,7 @@ class Call:
     """The attempts of `Router.make_call`.
 
     Attributes:
-        beside: The pair that it is of.
+        beside: The pair that it is of, until there is an attempt.
         request: The request's keyword arguments.
     """
 
@@ -177,7 +177,8 @@ class Call:
     def take(self, attempt: attempts.Attempt) -> None:
         """Let `attempt` be the first one."""
         self._attempt = attempt
-        attempt.beside = self.beside
+        # Given away: whoever is done with the attempt lets go of all this.
+        attempt.beside, self.beside = self.beside, None
 
     def _noting(self, function: Any) -> Any:
         async def noted(*args: Any, **kwargs: Any) -> Any:

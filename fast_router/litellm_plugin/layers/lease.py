@@ -118,6 +118,7 @@ class Attempt:
             return False
         self.open = False
         self.fresh = False
+        self.beside = None
         lease = self.lease
         if lease is None:
             return True
