@@ -187,10 +187,10 @@ class Silences:
             limit = max(options.factor * slowest, options.min_seconds)
             # Ten looks a silence; far apart in a group of thousands, since each costs a microsecond per member.
             pause = max(limit / 10, len(members) / 1000)
-            # Each look is somebody's answer, and between two of them no more than a pause counts. So the others must
-            # have gone on answering, and a process that stood still has not listened meanwhile.
+            # Each look is somebody's answer, and between two of them no more than a quarter of a silence counts. So the
+            # others must have gone on answering, and a process that stood still has not listened meanwhile.
             away = now - group.looked
-            listened = min(away, pause)
+            listened = min(away, max(limit / 4, pause))
             group.looked, group.due = now, now + pause
             if len(members) < 2 or len(group.seen) < options.min_samples:
                 return [], []
@@ -213,7 +213,7 @@ class Silences:
                     silence = f"at least {waiting} calls wait for over {limit:.1f} s"
                     reason = f"{silence}, the others answer within {slowest:.1f} s"
                     found.append((member, reason))
-                elif away <= 2 * pause and self._probe_waits(member, members, now - limit):
+                elif away <= max(limit / 2, pause) and self._probe_waits(member, members, now - limit):
                     late.append((member, now - limit))
             return found, late
 
