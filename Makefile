@@ -73,7 +73,7 @@ constraints: $(VENV)/.stamp-dev  ## Pin the newest versions of everything but Li
 		--upgrade --constraint /dev/stdin --custom-compile-command "make constraints" pyproject.toml \
 		--output-file scripts/constraints.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-annotate --upgrade \
-		--custom-compile-command "make constraints" scripts/proxy_1.110.in --output-file scripts/proxy_1.110.txt
+		--no-emit-package packaging --custom-compile-command "make constraints" scripts/proxy_1.110.in --output-file scripts/proxy_1.110.txt
 
 clean:  ## Remove what make made: environments, caches, benchmark results
 	rm -rf $(VENV) .venvs .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist benchmarks/results/*.json
