@@ -56,6 +56,7 @@ class Walk:
         core: The core.
         ledger: What the request has tried.
         attempt: The attempt whose pick is made but whose call is not.
+        handed: The attempt that the request lane has made already and hands over, until it is taken up.
         preferred: True if `attempt` was picked by a preference, which the core need not follow.
         step: The latest `attempt` step, None before the first.
         running: The attempt whose call is under way.
@@ -63,16 +64,19 @@ class Walk:
         picking: The model that a pick begins for, until somebody has looked at it.
         picks_for: The request that a pick begins for, until somebody has looked at it.
         refused: Why the request was turned away before any call, None if it was not.
+        refusal_counted: Whether the tally knows that an admission limit refused this request.
     """
 
     __slots__ = (
-        "_turn", "attempt", "core", "kept", "ledger", "picking", "picks_for", "preferred", "refused", "running", "step",
+        "_turn", "attempt", "core", "handed", "kept", "ledger", "picking", "picks_for", "preferred",
+        "refusal_counted", "refused", "running", "step",
     )  # fmt: skip
 
     def __init__(self, core: Any, ledger: RequestLedger) -> None:
         self.core = core
         self.ledger = ledger
         self.attempt: Attempt | None = None
+        self.handed: Attempt | None = None
         self.preferred = False
         self.step: Mapping[str, Any] | None = None
         self.running: Attempt | None = None
@@ -80,6 +84,7 @@ class Walk:
         self.picking: str | None = None
         self.picks_for: Mapping[str, Any] | None = None
         self.refused: Exception | None = None
+        self.refusal_counted = False
         self._turn: tuple[Turns, Ticket] | None = None
 
     @property
@@ -286,6 +291,9 @@ def preferred(band: RustBand, core: Any, step: Mapping[str, Any], request: Any, 
     if walking is None:
         return None
     walking.kept = kept
+    made = None if walking.handed is None else walking.handed.lease
+    if made is not None and made.id in kept:
+        return made.id  # one call is one pick
     try:
         binding = band.binding(core)
         known = binding.engine.deployments
