@@ -180,8 +180,13 @@ def main() -> None:
         print(releases()[-1])
         return
     wanted = options.releases or releases()
+    answers: dict[str, Row | str] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        answers = dict(zip(wanted, pool.map(ask, wanted), strict=True))
+        for release, answer in zip(wanted, pool.map(ask, wanted), strict=True):
+            answers[release] = answer
+            # A release takes a minute where it has to be compiled first.
+            done = f"{answer.on} features" if isinstance(answer, Row) else answer
+            print(f"LiteLLM {release}: {done}", file=sys.stderr, flush=True)
     rows = [row for row in answers.values() if isinstance(row, Row)]
     # Of releases that were named, nothing is known about those between.
     table = HEAD + "".join(row.text() for row in (rows if options.releases else merged(rows)))
