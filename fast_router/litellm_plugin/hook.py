@@ -31,6 +31,10 @@ def _allowed() -> bool:
     """Whether the settings let LiteLLM be touched; programs that set nothing do not load what reads settings."""
     if environment_switch.off():
         return False
+    if "CONFIG_FILE_PATH" in os.environ or "WORKER_CONFIG" in os.environ:  # a worker of LiteLLM's proxy
+        from fast_router.settings import proxy_file  # noqa: PLC0415
+
+        proxy_file.adopt(os.environ)
     if "fast_router.settings" not in sys.modules and not any(name.startswith("FAST_ROUTER_") for name in os.environ):
         return True
     from fast_router import settings  # noqa: PLC0415
