@@ -15,7 +15,7 @@ export LITELLM_LOCAL_MODEL_COST_MAP := True
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types pytest examples test-compat test-slow bench servers constraints clean
+.PHONY: help demo test lint types pytest examples test-compat test-pythons test-slow bench servers constraints clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ examples: $(VENV)/.stamp-dev servers
 
 test-compat:  ## Run the plugin's tests against each supported LiteLLM version
 	@PYTHON="$(PYTHON)" scripts/test_compat.sh $(LITELLM_VERSIONS)
+
+test-pythons:  ## Run the engine's, the direct API's, Albert's and the plugin's tests on each Python from 3.10 on found here
+	@PYTHON="$(PYTHON)" scripts/test_pythons.sh $(WHICH)
 
 # fast-litellm patches LiteLLM when it is imported: the benchmark keeps it out of our environment.
 .venvs/fast-litellm/.stamp: | $(VENV)/.stamp-dev
