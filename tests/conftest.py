@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import os
 import shutil
 import sys
@@ -36,6 +37,16 @@ def pytest_unconfigure(config):
 _STARTERS = ("proxy", "browser", "services", "slow")
 
 
+def _skip_what_needs_a_core_in_python(items):
+    """Skip what looks into one where LiteLLM's is not; LiteLLM is not imported for that."""
+    found = importlib.util.find_spec("litellm")
+    if found is None or not any((Path(place) / "router_rust").is_dir() for place in found.submodule_search_locations):
+        return
+    for item in items:
+        if item.get_closest_marker("python_core"):
+            item.add_marker(pytest.mark.skip(reason="looks into a core written in Python; this LiteLLM's is not"))
+
+
 def pytest_collection_modifyitems(config, items):
     """Put what takes long first, so that no worker is left alone with it; let what starts programs try again in CI.
 
@@ -46,6 +57,7 @@ def pytest_collection_modifyitems(config, items):
     def first_marker(item):
         return next((place for place, name in enumerate(_STARTERS) if item.get_closest_marker(name)), len(_STARTERS))
 
+    _skip_what_needs_a_core_in_python(items)
     again = bool(os.environ.get("CI")) and config.pluginmanager.hasplugin("rerunfailures")
     rank: dict[str, int] = {}
     for item in items:

@@ -137,7 +137,7 @@ def test_a_rest_is_shown_with_its_reason(runtime):
     with router.lease("m"):
         policy.trip(router.deployments["d1"], "it stands out", seconds=60)
         done = CliRunner().invoke(main, ["status"])
-    assert re.search(r"d1 +resting .* it stands out, since 0\.\d s, next try in \d+ s", done.output)
+    assert re.search(r"d1 +resting .* it stands out, since [\d:]+ \(0\.\d s\), next try in \d+ s", done.output)
 
 
 def test_a_process_under_the_launcher_is_seen_once_it_uses_litellm_and_no_other(runtime):

@@ -16,7 +16,14 @@ from fast_router.engine.failover.failures import classify
 from fast_router.engine.failover.ledger import AttemptLedger
 from fast_router.engine.failover.retry_after import retry_after_from_error
 from fast_router.litellm_plugin.callers import caller_of, terms_of
-from fast_router.litellm_plugin.layers import fallback_at_once, first_chunk, hedge, moderations, plain
+from fast_router.litellm_plugin.layers import (
+    fallback_at_once,
+    first_chunk,
+    hedge,
+    moderations,
+    own_credentials,
+    plain,
+)
 from fast_router.litellm_plugin.layers import lease as attempts
 from fast_router.litellm_plugin.layers import wait as failover_waiting
 from fast_router.litellm_plugin.picks.binding import existing
@@ -129,6 +136,7 @@ def install(patches: PatchSet, band: Band) -> list[str]:
     fallback_at_once.install(patches, band, RequestLedger)
     repairs.install(patches, band, _judged_later)
     moderations.install(patches, band)
+    own_credentials.install(patches, band)
     if "waiting" not in off:
         done += failover_waiting.install(patches, band)
     plain.install(patches, band, RequestLedger, _seen)

@@ -145,6 +145,7 @@ async def test_strict_limits_hold_over_routers(make, monkeypatch):
     fast_router.enable()
     try:
         assert "strict limits" in fast_router.status()["features"]
+        counted = refusals()
         routers = [make(rpm=20), make(rpm=20)]
         states = [(await settle(router))[1] for router in routers]
         # A slow machine may have attached them before their last settling request.
@@ -161,11 +162,16 @@ async def test_strict_limits_hold_over_routers(make, monkeypatch):
             assert admitted >= 40 - 2 * SETTLED_PICKS
             refused = [a for a in answers if isinstance(a, Exception)]
             assert {getattr(a, "status_code", None) for a in refused} <= {429, None}
+            assert refusals() - counted == len(refused)
             assert any(isinstance(a, RateLimitError) or "No deployments available" in str(a) for a in refused)
     finally:
         fast_router.disable()
         fast_router.configure(limits=None, limits_timeout=None)
         fast_router.enable()
+
+
+def refusals():
+    return sum(each["count"] for each in fast_router.status()["events"] if each["event"] == "refused")
 
 
 def problems():

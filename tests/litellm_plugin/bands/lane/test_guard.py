@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import os
 from typing import Any
 
 import litellm
@@ -271,19 +270,6 @@ def test_a_template_that_differs_from_litellms_shaping_closes_the_lane():
             template.base["timeout"] = 1
             template.seen.clear()
     assert chat(made) == "another timeout than LiteLLM's"
-
-
-def test_another_core_fails_the_self_test(monkeypatch):
-    from fast_router.litellm_plugin.bands.rust.lane import rehearsal
-    from fast_router.litellm_plugin.bands.rust.lane.parts import Parts
-
-    core = vars(router())["_core"]
-    test = rehearsal.SelfTest(Parts())
-    assert test.why(core) is None
-    monkeypatch.setattr(rehearsal, "_SUCCESS", ("attempt", "done"))
-    assert test.why(core) is None  # worked out once a process
-    monkeypatch.setattr(os, "getpid", lambda: -7)  # as in a child
-    assert test.why(core) == "a self-test: another order of a success"
 
 
 def test_no_request_reaches_a_deployment_that_cools_down():
