@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # A worker takes whole files: what the tests of a file share is started once.
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
-WORKERS ?= auto
+WORKERS ?= logical
 LITELLM_VERSIONS ?= 1.83.14 1.91.0 1.99.0 1.106.2 1.108.14 1.109.1 1.110.2
 
 # LiteLLM asks the network for its price list at import unless told to use the one it ships.
