@@ -20,14 +20,14 @@ for version in "$@"; do
     fi
     folder=.venvs/$version
     package='litellm[proxy]' compile='import litellm.proxy.proxy_server' marks='not proxy'
-    tests=${COMPAT_TESTS:-tests/litellm_plugin}
+    tests=${COMPAT_TESTS:-tests/litellm_plugin tests/attack/test_table_router.py}
     pins=()
     if [[ $version == 1.110.* ]]; then
         # A core in Rust has its own adapter. Its extra for the proxy cannot be installed: what it needs is listed here,
         # and the real proxy is run as well, wrapped in each of the ways.
         package=litellm marks='not slow' pins=(--requirement scripts/proxy_1.110.in)
         pins+=(--constraint scripts/proxy_1.110.txt)
-        [[ -n ${COMPAT_TESTS:-} ]] || tests='tests/litellm_plugin tests/launch/test_proxy_wrapping.py'
+        [[ -n ${COMPAT_TESTS:-} ]] || tests+=' tests/launch/test_proxy_wrapping.py'
         tests=${COMPAT_TESTS_1_110:-$tests}
     fi
     stamp=$folder/.stamp
