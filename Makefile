@@ -15,7 +15,7 @@ export LITELLM_LOCAL_MODEL_COST_MAP := True
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types pytest examples test-compat test-slow bench servers constraints clean
+.PHONY: help demo test lint types pytest examples test-compat test-slow versions newest bench servers constraints clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,8 +25,14 @@ $(VENV)/.stamp-%: pyproject.toml scripts/venv.sh scripts/constraints.txt
 	@PYTHON="$(PYTHON)" scripts/venv.sh $(VENV) $*
 	@touch $@
 
-demo: $(VENV)/.stamp-cli  ## Send real requests over real HTTP through litellm.Router, without us and with us
-	@$(BIN)/fast-router demo
+# What `pip install` brings today, in an environment of its own: that of the tests has another LiteLLM.
+.venvs/demo/.stamp: pyproject.toml scripts/venv.sh scripts/proxy_1.110.txt
+	@mkdir -p .venvs
+	@PYTHON="$(PYTHON)" scripts/venv.sh .venvs/demo cli scripts/proxy_1.110.txt
+	@touch $@
+
+demo: .venvs/demo/.stamp  ## Send real requests over real HTTP through litellm.Router, without us and with us
+	@.venvs/demo/bin/fast-router demo
 
 test: lint types pytest examples  ## Install what the suite needs; ruff, mypy --strict, pytest, every example
 	@echo "make test: all passed"
@@ -46,6 +52,13 @@ servers:
 pytest: $(VENV)/.stamp-dev servers
 	@echo "== pytest"
 	@$(PYTEST) -m "not slow"
+
+versions: $(VENV)/.stamp-dev  ## Say what is on with each minor version of LiteLLM; fail if docs/limits.md shows more
+	@$(BIN)/python scripts/versions.py
+
+# The first command to run when LiteLLM releases; what fails names what that release has changed.
+newest: $(VENV)/.stamp-dev  ## Run the plugin's tests against the newest LiteLLM on the index
+	@PYTHON="$(PYTHON)" COMPAT_TESTS=tests/litellm_plugin scripts/test_compat.sh "$$($(BIN)/python scripts/versions.py --newest)"
 
 test-slow: $(VENV)/.stamp-dev servers  ## Run the tests that kill and await many processes (Redis, RabbitMQ, Celery workers)
 	@$(PYTEST) -m slow
@@ -73,7 +86,8 @@ constraints: $(VENV)/.stamp-dev  ## Pin the newest versions of everything but Li
 		--upgrade --constraint /dev/stdin --custom-compile-command "make constraints" pyproject.toml \
 		--output-file scripts/constraints.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-annotate --upgrade \
-		--custom-compile-command "make constraints" scripts/proxy_1.110.in --output-file scripts/proxy_1.110.txt
+		--extra cli --extra redis --extra celery --custom-compile-command "make constraints" \
+		scripts/proxy_1.110.in pyproject.toml --output-file scripts/proxy_1.110.txt
 
 clean:  ## Remove what make made: environments, caches, benchmark results
 	rm -rf $(VENV) .venvs .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist benchmarks/results/*.json

@@ -22,11 +22,16 @@ for version in "$@"; do
     package='litellm[proxy]' compile='import litellm.proxy.proxy_server' marks='not proxy'
     tests=${COMPAT_TESTS:-tests/litellm_plugin tests/attack/test_table_router.py}
     pins=()
-    if [[ $version == 1.110.* ]]; then
+    minor=${version#*.}
+    minor=${minor%%.*}
+    if [[ $version != 1.* || $minor -ge 110 ]]; then
         # A core in Rust has its own adapter. Its extra for the proxy cannot be installed: what it needs is listed here,
         # and the real proxy is run as well, wrapped in each of the ways.
-        package=litellm marks='not slow' pins=(--requirement scripts/proxy_1.110.in)
-        pins+=(--constraint scripts/proxy_1.110.txt)
+        mkdir -p .venvs
+        for list in in txt; do
+            grep -v '^litellm==' "scripts/proxy_1.110.$list" >".venvs/proxy.$list"
+        done
+        package=litellm marks='not slow' pins=(--requirement .venvs/proxy.in --constraint .venvs/proxy.txt)
         [[ -n ${COMPAT_TESTS:-} ]] || tests+=' tests/launch/test_proxy_wrapping.py'
         tests=${COMPAT_TESTS_1_110:-$tests}
     fi

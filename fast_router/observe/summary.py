@@ -52,7 +52,8 @@ def summarise(documents: Sequence[Mapping[str, Any]], *, everybody: bool = False
 
     Returns:
         `processes` (who they are and what they picked), `groups` (model, strategy, sums, and `deployments`: the ones to
-        look at first first), `lanes`, `errors`, `shared_state` and `capabilities`, the last of the newest process.
+        look at first first), `lanes`, `waits` (per model), `errors`, `shared_state` and
+        `capabilities`, the last of the newest process.
     """
     idle = set() if everybody else idle_parents(documents)
     documents = [each for each in documents if each.get("pid") not in idle]
@@ -72,6 +73,7 @@ def summarise(documents: Sequence[Mapping[str, Any]], *, everybody: bool = False
         "processes": [_process(each) for each in documents],
         "groups": [_group(group) for _, group in sorted(groups.items())],
         "lanes": _lanes(documents),
+        "waits": _waits(documents),
         "errors": _errors(documents),
         "shared_state": [state for each in documents for state in (each.get("status") or {}).get("shared_state") or ()],
         "celery": [each["status"]["celery"] for each in documents if "celery" in (each.get("status") or {})],
@@ -119,6 +121,7 @@ def _add(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "latency_of": "token" if any(row["latency_of"] == "token" for row in parts) else "call",
         "first_token": _mean(parts, "first_token"),
         "last_failure": failures[-1] if failures else None,
+        "cache": _cache(parts),
         "since": min(sinces, default=None),
         "seconds_left": max(lefts, default=None),
         "workers": len(parts),
@@ -138,6 +141,19 @@ def _percentiles(parts: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
         **{name: percentile(counts, share) for name, share in shares.items()},
         **{f"first_{name}": percentile(first, share) for name, share in shares.items()},
     }
+
+
+def _cache(parts: Sequence[Mapping[str, Any]]) -> dict[str, float | None] | None:
+    """Hit shares over all workers, by the tokens of each; None where no strategy looks at caches."""
+    known = [row["cache"] for row in parts if row.get("cache")]
+    if not known:
+        return None
+    found: dict[str, float | None] = {}
+    for share, of in (("predicted_hit_share", "prompt_tokens"), ("reported_hit_share", "reported_prompt_tokens")):
+        total = found[of] = sum(each.get(of) or 0.0 for each in known)
+        hits = sum((each.get(share) or 0.0) * (each.get(of) or 0.0) for each in known)
+        found[share] = hits / total if total else None
+    return found
 
 
 def _kinds(parts: Sequence[Mapping[str, Any]]) -> Counter[str]:
@@ -193,6 +209,19 @@ def _lanes(documents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             {"lane": lane, "reason": reason, "picks": count} for (lane, reason), count in reasons.most_common()
         ],
     }
+
+
+def _waits(documents: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """How long requests waited for a deployment, the models with most waits first."""
+    counts: dict[str, list[int]] = {}
+    for document in documents:
+        for model, more in (document.get("waits") or {}).items():
+            known = counts.setdefault(model, [0] * len(more))
+            counts[model] = [a + b for a, b in zip(known, more, strict=True)]
+    return [
+        {"model": model, "count": sum(found), "p50": percentile(found, 0.5), "p95": percentile(found, 0.95)}
+        for model, found in sorted(counts.items(), key=lambda each: -sum(each[1]))
+    ]
 
 
 def _errors(documents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -56,6 +56,8 @@ class FailoverPolicy(Rests):
             rests from outside open it). None: the breaker always decides.
         retry_after: For a failure, the seconds for which its provider asks to stay away. None: what its headers say.
         why: For a rest that somebody else ordered, the reason in words for an operator.
+        on_silent: Told of a deployment whose calls are to be asked elsewhere as well, and which of its leases wait;
+            outside of the engine's lock.
         on_change: Told about each state change: the place for a log line. A change from open to open is a
             deadline that has become later.
         wall_clock: Unix time in seconds, for the dates in Retry-After headers.
@@ -79,6 +81,7 @@ class FailoverPolicy(Rests):
         decides: Callable[[Deployment, BaseException, FailureKind], bool] | None = None,
         retry_after: Callable[[Deployment, BaseException], float | None] | None = None,
         why: Callable[[Deployment], str] | None = None,
+        on_silent: Callable[[Deployment, Callable[[Lease], bool]], None] | None = None,
         on_change: Callable[[Deployment, Change], None] | None = None,
         wall_clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
@@ -96,12 +99,15 @@ class FailoverPolicy(Rests):
         self._outliers = GroupOutliers(outliers)
         self._decides = decides
         self._retry_after = retry_after or self._from_headers
+        self._on_silent = on_silent
         self._wall_clock = wall_clock
         self._evidence = Evidence(self.breaker, self._members, self._take_back)
         engine.on_release.append(self._released)
         engine.untold = self.disputes
         self._silences = (
-            None if silence is None else Silences(engine, members, self.doubtful, self._fell_silent, silence, calls)
+            None
+            if silence is None
+            else Silences(engine, members, self.doubtful, self._fell_silent, silence, calls, self._probe_is_late)
         )
 
     def close(self) -> None:
@@ -135,6 +141,17 @@ class FailoverPolicy(Rests):
             if callable(self._options):
                 self.breaker(deployment).configure(self._options(deployment))
             self.trip(deployment, reason, silent=True)
+            if self._on_silent is not None:
+                self._on_silent(deployment, lambda _lease: True)
+
+    def _probe_is_late(self, deployment: Deployment, before: float) -> None:
+        """Have those rescued that probe one which was silent, and began before then."""
+        breaker = self._breakers.get(deployment.id)
+        if self._on_silent is None or breaker is None or breaker.state is not BreakerState.HALF_OPEN:
+            return
+        if breaker.last_failure is FailureKind.TIMEOUT:
+            generation = breaker.generation
+            self._on_silent(deployment, lambda lease: lease.generation == generation and lease.started <= before)
 
     def _released(self, lease: Lease, error: BaseException | None, cancelled: bool) -> None:
         deployment = lease.deployment

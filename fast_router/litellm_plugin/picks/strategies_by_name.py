@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fast_router.deployment_options import options_of
 from fast_router.engine import canonical, known_strategies
 from fast_router.errors import UnknownStrategyError
+from fast_router.litellm_plugin.strategy_names import LITELLM
 
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.methods import Band
@@ -37,14 +38,6 @@ __all__ = [
 KEY = "_fast_router_strategies"
 """Where a core keeps which strategies of ours it was given."""
 _SHUFFLE = "simple-shuffle"
-# Ours that LiteLLM has too, by the name that LiteLLM knows.
-_LITELLM = {
-    "simple_shuffle": _SHUFFLE,
-    "least_busy": "least-busy",
-    "latency_based": "latency-based-routing",
-    "cost_based": "cost-based-routing",
-    "usage_based": "usage-based-routing-v2",
-}
 
 
 class Strategies:
@@ -75,7 +68,7 @@ def translate(name: Any, known: frozenset[str], stand_in: str = _SHUFFLE) -> tup
         own = canonical(name)
     except UnknownStrategyError:
         return name, None
-    spelling = _LITELLM.get(own)
+    spelling = LITELLM.get(own)
     return (spelling, None) if spelling is not None else (stand_in, own)
 
 
@@ -101,7 +94,7 @@ _ALSO = "fast_router also knows: "
 def _also(wrong: str, known: frozenset[str]) -> str:
     from difflib import get_close_matches  # noqa: PLC0415 - wanted only for a mistake
 
-    ours = [name for name in known_strategies() if name not in _LITELLM]
+    ours = [name for name in known_strategies() if name not in LITELLM]
     spellings = {name.replace("-", "_"): name for name in (*known_strategies(), *sorted(known))}
     near = get_close_matches(wrong.strip().lower().replace("-", "_"), spellings, n=1)
     question = f"; did you mean {spellings[near[0]]!r}?" if near else "."

@@ -24,6 +24,7 @@ from fast_router.litellm_plugin.bands.rust.lane.answer import (
     succeeded,
     succeeded_sync,
 )
+from fast_router.litellm_plugin.bands.rust.lane.beside import instead, rescuable
 from fast_router.litellm_plugin.bands.rust.lane.guard import KEY, CoreLane, Open, compile_group
 from fast_router.litellm_plugin.bands.rust.lane.ordinary import TAKEN_OUT
 from fast_router.litellm_plugin.bands.rust.lane.replay import Replay, lost, replaying
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.rust.lane.endpoint import Endpoint
     from fast_router.litellm_plugin.bands.rust.lane.parts import Parts
     from fast_router.litellm_plugin.bands.rust.lane.template import Template
+    from fast_router.litellm_plugin.layers.failures import RequestLedger
 
 __all__ = ["Entered", "Lane"]
 
@@ -204,8 +206,21 @@ class Lane:
                 break
         return None
 
+    def enter_beside(
+        self, core: Any, endpoint: Endpoint, request: dict[str, Any], ledger: RequestLedger
+    ) -> Entered | str:
+        """As `enter`, for an attempt beside one that `ledger` knows, on somebody else; or why there is none."""
+        lane, found = self.open(core, endpoint, request)
+        return found if isinstance(found, str) else self._pick(lane, core, endpoint, found, request, ledger)
+
     def _pick(
-        self, lane: CoreLane, core: Any, endpoint: Endpoint, found: Open, request: dict[str, Any]
+        self,
+        lane: CoreLane,
+        core: Any,
+        endpoint: Endpoint,
+        found: Open,
+        request: dict[str, Any],
+        ledger: RequestLedger | None = None,
     ) -> Entered | str:
         binding = lane.binding
         engine = binding.engine
@@ -213,14 +228,20 @@ class Lane:
         if group is None:
             return "no group"
         failover = binding.router.failover
-        if failover is not None and failover.dead and failover.dead.holds(group.members):
+        if ledger is None and failover is not None and failover.dead and failover.dead.holds(group.members):
             return _DEAD
         ask = self.asked(lane, core, found, request)
-        lease = engine.acquire(group, ask)
+        if ledger is None:
+            lease = engine.acquire(group, ask)
+        else:
+            left = ledger.narrow(
+                [member for member in group.members if not member.held and not ledger.knows(member.id)]
+            )
+            lease = engine.acquire_from(group, left, ask) if left else None
         if lease is None:
             return _NOBODY
         # What the caller brings along decides what its failure says, also that of a stream which breaks later.
-        attempt = Attempt(request["model"], steps.new_ledger(core, request))
+        attempt = Attempt(request["model"], steps.new_ledger(core, request) if ledger is None else ledger)
         attempt.take(lease)
         try:
             entered = self._shape(core, endpoint, found, attempt, lease.id, request)
@@ -240,7 +261,7 @@ class Lane:
         if not found.asks or found.group is None:
             return None
         prompt = (request.get("messages"), request.get("input") or request.get("prompt"))
-        return ask_of(found.group.strategy, request, prompt, counts=found.counts)
+        return ask_of(found.group, request, prompt, counts=found.counts)
 
     def _shape(
         self, core: Any, endpoint: Endpoint, found: Open, attempt: Attempt, id_: str, request: dict[str, Any]
@@ -279,7 +300,14 @@ class Lane:
     # -- the call ------------------------------------------------------------------------------
 
     async def run(self, original: Any, core: Any, endpoint: Endpoint, entered: Entered) -> Any:
-        """Make the call of an asynchronous request, and record what LiteLLM would have."""
+        """Make the call of an asynchronous request, and record what LiteLLM would have.
+
+        Args:
+            original: LiteLLM's way, for a call that fails; None for an attempt beside another one, which just fails.
+            core: The Router's core.
+            endpoint: What is called.
+            entered: The request.
+        """
         parts = self.parts
         plan = endpoint.plan
         services = parts.litellm.service_callback
@@ -290,6 +318,7 @@ class Lane:
         error: BaseException | None = None
         response: Any = None
         stream: Any = None
+        pair = None if original is None else rescuable(self, core, endpoint, entered)
         try:
             response = await core._host.invoke(endpoint.invoked)(**entered.call)
             if entered.call.get("stream") is True:
@@ -299,14 +328,23 @@ class Lane:
         except Exception as raised:  # noqa: BLE001 - LiteLLM's walk says what becomes of it
             error = raised
         except BaseException as raised:
-            await self._gone(core, endpoint, entered, routed, raised)
+            await self.gone(core, endpoint, entered, routed, raised)
+            if pair is not None and pair.pending:
+                return await pair.settle(raised)
             raise
         finally:
             parts.attempt.reset(token)
             if entered.slot is not None:
                 # An open stream has taken it along.
                 entered.slot.close()
+        if pair is not None:
+            answer = await instead(self, core, endpoint, entered, routed, pair, error)
+            if answer is not None:
+                return answer
         if error is not None or blocked(parts, endpoint, response):
+            if original is None:
+                await self.gone(core, endpoint, entered, routed, error or LookupError(_REPLACED))
+                raise error or LookupError(_REPLACED)
             release = parts.release_started(core._selectors.reservations, core._cache, routed.attempt_id)
             if release is not None:
                 await parts.released((release,))
@@ -379,7 +417,7 @@ class Lane:
                 policy_of(core, self.band).policy.first_token(lease)
         return answered(entered.attempt, response)
 
-    async def _gone(self, core: Any, endpoint: Endpoint, entered: Entered, routed: Any, error: BaseException) -> None:
+    async def gone(self, core: Any, endpoint: Endpoint, entered: Entered, routed: Any, error: BaseException) -> None:
         """The caller has gone away: what the call still holds is given back."""
         entered.attempt.end(error)
         parts = self.parts
@@ -419,7 +457,7 @@ class Lane:
     def _given_over(
         self, core: Any, endpoint: Endpoint, entered: Entered, error: BaseException | None, response: Any
     ) -> tuple[Replay, dict[str, Any]]:
-        tally.count(tally.handed_over, "an answer that a fallback may replace" if error is None else "a failure")
+        tally.count(tally.handed_over, _REPLACED if error is None else "a failure")
         # LiteLLM counts it again.
         _add(core._endpoints.counters.total_calls, endpoint.plan.total_key, entered, -1)
         replay = Replay(entered.id, endpoint.invoked, entered.attempt, error, response, entered.logged, entered.started)
@@ -465,6 +503,7 @@ class Lane:
             lost(replay)
 
 
+_REPLACED = "an answer that a fallback may replace"
 _QUALITY = "quality-of-service limits"
 _NOBODY = "nobody is eligible"
 _DEAD = "nobody is well, and there may be a fallback"
