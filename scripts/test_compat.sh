@@ -20,7 +20,7 @@ for version in "$@"; do
     fi
     folder=.venvs/$version
     package='litellm[proxy]' compile='import litellm.proxy.proxy_server' marks='not proxy'
-    tests=${COMPAT_TESTS:-tests/litellm_plugin}
+    tests=${COMPAT_TESTS:-tests/litellm_plugin tests/attack/test_table_router.py}
     pins=()
     minor=${version#*.}
     minor=${minor%%.*}
@@ -32,7 +32,7 @@ for version in "$@"; do
             grep -v '^litellm==' "scripts/proxy_1.110.$list" >".venvs/proxy.$list"
         done
         package=litellm marks='not slow' pins=(--requirement .venvs/proxy.in --constraint .venvs/proxy.txt)
-        [[ -n ${COMPAT_TESTS:-} ]] || tests='tests/litellm_plugin tests/launch/test_proxy_wrapping.py'
+        [[ -n ${COMPAT_TESTS:-} ]] || tests+=' tests/launch/test_proxy_wrapping.py'
         tests=${COMPAT_TESTS_1_110:-$tests}
     fi
     stamp=$folder/.stamp
