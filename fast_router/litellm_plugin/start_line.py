@@ -80,8 +80,10 @@ def _made(band: Band, router: Any, arguments: Mapping[str, Any]) -> None:
 
 
 def _say(band: Band, router: Any, arguments: Mapping[str, Any]) -> None:
-    strategy = arguments.get("routing_strategy") or getattr(router, "routing_strategy", None)
-    count = len(arguments.get("model_list") or getattr(router, "model_list", None) or ())
+    # Not off the Router itself: LiteLLM 1.110 warns of that.
+    core = band.core_of(router)
+    strategy = arguments.get("routing_strategy") or band.read(core, "routing_strategy")
+    count = len(arguments.get("model_list") or band.read(core, "model_list") or ())
     found = status()
     announce(line(found, band.version, getattr(strategy, "value", strategy), count))
 

@@ -8,10 +8,12 @@ import re
 import subprocess
 import sys
 import textwrap
+import warnings
 
 import litellm
 
 import fast_router
+from fast_router.litellm_plugin import start_line
 
 LIST = """
 params = [{"model": "openai/x", "api_base": f"http://127.0.0.{i}:1", "api_key": "sk-x"} for i in (1, 2)]
@@ -157,3 +159,16 @@ def test_its_error_and_traceback_are_logged_and_nobody_is_asked_to_report_it():
     assert "ZeroDivisionError: the author's own words" in done.stderr
     assert "report it" not in done.stderr
     assert "secret prompt" not in done.stderr
+
+
+def test_the_line_at_start_warns_of_nothing(monkeypatch):
+    assert fast_router.enable()
+    told, before = [], fast_router.status()["errors"]
+    monkeypatch.setattr(start_line._Said, "yet", False)
+    monkeypatch.setattr(start_line, "announce", told.append)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        litellm.Router(model_list=[{"model_name": "m", "litellm_params": {"model": "openai/x", "api_key": "k"}}])
+    assert fast_router.status()["errors"] == before
+    assert len(told) == 1
+    assert "1 deployment by simple-shuffle" in told[0]
