@@ -73,7 +73,9 @@ def _retried(failover: LiteLLMFailover, beside: Beside, deployment: Deployment) 
 
 def _spend(failover: LiteLLMFailover, beside: Beside, deployment: Deployment) -> bool:
     policy, caller = failover.policy, beside.ledger.case.caller
-    budget: Any = policy.budget(deployment.name) if caller is None else policy.budget_for(deployment.name, caller)
+    budget: Any = (
+        policy.budgets.of(deployment.name) if caller is None else policy.budgets.spent_by(deployment.name, caller)
+    )
     if budget is None or budget.retry(policy.engine.clock()):
         beside.ledger.retries += 1
         return True

@@ -15,8 +15,8 @@ from fast_router import settings
 from fast_router.deployment_options import options_of
 from fast_router.engine.deployment import RESTING
 from fast_router.engine.failover.breaker import BreakerOptions, BreakerState, Change
+from fast_router.engine.failover.budgets import BudgetOptions
 from fast_router.engine.failover.failures import FailureKind
-from fast_router.engine.failover.ledger import BudgetOptions
 from fast_router.engine.failover.outliers import OutlierOptions
 from fast_router.engine.failover.policy import EjectionOptions, FailoverPolicy
 from fast_router.engine.failover.retry_after import retry_after_from_error

@@ -29,6 +29,7 @@ from fast_router.litellm_plugin.bands.rust.lane.guard import KEY, CoreLane, Open
 from fast_router.litellm_plugin.bands.rust.lane.ordinary import TAKEN_OUT
 from fast_router.litellm_plugin.bands.rust.lane.replay import Replay, lost, replaying
 from fast_router.litellm_plugin.bands.rust.lane.trust import difference
+from fast_router.litellm_plugin.callers import caller_of
 from fast_router.litellm_plugin.layers.lease import Attempt, answered
 from fast_router.litellm_plugin.picks.callback_filters import CallbackVerdict
 from fast_router.litellm_plugin.picks.request_facts import ask_of
@@ -228,6 +229,10 @@ class Lane:
         if group is None:
             return "no group"
         failover = binding.router.failover
+        if failover is not None and failover.disputed:
+            # One of the group may do, and yet the others need not rest on another caller's word.
+            for name in {member.name for member in group.members}:
+                failover.appeal(name, caller_of(request))
         if ledger is None and failover is not None and failover.dead and failover.dead.holds(group.members):
             return _DEAD
         ask = self.asked(lane, core, found, request)
