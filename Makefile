@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # A worker takes whole files: what the tests of a file share is started once.
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
-WORKERS ?= auto
+WORKERS ?= logical
 LITELLM_VERSIONS ?= 1.83.14 1.91.0 1.99.0 1.106.2 1.108.14 1.109.1 1.110.2
 
 # LiteLLM asks the network for its price list at import unless told to use the one it ships.
@@ -15,7 +15,7 @@ export LITELLM_LOCAL_MODEL_COST_MAP := True
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types pytest examples test-compat test-slow bench servers constraints clean
+.PHONY: help demo test lint types pytest examples test-compat test-pythons test-slow versions newest bench servers constraints clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,8 +25,14 @@ $(VENV)/.stamp-%: pyproject.toml scripts/venv.sh scripts/constraints.txt
 	@PYTHON="$(PYTHON)" scripts/venv.sh $(VENV) $*
 	@touch $@
 
-demo: $(VENV)/.stamp-cli  ## Send real requests over real HTTP through litellm.Router, without us and with us
-	@$(BIN)/fast-router demo
+# What `pip install` brings today, in an environment of its own: that of the tests has another LiteLLM.
+.venvs/demo/.stamp: pyproject.toml scripts/venv.sh scripts/proxy_1.110.txt
+	@mkdir -p .venvs
+	@PYTHON="$(PYTHON)" scripts/venv.sh .venvs/demo cli scripts/proxy_1.110.txt
+	@touch $@
+
+demo: .venvs/demo/.stamp  ## Send real requests over real HTTP through litellm.Router, without us and with us
+	@.venvs/demo/bin/fast-router demo
 
 test: lint types pytest examples  ## Install what the suite needs; ruff, mypy --strict, pytest, every example
 	@echo "make test: all passed"
@@ -47,6 +53,13 @@ pytest: $(VENV)/.stamp-dev servers
 	@echo "== pytest"
 	@$(PYTEST) -m "not slow"
 
+versions: $(VENV)/.stamp-dev  ## Say what is on with each minor version of LiteLLM; fail if docs/limits.md shows more
+	@$(BIN)/python scripts/versions.py
+
+# The first command to run when LiteLLM releases; what fails names what that release has changed.
+newest: $(VENV)/.stamp-dev  ## Run the plugin's tests against the newest LiteLLM on the index
+	@PYTHON="$(PYTHON)" COMPAT_TESTS=tests/litellm_plugin scripts/test_compat.sh "$$($(BIN)/python scripts/versions.py --newest)"
+
 test-slow: $(VENV)/.stamp-dev servers  ## Run the tests that kill and await many processes (Redis, RabbitMQ, Celery workers)
 	@$(PYTEST) -m slow
 
@@ -56,6 +69,9 @@ examples: $(VENV)/.stamp-dev servers
 
 test-compat:  ## Run the plugin's tests against each supported LiteLLM version
 	@PYTHON="$(PYTHON)" scripts/test_compat.sh $(LITELLM_VERSIONS)
+
+test-pythons:  ## Run the engine's, the direct API's, Albert's and the plugin's tests on each Python from 3.10 on found here
+	@PYTHON="$(PYTHON)" scripts/test_pythons.sh $(WHICH)
 
 # fast-litellm patches LiteLLM when it is imported: the benchmark keeps it out of our environment.
 .venvs/fast-litellm/.stamp: | $(VENV)/.stamp-dev
@@ -73,7 +89,8 @@ constraints: $(VENV)/.stamp-dev  ## Pin the newest versions of everything but Li
 		--upgrade --constraint /dev/stdin --custom-compile-command "make constraints" pyproject.toml \
 		--output-file scripts/constraints.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-annotate --upgrade \
-		--custom-compile-command "make constraints" scripts/proxy_1.110.in --output-file scripts/proxy_1.110.txt
+		--extra cli --extra redis --extra celery --custom-compile-command "make constraints" \
+		scripts/proxy_1.110.in pyproject.toml --output-file scripts/proxy_1.110.txt
 
 clean:  ## Remove what make made: environments, caches, benchmark results
 	rm -rf $(VENV) .venvs .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist benchmarks/results/*.json

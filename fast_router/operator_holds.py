@@ -40,6 +40,7 @@ __all__ = [
     "listeners",
     "of",
     "parse",
+    "printable",
     "read",
     "replace",
     "row_of",
@@ -52,6 +53,8 @@ ACTIONS = ("rest", "drain", "weight")
 FILE = "holds.json"
 _FILE = "file"
 _MOST = 10_000
+_END = 253_402_214_400.0  # the year 10000
+_LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,7 @@ class Hold:
 
 
 def _clock(seconds: float) -> str:
+    seconds = min(max(seconds, 0.0), _END)  # no calendar goes further
     near = abs(time.time() - seconds) < 12 * 3600
     return time.strftime("%H:%M:%S" if near else "%Y-%m-%d %H:%M", time.localtime(seconds))
 
@@ -123,21 +127,33 @@ def _read_row(row: object) -> Hold | None:
     at = row.get("at") or 0.0
     if not all(isinstance(text, str) for text in texts.values()) or not (texts["id"] or texts["server"]):
         return None
-    for number in (*numbers.values(), at):
-        if number is not None and (isinstance(number, bool) or not isinstance(number, (int, float))):
-            return None
-        if number is not None and not math.isfinite(number):
-            return None
+    if not all(number is None or _is_number(number) for number in (*numbers.values(), at)):
+        return None
     if texts["action"] == "weight" and (numbers["weight"] is None or numbers["weight"] < 0):
         return None
+    texts["by"] = printable(texts["by"])
     return Hold(**texts, **numbers, at=float(at))
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False
+
+
+def printable(text: str) -> str:
+    """A name as it may stand in a log and on a terminal: no control characters, at most 100 characters."""
+    return "".join(each if each.isprintable() else "?" for each in text[:_LONGEST_NAME])
 
 
 def read(directory: Path) -> list[Hold]:
     """The orders in force in a runtime directory."""
     try:
         return parse(json.loads((directory / FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return []
 
 
@@ -173,7 +189,7 @@ def from_fields(fields: Mapping[Any, Any]) -> tuple[list[Hold], list[str]]:
         name = field.decode("utf-8", "replace") if isinstance(field, bytes) else str(field)
         try:
             hold = _read_row(json.loads(text))
-        except ValueError:
+        except (ValueError, TypeError, RecursionError):
             hold = None
         if hold is None:
             continue

@@ -8,8 +8,6 @@ examples use. A comment line `# example: …` near the top may say more, several
     # example: by hand: why                    it is not run
 """
 
-# ruff: noqa: T201 - a command's words go to the screen
-
 from __future__ import annotations
 
 import contextlib

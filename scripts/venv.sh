@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# scripts/venv.sh FOLDER EXTRA: makes a virtual environment (if there is none) and installs this project into it,
-# editable, with one extra, each package in the version of constraints.txt: what PyPI releases tomorrow changes
+# scripts/venv.sh FOLDER EXTRA [CONSTRAINTS]: makes a virtual environment (if there is none) and installs this project into it,
+# editable, with one extra, each package in the version of that file (constraints.txt): what PyPI releases tomorrow changes
 # nothing here. An environment that is there is added to, never rebuilt.
 set -euo pipefail
 
 folder=$1
 extra=$2
+constraints=${3:-scripts/constraints.txt}
 python=${PYTHON:-python3}
 cd "$(dirname "$0")/.."
 
@@ -46,9 +47,9 @@ fi
 
 echo "venv: installing fast-router[$extra]"
 if [[ -x $uv ]]; then
-    "$uv" pip install --quiet --python "$folder/bin/python" --constraint scripts/constraints.txt --editable ".[$extra]"
+    "$uv" pip install --quiet --python "$folder/bin/python" --constraint "$constraints" --editable ".[$extra]"
 else
-    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --constraint scripts/constraints.txt \
+    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --constraint "$constraints" \
         --editable ".[$extra]"
 fi
 

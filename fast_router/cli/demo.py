@@ -29,6 +29,10 @@ __all__ = ["demo"]
 _MOST_A_SECOND = 80.0
 # The runs take turns: a minute in which the machine has other things to do then hits all of them alike.
 _TURNS = 3
+# What is within this share of each other has won nothing: two runs of the same differ by as much.
+_DRAWN = 0.1
+# Requests that this process gets to so many seconds after they are due wait for the machine, not for the servers.
+_TOO_LATE = 0.05
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,9 @@ def demo(*, requests: int, rate: float | None, seconds: float, stream: float, se
         click.echo(json.dumps({"load": load, "runs": [run.as_dict() for run in runs]}, indent=2))
     if console:
         console.print(_table(runs))
+        console.print(_verdict(runs[0].result, runs[1].result), style="bold")
+        if slow := _overcharged(runs, load["rate"]):
+            console.print(slow, style="yellow")
         _explain(console, runs)
 
 
@@ -277,6 +284,36 @@ def _table(runs: list[_Run]) -> Table:
     return table
 
 
+def _verdict(alone: dict[str, Any], ours: dict[str, Any]) -> str:
+    """Who won what, under the same strategy, in one line."""
+    measures = {
+        "failed requests": (alone["failed"], ours["failed"]),
+        **{f"latency {share}": (alone["latency"][share], ours["latency"][share]) for share in ("p50", "p95", "p99")},
+        "spread of 40 calls": (max(alone["burst"]), max(ours["burst"])),
+        "CPU per request": (alone["cpu_seconds"], ours["cpu_seconds"]),
+        "cost of a pick": (alone["pick_seconds"], ours["pick_seconds"]),
+    }
+    won: dict[str, list[str]] = {"fast_router": [], "LiteLLM": [], "nobody": []}
+    for name, (theirs, mine) in measures.items():
+        if theirs is None or mine is None:
+            continue
+        drawn = abs(theirs - mine) <= _DRAWN * max(theirs, mine)
+        won["nobody" if drawn else "fast_router" if mine < theirs else "LiteLLM"].append(name)
+    parts = (f"{who}: {', '.join(names)}" for who, names in won.items() if names)
+    return f"Who won what with least-busy (within {_DRAWN:.0%} is nobody's). {'; '.join(parts)}."
+
+
+def _overcharged(runs: list[_Run], rate: float) -> str:
+    """What to say if the machine could not keep up with the load, empty if it could."""
+    late = max(run.result["late"]["p95"] or 0.0 for run in runs)
+    if late <= _TOO_LATE:
+        return ""
+    return (
+        f"This machine could not keep up with {rate:g} requests a second: one in twenty was sent {_milliseconds(late)} "
+        f"after it was due or later, and that is in the latencies above. Try --rate {max(1, int(rate / 2))}."
+    )
+
+
 def _milliseconds(seconds: float | None) -> str:
     return "–" if seconds is None else f"{seconds * 1000:.0f} ms"
 
@@ -287,8 +324,8 @@ def _explain(console: Console, runs: list[_Run]) -> None:
         f"LiteLLM {version}, the same Router settings in every run. The first column is LiteLLM alone, the second its "
         "strategy under fast_router, the third a strategy that only fast_router has. Latency counts from when "
         "a request was due. 40 calls at once: how many of them each of four idle deployments gets. CPU is that of the "
-        "whole process, its HTTP client included. A pick is timed through Router.async_get_available_deployment, "
-        "median of 400.\n",
+        "whole process, its HTTP client included. A pick is timed through LiteLLM's own method for it (select, before "
+        "1.110 async_get_available_deployment), median of 400.\n",
         style="dim",
     )
     console.print("Start your own proxy under fast_router, its configuration untouched:\n")

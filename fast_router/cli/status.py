@@ -26,6 +26,7 @@ _NOTHING = (
 _MOST = 40
 _PER_GROUP = 10
 _TROUBLES = 5
+_FEATURES = 6
 
 COLUMNS = (
     Column("server"),
@@ -188,18 +189,18 @@ def _rest(summary: Mapping[str, Any]) -> None:
     click.echo(f"\npicks: {lanes['fast']} fast, {walked}{lanes['filtered']} filtered, {lanes['delegated']} delegated")
     for each in lanes["reasons"]:
         click.echo(f"  {each['lane']}: {each['picks']} × {each['reason']}")
+    for each in summary["waits"]:
+        waited = f"p50 {figure(each['p50'], 's')}, p95 {figure(each['p95'], 's')}"
+        click.echo(f"waited for a deployment: {each['count']} requests of {each['model']}, {waited}")
     for celery in summary["celery"]:
         state = "connected" if celery["connected"] else "not connected"
         reasons = ", ".join(f"{count} × {reason}" for reason, count in celery["local_picks"].items())
         click.echo(f"celery: {state}, {celery['picks']} picks by workers, local: {reasons or 'none'}")
     for problem in dict.fromkeys(state["problem"] for state in summary["shared_state"] if "problem" in state):
         click.echo(problem)
-    left_out = {feature: reason for each in summary["processes"] for feature, reason in each["skipped"].items()}
     capabilities = summary["capabilities"] or {}
-    for feature, reason in left_out.items():
-        if capabilities.get(feature, {}).get("why") == "routing is local":
-            continue  # not asked for
-        click.echo(f"left out: {feature} ({reason})")
+    for line in _left_out(summary):
+        click.echo(line)
     for sentence in capabilities.get("options_without_effect", ()):
         click.echo(f"without effect: {sentence}")
     errors = summary["errors"]
@@ -207,6 +208,22 @@ def _rest(summary: Mapping[str, Any]) -> None:
         click.echo(f"your strategy {strategy} failed {count} times; LiteLLM's own code answered")
     if errors["count"]:
         click.echo(f"errors of fast_router, answered by LiteLLM: {errors['count']} (last: {errors['last']})")
+
+
+def _left_out(summary: Mapping[str, Any]) -> list[str]:
+    """One line for each reason why features are off."""
+    capabilities = summary["capabilities"] or {}
+    by_reason: dict[str, dict[str, None]] = {}
+    for each in summary["processes"]:
+        for feature, reason in each["skipped"].items():
+            if capabilities.get(feature, {}).get("why") != "routing is local":  # else: not asked for
+                by_reason.setdefault(reason, {})[feature] = None
+    lines = []
+    for reason, features in by_reason.items():
+        names = list(features)
+        more = f" and {len(names) - _FEATURES} more" if len(names) > _FEATURES else ""
+        lines.append(f"left out: {', '.join(names[:_FEATURES])}{more} ({reason})")
+    return lines
 
 
 def _fleet(documents: Sequence[Mapping[str, Any]]) -> None:

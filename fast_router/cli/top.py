@@ -26,6 +26,7 @@ __all__ = ["Screen", "top"]
 
 _KEYS = "s order   r reverse   / filter   Esc clear   space pause   q leave"
 _TROUBLES = 4
+_PER_SECOND = 400  # deployments that a worker may be asked about in a second: it spends some 30 ms on 1,000
 _RANK = {state: rank for rank, state in enumerate(SEVERITY)}
 _ORDERS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "trouble": lambda r: (_RANK.get(r["state"], 0), -r["failed_rate"], -r["rate"], r["model"], r["server"]),
@@ -96,6 +97,10 @@ class Screen:
                 seen[key] = counts
                 rows.append({**row, "model": group["model"], "rate": rates[0], "failed_rate": rates[1]})
         self._rows, self._before = rows, seen
+
+    def pace(self, interval: float) -> float:
+        """Seconds between two looks: the interval, or what the workers can bear if that is longer."""
+        return max(interval, len(self._rows) / _PER_SECOND)
 
     def shown(self) -> list[dict[str, Any]]:
         """The rows in their order, those that the filter leaves."""
@@ -192,7 +197,11 @@ def _keys() -> Iterator[Callable[[float], str]]:
 @click.command()
 @click.option("--model", help="This model only.")
 @click.option(
-    "--interval", default=1.0, show_default=True, type=click.FloatRange(0.2, 60), help="Seconds between looks."
+    "--interval",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0.2, 60),
+    help="Seconds between looks; longer beyond 400 deployments.",
 )
 @click.option("--once", is_flag=True, help="One screen, two looks an interval apart, for a pipe.")
 def top(model: str | None, interval: float, once: bool) -> None:
@@ -206,7 +215,7 @@ def top(model: str | None, interval: float, once: bool) -> None:
         wide.print(screen.render(10_000, time.time()))
         return
     with _keys() as key, Live(console=console, screen=True, auto_refresh=False) as live:
-        due = time.monotonic() + interval
+        due = time.monotonic() + screen.pace(interval)
         while True:
             live.update(screen.render(console.height, time.time()), refresh=True)
             try:
@@ -216,6 +225,6 @@ def top(model: str | None, interval: float, once: bool) -> None:
             if pressed and not screen.press(pressed):
                 return
             if time.monotonic() >= due:
-                due = time.monotonic() + interval
+                due = time.monotonic() + screen.pace(interval)
                 if not screen.paused:
                     screen.take(gather(), time.monotonic())

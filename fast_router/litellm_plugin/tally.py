@@ -70,7 +70,7 @@ class Tally:
             counter[reason] += 1
 
     def event(self, name: str, model: object) -> None:
-        """Count what befell a request: `retry`, `hedge`, `hedge_won`, `refused`, `wait_in_vain`."""
+        """Count what befell a request, by one of the words that `observe.families` makes counters of."""
         key = (name, str(model)[:200])
         with self._lock:
             if key not in self.events and len(self.events) >= _EVENTS:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from fast_router import operator_holds
 from fast_router.observe import exposure, process_status
 from fast_router.observe.history import history
 from fast_router.observe.identity import identity
@@ -16,14 +17,18 @@ if TYPE_CHECKING:
 __all__ = ["answer", "tick"]
 
 
-def answer(question: Mapping[str, Any]) -> dict[str, Any]:
-    """Answer one question; a word about what went wrong in `error` where that cannot be done."""
+def answer(question: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Answer a question, None for what was none; a word in `error` says what went wrong where that cannot be done."""
     found: dict[str, Any] = {"pid": os.getpid(), "started": process_status.started()}
     try:
         found.update(identity())
+        if question is None:
+            return {**found, "error": "a question is one line of JSON, an object"}
+        if question.get("problem"):
+            return {**found, "error": f"no order ({question['problem']})"}
         do = _ANSWERS.get(str(question.get("do", "status")))
         if do is None:
-            return {**found, "error": f"this version knows no question {question.get('do')!r}"}
+            return {**found, "error": f"this version knows no question {str(question.get('do'))[:40]!r}"}
         return {**found, **do(question)}
     except Exception as error:  # noqa: BLE001 - the asker shall see that, and which
         return {**found, "error": type(error).__name__}
@@ -52,11 +57,13 @@ def _detail(router: AdvancedRouter) -> dict[str, Any]:
 
 def _status(_question: Mapping[str, Any]) -> dict[str, Any]:
     from fast_router.litellm_plugin import hook, report  # noqa: PLC0415
+    from fast_router.litellm_plugin.tally import tally  # noqa: PLC0415
     from fast_router.router import live_routers  # noqa: PLC0415
 
     hook.bind_all()
     routers = [_detail(router) for router in live_routers() if router.deployments]
-    return {"status": report.status(), "routers": routers}
+    waits = {model: waited.counts for model, waited in list(tally.waits.items())}
+    return {"status": report.status(), "routers": routers, "waits": waits}
 
 
 def _holds(_question: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,7 +75,7 @@ def _wake(question: Mapping[str, Any]) -> dict[str, Any]:
     from fast_router.router import live_routers  # noqa: PLC0415
 
     ids = [id_ for id_ in question.get("ids") or () if isinstance(id_, str)]
-    by = str(question.get("by") or "an operator")[:100]
+    by = operator_holds.printable(str(question.get("by") or "an operator"))
     woken = sum(router.wake(id_, reason=f"woken by {by}") for router in live_routers() for id_ in ids)
     return {"ok": True, "woken": woken}
 

@@ -163,6 +163,9 @@ _EVENTS = {
     "retry": ("retries", "Attempts after a failed one of the same request."),
     "hedge": ("hedges", "Second attempts beside a slow first one."),
     "hedge_won": ("hedges_won", "Second attempts that answered first."),
+    "rescue": ("rescues", "Second attempts beside one at a silent deployment."),
+    "rescue_won": ("rescues_won", "Second attempts beside one at a silent deployment that answered first."),
+    "fallback_at_once": ("fallbacks_at_once", "Requests that passed by a model of which nobody is well."),
     "refused": ("refused", "Requests refused at an admission limit."),
     "wait_in_vain": ("waits_in_vain", "Requests that waited and got nobody."),
 }

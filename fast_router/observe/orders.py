@@ -18,8 +18,10 @@ from fast_router.observe.identity import user
 from fast_router.observe.runtime_dir import directory
 from fast_router.operator_holds import Hold, edit
 
-__all__ = ["EmptyGroupError", "Order", "Target", "give", "in_flight", "seconds_of", "targets"]
+__all__ = ["LONGEST_HOLD", "EmptyGroupError", "Order", "Target", "give", "in_flight", "seconds_of", "targets"]
 
+LONGEST_HOLD = 10 * 365 * 86400.0
+"""Seconds; what is to last longer needs no end."""
 _LEAST = 4
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 _AWAY = {"held", "draining", "drained", "closed"}
@@ -63,7 +65,11 @@ def seconds_of(text: str) -> float:
     if found is None or unit is None or not float(found.group(1)):
         msg = f"{text!r} is no length of time; write 90s, 30m, 2h or 1d"
         raise ConfigurationError(msg)
-    return float(found.group(1)) * unit
+    seconds = float(found.group(1)) * unit
+    if seconds > LONGEST_HOLD:
+        msg = f"{text!r} is longer than ten years; leave it out for no end"
+        raise ConfigurationError(msg)
+    return seconds
 
 
 def targets(documents: Sequence[Mapping[str, Any]], word: str, model: str | None = None) -> list[Target]:

@@ -39,6 +39,7 @@ _TIMEOUT = 5.0
 _PATIENCE = 1.0
 _LONGEST_QUESTION = 65536
 _TICK = 10.0
+_LIFT = ("ids", "servers", "actions")
 
 
 class _State:
@@ -150,9 +151,10 @@ def _after_fork() -> None:
 
 def _obey(path: Path, question: dict[str, Any] | None = None) -> None:
     """Take over the orders that an operator has written down; a question says that they are new."""
-    if question is not None and isinstance(question.get("lift"), dict):
-        lift = question["lift"]
-        operator_holds.lift(lift["ids"], lift["servers"], lift["actions"], float(lift["before"]))
+    lift = None if question is None else question.get("lift")
+    if isinstance(lift, dict):
+        ids, servers, actions = ([each for each in lift[key] if isinstance(each, str)] for key in _LIFT)
+        operator_holds.lift(ids, servers, actions, float(lift["before"]))
     operator_holds.at_home(path, ordered=question is not None)
 
 
@@ -180,9 +182,18 @@ def _serve(listener: socket.socket, path: Path) -> None:
                 continue
             question = _question(connection)
             connection.settimeout(_TIMEOUT)
-            if question.get("do") in {"holds", "wake"}:
-                _obey(path, question)
+            if isinstance(question, dict) and question.get("do", "status") in ("holds", "wake"):
+                question["problem"] = _obeyed(path, question)
             connection.sendall(_json(answers.answer(question)))
+
+
+def _obeyed(path: Path, question: dict[str, Any]) -> str:
+    """Obey; a word about what was wrong with the order if it was none."""
+    try:
+        _obey(path, question)
+    except Exception as error:  # noqa: BLE001 - whoever ordered shall hear it
+        return type(error).__name__
+    return ""
 
 
 def _same_user(connection: socket.socket) -> bool:
@@ -193,19 +204,24 @@ def _same_user(connection: socket.socket) -> bool:
     return struct.unpack("3i", credentials)[1] in {os.getuid(), 0}
 
 
-def _question(connection: socket.socket) -> dict[str, Any]:
-    connection.settimeout(_PATIENCE)
+def _question(connection: socket.socket) -> dict[str, Any] | None:
+    """The question; None if what arrived is none. One that asks nothing gets the status."""
+    end = time.monotonic() + _PATIENCE  # for all of it: one slow asker must not keep the others waiting
     parts = b""
     try:
         while b"\n" not in parts and len(parts) < _LONGEST_QUESTION:
+            connection.settimeout(max(0.001, end - time.monotonic()))
             part = connection.recv(4096)
             if not part:
                 break
             parts += part
+    except TimeoutError:
+        pass
+    try:
         found = json.loads(parts.partition(b"\n")[0] or b"{}")
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _json(answer: Any) -> bytes:

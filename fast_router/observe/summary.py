@@ -52,7 +52,8 @@ def summarise(documents: Sequence[Mapping[str, Any]], *, everybody: bool = False
 
     Returns:
         `processes` (who they are and what they picked), `groups` (model, strategy, sums, and `deployments`: the ones to
-        look at first first), `lanes`, `errors`, `shared_state` and `capabilities`, the last of the newest process.
+        look at first first), `lanes`, `waits` (per model), `errors`, `shared_state` and
+        `capabilities`, the last of the newest process.
     """
     idle = set() if everybody else idle_parents(documents)
     documents = [each for each in documents if each.get("pid") not in idle]
@@ -72,6 +73,7 @@ def summarise(documents: Sequence[Mapping[str, Any]], *, everybody: bool = False
         "processes": [_process(each) for each in documents],
         "groups": [_group(group) for _, group in sorted(groups.items())],
         "lanes": _lanes(documents),
+        "waits": _waits(documents),
         "errors": _errors(documents),
         "shared_state": [state for each in documents for state in (each.get("status") or {}).get("shared_state") or ()],
         "celery": [each["status"]["celery"] for each in documents if "celery" in (each.get("status") or {})],
@@ -207,6 +209,19 @@ def _lanes(documents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             {"lane": lane, "reason": reason, "picks": count} for (lane, reason), count in reasons.most_common()
         ],
     }
+
+
+def _waits(documents: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """How long requests waited for a deployment, the models with most waits first."""
+    counts: dict[str, list[int]] = {}
+    for document in documents:
+        for model, more in (document.get("waits") or {}).items():
+            known = counts.setdefault(model, [0] * len(more))
+            counts[model] = [a + b for a, b in zip(known, more, strict=True)]
+    return [
+        {"model": model, "count": sum(found), "p50": percentile(found, 0.5), "p95": percentile(found, 0.95)}
+        for model, found in sorted(counts.items(), key=lambda each: -sum(each[1]))
+    ]
 
 
 def _errors(documents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

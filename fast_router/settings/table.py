@@ -154,6 +154,9 @@ class Settings:
     stream_idle_timeout: float = option(
         0.0, "Longest pause between two chunks of a stream; 0: any.", section="Failover", unit="seconds", ge=0
     )
+    rescue: bool = option(
+        True, "Ask elsewhere as well for requests that wait on a deployment that has fallen silent.", section="Failover"
+    )
     hedge_percent: float = option(
         0.0, "Second attempts per hundred requests when the first is slow; 0: none.", section="Failover", ge=0, le=100
     )

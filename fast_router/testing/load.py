@@ -42,12 +42,14 @@ class Outcome:
         latencies: From due to the last byte, of every request that was answered.
         first_tokens: From due to the first token, of every answered stream.
         failures: Requests that the caller saw fail, by the error's type.
+        late: From due to the moment at which this process got to it, of every request.
         elapsed: From the first arrival to the last answer.
     """
 
     latencies: list[float] = field(default_factory=list)
     first_tokens: list[float] = field(default_factory=list)
     failures: collections.Counter[str] = field(default_factory=collections.Counter)
+    late: list[float] = field(default_factory=list)
     elapsed: float = 0.0
 
     @property
@@ -60,6 +62,7 @@ class Outcome:
         self.latencies += other.latencies
         self.first_tokens += other.first_tokens
         self.failures += other.failures
+        self.late += other.late
         self.elapsed += other.elapsed
 
     def as_dict(self) -> dict[str, Any]:
@@ -70,6 +73,7 @@ class Outcome:
             "failures": dict(self.failures),
             "latency": {f"p{share}": percentile(self.latencies, share) for share in (50, 95, 99)},
             "first_token": {f"p{share}": percentile(self.first_tokens, share) for share in (50, 95, 99)},
+            "late": {f"p{share}": percentile(self.late, share) for share in (50, 95, 99)},
             "elapsed": self.elapsed,
         }
 
@@ -111,6 +115,7 @@ async def drive(
     async def one(arrival: Arrival) -> None:
         nonlocal over
         due = start + arrival.due
+        outcome.late.append(time.perf_counter() - due)
         try:
             answer = await call(arrival)
             if arrival.stream:

@@ -6,8 +6,11 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+
+from fast_router.cli import demo
 
 pytestmark = [pytest.mark.proxy, pytest.mark.timeout(600)]
 
@@ -35,7 +38,7 @@ def test_the_plugin_picked_in_its_runs(ran):
     alone, *ours = ran["runs"]
     assert "picks" not in alone
     for run in ours:
-        assert run["picks"]["fast"] >= 60
+        assert run["picks"]["fast"] + run["lane"]["requests"] >= 60
     assert all(run["pick_seconds"] > 0 for run in ran["runs"])
 
 
@@ -43,6 +46,30 @@ def test_calls_at_once_are_spread_by_ours(ran):
     alone, busy, ewma = ran["runs"]
     assert busy["burst"] == [10, 10, 10, 10]
     assert sum(alone["burst"]) == sum(ewma["burst"]) == 40
+
+
+def test_the_verdict_is_one_line_that_names_each_measure_once(ran):
+    alone, ours, _ = ran["runs"]
+    line = demo._verdict(alone, ours)
+    assert "\n" not in line
+    assert [line.count(name) for name in ("failed requests", "latency p95", "cost of a pick", "spread of 40")] == [
+        1
+    ] * 4
+    better = {**alone, "failed": alone["failed"] + 1, "cpu_seconds": alone["cpu_seconds"] / 2}
+    won, _, rest = demo._verdict({**alone, "failed": alone["failed"] + 2}, better).partition("; nobody: ")
+    assert won.endswith("fast_router: failed requests, CPU per request")
+    assert "LiteLLM:" not in rest
+
+
+def test_a_machine_that_is_too_slow_is_said():
+    def run(late):
+        return SimpleNamespace(result={"late": {"p95": late}})
+
+    assert demo._overcharged([run(0.001), run(None)], 40.0) == ""
+    said = demo._overcharged([run(0.001), run(0.7)], 40.0)
+    assert "40 requests a second" in said
+    assert "700 ms" in said
+    assert "--rate 20" in said
 
 
 def test_a_wrong_option_is_one_line():

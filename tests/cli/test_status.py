@@ -18,6 +18,7 @@ from click.testing import CliRunner
 
 from fast_router import AdvancedRouter, settings
 from fast_router.cli import main
+from fast_router.cli.status import _left_out
 from fast_router.errors import ConfigurationError
 from fast_router.observe import process_status
 from fast_router.observe.runtime_dir import directory
@@ -179,3 +180,15 @@ def test_a_process_under_the_launcher_is_seen_once_it_uses_litellm_and_no_other(
     )
     assert launched.stdout.split() == ["0", "1"]
     assert plain.stdout.split() == ["0", "0"]
+
+
+def test_features_that_one_reason_leaves_out_are_one_line():
+    skipped = {f"feature{number}": "no place" for number in range(30)}
+    process = {"skipped": {**skipped, "celery_routing": "not asked", "other": "switched off"}}
+    lines = _left_out(
+        {"processes": [process, process], "capabilities": {"celery_routing": {"why": "routing is local"}}}
+    )
+    assert lines == [
+        "left out: feature0, feature1, feature2, feature3, feature4, feature5 and 24 more (no place)",
+        "left out: other (switched off)",
+    ]

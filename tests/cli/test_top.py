@@ -70,6 +70,15 @@ def test_rates_are_differences_between_two_looks(router):
     assert f"… {len(screen.shown()) - 2} more" in text
 
 
+def test_many_deployments_are_asked_about_less_often(runtime):
+    models = [{"model_name": "m", "id": f"d{i}", "endpoint": f"gpu{i}:1"} for i in range(1000)]
+    router = AdvancedRouter(model_list=models)
+    process_status.start()
+    screen = screen_of()
+    assert screen.pace(1.0) >= len(router.deployments) / 400
+    assert screen.pace(60.0) == 60.0
+
+
 def test_one_screen_for_a_pipe(router):
     done = CliRunner().invoke(main, ["top", "--once", "--interval", "0.2", "--model", "m1"])
     assert done.exit_code == 0

@@ -16,6 +16,7 @@ import pytest
 
 from fast_router import AdvancedRouter
 from fast_router.engine.failover.breaker import BreakerOptions
+from fast_router.litellm_plugin.tally import tally
 from fast_router.observe import process_status
 from fast_router.observe.dashboard import Access, app
 from fast_router.observe.dashboard.live import merge
@@ -132,7 +133,7 @@ async def test_the_last_of_a_model_is_asked_about_first(router):
 
 async def test_the_page_is_self_contained_and_holds_nothing(router):
     async with client(ACCESS, **{"X-Fast-Router-Token": None}) as asking:
-        for path in ("/", "/page.js", "/page.css"):
+        for path in ("/", "/page.js", "/explain.js", "/page.css"):
             answer = await asking.get(path)
             assert answer.status_code == 200
             assert "default-src 'none'" in answer.headers["content-security-policy"]
@@ -371,6 +372,30 @@ def test_keys_filter_theme_and_a_narrow_screen(router, browser):
 
 
 @pytest.mark.browser
+def test_the_page_says_why_how_long_requests_waited_and_what_caches_held(runtime, browser):
+    router = AdvancedRouter(
+        "cache_aware",
+        model_list=[{"model_name": "why", "id": f"w{i}", "endpoint": f"gpu{i}:8000"} for i in range(3)],
+    )
+    router.rest("w1", 300)
+    tally.waited("why", 0.2, served=True)
+    process_status.start()
+    page = Page(browser)
+    with dashboard() as address:
+        browser.get(address)
+        page.until(lambda: "why · 1\tp50" in page.text("#waits"))
+        page.press("button[aria-label='explain why']")
+        page.until(lambda: "2 of 3 may be picked now" in page.text("#explain-text"))
+        assert "Chosen by cache aware" in page.text("#explain-text")
+        told = page.text("#explain tbody tr")
+        assert re.search(r"gpu1:8000\s+w1\s+no\s.*rests for \d+\.\d s more: by order", told, re.DOTALL)
+        assert re.search(r"gpu0:8000\s+w0\s+yes", told)
+        page.press("#explain button")
+        page.until(lambda: not browser.execute_script("return document.getElementById('explain').open"))
+        severe = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+        assert severe == []
+
+
 def test_a_thousand_deployments_are_shown_cut_and_searched(runtime, browser):
     router = router_of([f"model-{i:02d}" for i in range(20)], 50)
     router.rest("model-073"[:8] + "17", 300)

@@ -17,9 +17,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import fmean, median, pstdev
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-__all__ = ["Outlier", "OutlierDetector", "OutlierOptions"]
+if TYPE_CHECKING:
+    from fast_router.engine.deployment import Deployment
+
+__all__ = ["GroupOutliers", "Outlier", "OutlierDetector", "OutlierOptions"]
 
 
 @dataclass(frozen=True)
@@ -165,3 +168,42 @@ class OutlierDetector:
                 reason = f"takes {seconds:.2f} s where the others take {usual:.2f} s"
                 found.append((-seconds, Outlier(id_, reason)))
         return [outlier for _, outlier in sorted(found)]
+
+
+class GroupOutliers:
+    """The detectors of an engine's groups. Its owner holds the engine's lock.
+
+    Args:
+        options: The rules, None for none.
+    """
+
+    __slots__ = ("_detectors", "_options")
+
+    def __init__(self, options: OutlierOptions | None) -> None:
+        self._options = options
+        self._detectors: dict[str, OutlierDetector] = {}
+
+    def __bool__(self) -> bool:
+        """Whether there are any rules."""
+        return self._options is not None
+
+    def record(self, deployment: Deployment, *, ok: bool, started: float, now: float) -> list[Outlier]:
+        """Note one attempt; who stands out, if it is time to look.
+
+        Args:
+            deployment: Whose attempt.
+            ok: Whether it succeeded.
+            started: When it began, engine clock, seconds.
+            now: The same clock now.
+        """
+        detector = self._detectors.get(deployment.name)
+        if detector is None:
+            detector = self._detectors[deployment.name] = OutlierDetector(self._options, now=started)
+        detector.record(deployment.id, ok=ok, seconds=now - started)
+        return detector.evaluate(now) if detector.due(now) else []
+
+    def take_back(self, deployment: Deployment) -> None:
+        """Undo one failure that was not the deployment's."""
+        detector = self._detectors.get(deployment.name)
+        if detector is not None:
+            detector.take_back(deployment.id)

@@ -2,8 +2,9 @@
 
 A server that hangs fails nobody until the timeout, which for a language model is minutes. But it is noticed sooner:
 several calls that all wait far longer than the group's slowest recent answer, without a sign since the first of them
-began. Such a deployment gets no more calls; those that it has go on, and the first sign of life of any of them brings
-it back. So nothing is cancelled or asked twice, and being wrong costs a moment's share of the traffic.
+began. Such a deployment gets no more calls; those that it has go on, beside second attempts elsewhere where somebody
+makes them, and the first sign of life of any of them brings it back. Nothing is cancelled here, and being wrong costs
+a moment's share of the traffic.
 
 Long calls are no silence: where the calls under way are known one by one, a deployment is silent only if another one
 that may be picked has none that waits as long, and the calls of one caller among several prove nothing by themselves.
@@ -116,6 +117,8 @@ class Silences:
             for an operator.
         options: When one counts as silent.
         calls: Gives a deployment's calls under way, None where nobody knows them one by one.
+        late: Called for each deployment that has yet to prove that it is back and of which a call has waited as long
+            as silence lasts, with the time before which such calls began; outside of the engine's lock.
     """
 
     def __init__(
@@ -126,8 +129,10 @@ class Silences:
         found: Callable[[Deployment, str], None],
         options: SilenceOptions,
         calls: Callable[[Deployment], Iterable[OpenCall]] | None = None,
+        late: Callable[[Deployment, float], None] | None = None,
     ) -> None:
         self._engine = engine
+        self._late = late
         self._calls = calls
         self._members = members
         self._doubtful = doubtful
@@ -164,29 +169,35 @@ class Silences:
         if whole:
             group.seen.append(now - lease.started)
         if now >= group.due:
-            for silent, reason in self._look(group, deployment, now):
+            found, late = self._look(group, deployment, now)
+            for silent, reason in found:
                 self._found(silent, reason)
+            for probed, before in late if self._late is not None else ():
+                self._late(probed, before)  # type: ignore[misc]  # it is not None
 
-    def _look(self, group: _Group, any_member: Deployment, now: float) -> list[tuple[Deployment, str]]:
+    def _look(
+        self, group: _Group, any_member: Deployment, now: float
+    ) -> tuple[list[tuple[Deployment, str]], list[tuple[Deployment, float]]]:
         options = self._options
         with self._engine.lock:
             if now < group.due:
-                return []  # another thread was quicker
+                return [], []  # another thread was quicker
             members = self._members(any_member)
             slowest = max(group.seen, default=0.0)
             limit = max(options.factor * slowest, options.min_seconds)
-            # Four looks a silence; far apart in a group of thousands, since each costs a microsecond a member.
-            pause = max(limit / 4, len(members) / 1000)
-            # Each look is somebody's answer, and between two of them no more than a pause counts. So the others must
-            # have gone on answering, and a process that stood still has not listened meanwhile.
-            listened = min(now - group.looked, pause)
+            # Ten looks a silence; far apart in a group of thousands, since each costs a microsecond per member.
+            pause = max(limit / 10, len(members) / 1000)
+            # Each look is somebody's answer, and between two of them no more than a quarter of a silence counts. So the
+            # others must have gone on answering, and a process that stood still has not listened meanwhile.
+            away = now - group.looked
+            listened = min(away, max(limit / 4, pause))
             group.looked, group.due = now, now + pause
             if len(members) < 2 or len(group.seen) < options.min_samples:
-                return []
+                return [], []
             if len(group.ears) > len(members):
                 present = {member.id for member in members}
                 group.ears = {id_: ear for id_, ear in group.ears.items() if id_ in present}
-            found = []
+            found, late = [], []
             around = self._around(group, members, now)
             for member in members:
                 ear = group.ears.get(member.id)
@@ -202,7 +213,16 @@ class Silences:
                     silence = f"at least {waiting} calls wait for over {limit:.1f} s"
                     reason = f"{silence}, the others answer within {slowest:.1f} s"
                     found.append((member, reason))
-            return found
+                elif away <= max(limit / 2, pause) and self._probe_waits(member, members, now - limit):
+                    late.append((member, now - limit))
+            return found, late
+
+    def _probe_waits(self, member: Deployment, members: Sequence[Deployment], before: float) -> bool:
+        """Tell whether a call to one that is coming back began before then, and none waits as long elsewhere."""
+        if self._calls is None or self._late is None or member.held & RESTING or not self._doubtful(member.id):
+            return False
+        waits = any(not call.heard and call.started <= before for call in self._calls(member))
+        return waits and self._others_answer(member, members, before)
 
     def _around(self, group: _Group, members: Sequence[Deployment], now: float) -> int:
         """Count the callers that have used the group lately."""
@@ -223,8 +243,14 @@ class Silences:
         waiting = [call.voice for call in self._calls(member) if not call.heard and call.started <= before]
         if len(waiting) < self._options.calls or (around > 1 and len(set(waiting)) < min(2, self._options.calls)):
             return False
+        return self._others_answer(member, members, before)
+
+    def _others_answer(self, member: Deployment, members: Sequence[Deployment], before: float) -> bool:
+        """Tell whether another one, that may be picked, has no call that began before then."""
+        assert self._calls is not None
+        calls = self._calls
         return any(
-            not other.held and all(call.heard or call.started > before for call in self._calls(other))
+            not other.held and all(call.heard or call.started > before for call in calls(other))
             for other in members
             if other is not member
         )

@@ -34,7 +34,7 @@ from fast_router.litellm_plugin.tally import tally
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
-    from fast_router.engine.failover.ledger import CallersPart, RetryBudget
+    from fast_router.engine.failover.budgets import CallersPart, RetryBudget
     from fast_router.litellm_plugin.bands.methods import Band
     from fast_router.litellm_plugin.layers.lease import Attempt
     from fast_router.litellm_plugin.patching import PatchSet
@@ -281,7 +281,7 @@ def ended(attempt: Attempt, error: BaseException | None, cancelled: bool) -> Non
     if not isinstance(ledger, RequestLedger) or lease is None:
         return
     if not ledger.attempts and ledger.failover is not None:
-        budget = ledger.failover.policy.budget(lease.deployment.name)
+        budget = ledger.failover.policy.budgets.of(lease.deployment.name)
         if budget is not None:
             budget.request(lease._engine.clock())
     if cancelled or attempt.foreign:
@@ -387,9 +387,9 @@ def _budget(ledger: object) -> tuple[RetryBudget | CallersPart, float] | None:
         share = "unknown"  # whoever they are, they have one share together
     budget: RetryBudget | CallersPart | None
     if share is None and case.caller is not None:
-        budget = policy.budget_for(deployment.name, case.caller)
+        budget = policy.budgets.spent_by(deployment.name, case.caller)
     else:
-        budget = policy.budget(deployment.name, share)
+        budget = policy.budgets.of(deployment.name, share)
     return None if budget is None else (budget, policy.engine.clock())
 
 

@@ -1,8 +1,7 @@
-"""A second attempt beside a slow first one: opt-in, within a percentage, never after the first token.
+"""Second attempts beside first ones: when the first is later than usual (hedging), or its server is silent (rescue).
 
-A hedge races two whole attempts of LiteLLM, each with its own lease; a stream counts as answered with its first
-chunk. Whoever answers first wins, the other is cancelled and its lease released. Synchronous calls block the event
-loop that would have to watch them, so they are never hedged.
+Hedging is opt-in, within a percentage; `rescue` says when the other kind is made, `beside` how both are. Synchronous
+calls block the event loop that would have to watch them, so there is no second attempt beside theirs.
 """
 
 from __future__ import annotations
@@ -12,28 +11,31 @@ import inspect
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fast_router import settings
-from fast_router.engine.failover.failures import FailureKind
 from fast_router.engine.failover.hedging import HedgeOptions, HedgePolicy
 from fast_router.litellm_plugin.layers import lease as attempts
-from fast_router.litellm_plugin.tally import tally
+from fast_router.litellm_plugin.layers.beside import Beside, Pair, beside, take_metadata
+from fast_router.litellm_plugin.layers.rescue import rescue
+from fast_router.litellm_plugin.rests.policy import on_silent
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Mapping
 
-    from fast_router.engine import Deployment, Lease
+    from fast_router.engine import Lease
     from fast_router.litellm_plugin.bands.methods import Band
-    from fast_router.litellm_plugin.layers.failures import RequestLedger
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.litellm_plugin.rests.policy import LiteLLMFailover
 
-__all__ = ["Hedged", "Race", "beside", "install", "take_metadata"]
+__all__ = ["Call", "Hedged", "install", "raced"]
 
-_METADATA = ("metadata", "litellm_metadata")
+# How soon it is looked again whether a first attempt has got its deployment.
+_SOON = 0.005
 
 
 def install(patches: PatchSet, band: Band) -> list[str]:
-    """Let first attempts be hedged where the options ask for it."""
+    """Let second attempts be made beside those of every Router."""
     patches.replace(band.core, band.slot("make_call"), _make_call)
+    on_silent.append(rescue)
+    patches.on_restore(lambda: on_silent.remove(rescue))
     return ["hedging"]
 
 
@@ -41,16 +43,19 @@ def _make_call(original: Any) -> Any:
     async def make_call(self: Any, original_function: Any, *args: Any, **kwargs: Any) -> Any:
         options = settings.current()
         ledger: Any = attempts.ledger.get()
+        hedges = options.hedge_percent > 0 and ledger is not None and not ledger.attempts
         if (
-            not options.hedge_percent
+            not (hedges or options.rescue)
             or ledger is None
-            or ledger.attempts
+            or ledger.hedge
             or getattr(ledger, "failover", None) is None
             or not inspect.iscoroutinefunction(getattr(original_function, "__func__", original_function))
         ):
             return await original(self, original_function, *args, **kwargs)
-        call = _Call(original, self, original_function, args, kwargs)
-        return await Race(call, ledger, str(kwargs.get("model")), stream=bool(kwargs.get("stream"))).run()
+        call = Call(original, self, original_function, args, kwargs)
+        pair = call.beside = Beside(call, ledger, str(kwargs.get("model")))
+        first = call.first()
+        return await (raced(call, pair, first, stream=bool(kwargs.get("stream"))) if hedges else pair.run(first))
 
     return make_call
 
@@ -66,223 +71,121 @@ def _policy(failover: LiteLLMFailover, model: str) -> HedgePolicy:
     return known[1]
 
 
-class Hedged(Protocol):
-    """A request's first attempt, and how a second one beside it is made."""
-
-    @property
-    def lease(self) -> Lease | None:
-        """The first attempt's, None before its pick."""
-
-    async def first(self) -> Any:
-        """Make the first attempt.
-
-        Raises:
-            Exception: It failed.
-        """
-
-    async def second(self) -> Any:
-        """Make the second one; called with a ledger of its own that knows the first one's deployment.
-
-        Raises:
-            Exception: It failed, or there is nobody to make it.
-        """
+class Hedged(Pair, Protocol):
+    """A request that may be hedged."""
 
     def is_cached(self, answer: Any) -> bool:
         """Tell whether an answer comes from LiteLLM's cache."""
 
-    def second_won(self) -> None:
-        """Take over what the second attempt has left."""
 
-
-class Race:
-    """One request's first attempt, and perhaps a second one beside it.
+async def raced(hedged: Hedged, pair: Beside, first: Awaitable[Any], *, stream: bool) -> Any:
+    """Make a request's first attempt, and a second one beside it if it is late and the budget allows it.
 
     Args:
-        hedged: How both are made.
-        ledger: What the request has tried; it knows its Router's failover.
-        model: The model name as the request has it.
+        hedged: How the second is made.
+        pair: Of the two.
+        first: The first attempt.
         stream: Whether the answer is streamed.
+
+    Returns:
+        The first answer.
+
+    Raises:
+        Exception: What the first attempt raised, if nobody answered.
     """
+    failover = pair.ledger.failover
+    assert failover is not None
+    hedge = _policy(failover, pair.model)
+    hedge.request()
+    delay = hedge.delay(stream=stream)
+    clock = failover.policy.engine.clock
+    began = clock()
+    timer: asyncio.TimerHandle | None = None
 
-    def __init__(self, hedged: Hedged, ledger: RequestLedger, model: str, *, stream: bool) -> None:
-        self._hedged = hedged
-        self._ledger = ledger
-        assert ledger.failover is not None
-        self._failover = ledger.failover
-        self._model = model
-        self._stream = stream
-        self._hedge = _policy(self._failover, model)
-
-    async def run(self) -> Any:
-        """Give the first answer.
-
-        Raises:
-            Exception: What the first attempt raised, if nobody answered.
-        """
-        self._hedge.request()
-        delay = self._hedge.delay(stream=self._stream)
-        clock = self._failover.policy.engine.clock
-        began = clock()
-        if delay is None:
-            answer = await self._hedged.first()
-            return self._observed(answer, clock() - began)
-        first: asyncio.Future[Any] = asyncio.ensure_future(self._hedged.first())
-        try:
-            await asyncio.wait({first}, timeout=delay)
-        except asyncio.CancelledError:
-            first.cancel()
-            raise
-        if not first.done():
-            second = self._second()
-            if second is not None:
-                answer = await self._decide(first, *second)
-                return self._observed(answer, clock() - began)
-        answer = await first
-        return self._observed(answer, clock() - began)
-
-    def _observed(self, answer: Any, seconds: float) -> Any:
-        # Answers from LiteLLM's cache come at once: the others would all look late beside them.
-        if not self._hedged.is_cached(answer):
-            self._hedge.observe(seconds, stream=self._stream)
-        return answer
-
-    def _second(self) -> tuple[asyncio.Task[Any], RequestLedger] | None:
-        """Start the second attempt; None if there is nobody to make it or no budget."""
-        try:
-            lease = self._hedged.lease
-            if lease is None or not self._others(lease.deployment) or not self._hedge.take():
-                return None
-            fork = self._ledger.fork()
-            fork.failed(lease.id, FailureKind.TIMEOUT, self._failover.policy.engine.clock())
-            token = attempts.ledger.set(fork)
-            try:
-                task = asyncio.ensure_future(self._hedged.second())
-            finally:
-                attempts.ledger.reset(token)
-        except Exception as error:  # noqa: BLE001 - the first attempt is still running
-            tally.failed(error, "a hedge")
-            return None
-        tally.event("hedge", self._model)
-        return task, fork
-
-    def _others(self, deployment: Deployment) -> bool:
-        return any(not m.held for m in self._failover.members(deployment) if m is not deployment)
-
-    async def _decide(self, first: asyncio.Future[Any], second: asyncio.Future[Any], fork: RequestLedger) -> Any:
-        running = {first, second}
-        winner: asyncio.Future[Any] | None = None
-        try:
-            while running and winner is None:
-                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                # If both are there, the first attempt is the one that LiteLLM's bookkeeping knows.
-                for task in sorted(done, key=lambda t: t is second):
-                    if not task.cancelled() and task.exception() is None:
-                        winner = winner or task
-        finally:
-            if winner is second and not first.done():
-                self._overtaken()
-            for task in (first, second):
-                if task is not winner:
-                    _drop(task)
-        for attempt in fork.attempts[1:]:
-            self._ledger.failed(*attempt)
-        if winner is None:
-            return first.result()
-        if winner is second:
-            self._hedge.won += 1
-            tally.event("hedge_won", self._model)
-            self._hedged.second_won()
-        return winner.result()
-
-    def _overtaken(self) -> None:
-        """Hold the first attempt's silence against its deployment, before its cancellation blames nobody."""
-        lease = self._hedged.lease
-        if lease is None or not lease.open:
+    def late() -> None:
+        nonlocal timer
+        lease = hedged.lease
+        if pair.over or pair.pending:
             return
-        try:
-            self._failover.policy.overtaken(lease)
-        except Exception as error:  # noqa: BLE001 - the answer is there: it must reach the caller
-            tally.failed(error, "a hedge")
+        if lease is None:
+            timer = pair.loop.call_later(_SOON, late)
+        elif pair.has_others(lease.deployment) and hedge.take() and not pair.start("hedge"):
+            hedge.give_back()
+
+    if delay is not None:
+        timer = pair.loop.call_later(delay, late)
+    try:
+        answer = await pair.run(first)
+    finally:
+        if timer is not None:
+            timer.cancel()
+    if pair.why == "hedge" and pair.won:
+        hedge.won += 1
+    # Answers from LiteLLM's cache come at once: the others would all look late beside them.
+    if not hedged.is_cached(answer):
+        hedge.observe(clock() - began, stream=stream)
+    return answer
 
 
-class _Call:
-    """The attempts of `Router.make_call`."""
+class Call:
+    """The attempts of `Router.make_call`.
+
+    Attributes:
+        beside: The pair that it is of, until there is an attempt.
+        request: The request's keyword arguments.
+    """
 
     def __init__(self, original: Any, core: Any, function: Any, args: Any, kwargs: dict[str, Any]) -> None:
         self._original = original
         self._core = core
         self._function = function
         self._args = args
-        self._kwargs = kwargs
         self._seconds: dict[str, Any] = {}
         self._attempt: attempts.Attempt | None = None
+        self.beside: Beside | None = None
+        self.request: Mapping[str, Any] = kwargs
 
     @property
     def lease(self) -> Lease | None:
+        """As of any pair."""
         return None if self._attempt is None else self._attempt.lease
 
+    @property
+    def endpoint(self) -> str:
+        """As of any pair."""
+        function = self.request.get("original_generic_function") or self._function
+        return str(getattr(function, "__name__", ""))
+
     async def first(self) -> Any:
-        return await self._original(self._core, self._noting(self._function), *self._args, **self._kwargs)
+        """Make the first attempt."""
+        return await self._original(self._core, self._noting(self._function), *self._args, **self.request)
 
     async def second(self) -> Any:
-        self._seconds = beside(self._kwargs)
+        """As of any pair."""
+        self._seconds = beside(self.request)
         return await self._original(self._core, self._function, *self._args, **self._seconds)
 
     @staticmethod
     def is_cached(answer: Any) -> bool:
+        """As of any that may be hedged."""
         return attempts.is_cache_hit(answer)
 
     def second_won(self) -> None:
-        take_metadata(self._kwargs, self._seconds)
+        """As of any pair."""
+        take_metadata(self.request, self._seconds)
+
+    def take(self, attempt: attempts.Attempt) -> None:
+        """Let `attempt` be the first one."""
+        self._attempt = attempt
+        # Given away: whoever is done with the attempt lets go of all this.
+        attempt.beside, self.beside = self.beside, None
 
     def _noting(self, function: Any) -> Any:
         async def noted(*args: Any, **kwargs: Any) -> Any:
-            self._attempt = attempts.current.get()
+            attempt = attempts.current.get()
+            if attempt is not None:
+                self.take(attempt)
             return await function(*args, **kwargs)
 
         noted.__name__ = getattr(function, "__name__", noted.__name__)
         return noted
-
-
-def beside(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Give a request for an attempt beside another one, with metadata of its own."""
-    copied = dict(request)
-    for name in _METADATA:
-        if isinstance(copied.get(name), dict):
-            copied[name] = dict(copied[name])
-    # The logging object of the first attempt would be told two stories.
-    copied.pop("litellm_logging_obj", None)
-    return copied
-
-
-def take_metadata(request: Mapping[str, Any], other: Mapping[str, Any]) -> None:
-    """Put the metadata of the attempt that answered into the request's own."""
-    for name in _METADATA:
-        if isinstance(request.get(name), dict):
-            request[name].update(other.get(name) or {})
-
-
-def _drop(task: asyncio.Future[Any]) -> None:
-    """Cancel the loser; one that had answered all the same is closed."""
-
-    def closing(done: asyncio.Future[Any]) -> None:
-        if done.cancelled() or done.exception() is not None:
-            return
-        close = getattr(done.result(), "aclose", None)
-        if close is not None:
-            closed = asyncio.ensure_future(close())
-            _closing.add(closed)
-            closed.add_done_callback(_closed)
-
-    task.cancel()
-    task.add_done_callback(closing)
-
-
-def _closed(task: asyncio.Future[Any]) -> None:
-    _closing.discard(task)
-    if not task.cancelled():
-        task.exception()
-
-
-# A task that nobody holds may be collected before it has run.
-_closing: set[asyncio.Future[Any]] = set()

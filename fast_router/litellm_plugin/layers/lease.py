@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fast_router.engine import Deployment, Lease
     from fast_router.engine.failover.blame import Case
     from fast_router.litellm_plugin.bands.methods import Band
+    from fast_router.litellm_plugin.layers.beside import Beside
     from fast_router.litellm_plugin.patching import PatchSet
 
 __all__ = [
@@ -65,18 +66,22 @@ class Attempt:
         ledger: What this request has tried before.
         lease: The lease of its pick, None before the pick.
         more: Further leases, of a call that picks more than once.
+        beside: What may start a second attempt beside it, None for nothing.
         foreign: Whether the caller asks with a key or at an address of its own: nothing is learnt from it.
         fresh: True while the pick may take the shortest way: none made yet, nothing tried before, nothing foreign.
         open: False once it has ended; a task that outlives the call must not lease into it.
         completion_tokens: Tokens of the answer, for `on_end`; not set before.
     """
 
-    __slots__ = ("__weakref__", "completion_tokens", "foreign", "fresh", "lease", "ledger", "model", "more", "open")
+    __slots__ = (
+        "__weakref__", "beside", "completion_tokens", "foreign", "fresh", "lease", "ledger", "model", "more", "open",
+    )  # fmt: skip
 
     def __init__(self, model: Any, tried: Ledger | None) -> None:
         self.model = model
         self.ledger = tried
         self.lease: Lease | None = None
+        self.beside: Beside | None = None
         self.more: list[Lease] | None = None
         self.open = True
         self.foreign = tried is not None and tried.terms & FOREIGN != 0
@@ -113,6 +118,7 @@ class Attempt:
             return False
         self.open = False
         self.fresh = False
+        self.beside = None
         lease = self.lease
         if lease is None:
             return True

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router import settings
 from fast_router.litellm_plugin.layers import lease
+from fast_router.litellm_plugin.layers.beside import Beside
+from fast_router.litellm_plugin.layers.hedge import Call
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +48,7 @@ def install(patches: PatchSet, band: Band, kind: type[Any], seen: Callable[..., 
 def _make_call(layers: Any, innermost: Any, band: Band, kind: type[Any], seen: Callable[..., None]) -> Any:
     attempt_class, current, ledger_of = lease.Attempt, lease.current, lease.ledger.get
     attempt_of, enter, answered, failed = current.get, current.set, lease.answered, lease.failed
-    options_now = settings.current
+    options_now, call_class, pair_class = settings.current, Call, Beside
 
     async def make_call(self: Any, original_function: Any, *args: Any, **kwargs: Any) -> Any:
         ledger: Any = ledger_of()
@@ -61,6 +63,11 @@ def _make_call(layers: Any, innermost: Any, band: Band, kind: type[Any], seen: C
             return await layers(self, original_function, *args, **kwargs)
         model = ledger.model = kwargs.get("model")
         attempt = attempt_class(model, ledger)
+        pair = None
+        if options.rescue and ledger.failover is not None:
+            call = call_class(layers, self, original_function, args, kwargs)
+            pair = call.beside = pair_class(call, ledger, str(model))
+            call.take(attempt)
         outer = attempt_of()
         enter(attempt)
         try:
@@ -70,9 +77,15 @@ def _make_call(layers: Any, innermost: Any, band: Band, kind: type[Any], seen: C
             if isinstance(error, Exception):
                 ledger.raised = error
                 seen(self, band, ledger, error, kwargs)
+            if pair is not None:
+                if pair.pending:
+                    return await pair.settle(error)
+                pair.over = True
             raise
         finally:
             enter(outer)
+        if pair is not None:
+            pair.close()
         return answered(attempt, response)
 
     return make_call

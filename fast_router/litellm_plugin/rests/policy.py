@@ -15,8 +15,8 @@ from fast_router import settings
 from fast_router.deployment_options import options_of
 from fast_router.engine.deployment import RESTING
 from fast_router.engine.failover.breaker import BreakerOptions, BreakerState, Change
+from fast_router.engine.failover.budgets import BudgetOptions
 from fast_router.engine.failover.failures import FailureKind
-from fast_router.engine.failover.ledger import BudgetOptions
 from fast_router.engine.failover.outliers import OutlierOptions
 from fast_router.engine.failover.policy import EjectionOptions, FailoverPolicy
 from fast_router.engine.failover.retry_after import retry_after_from_error
@@ -26,13 +26,16 @@ from fast_router.litellm_plugin.rests.health_probes import HealthMonitor
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from fast_router.engine import Deployment
+    from fast_router.engine import Deployment, Lease
     from fast_router.engine.failover.hedging import HedgeOptions, HedgePolicy
     from fast_router.litellm_plugin.bands.methods import Band
 
-__all__ = ["LiteLLMFailover", "explicit_allowed_fails", "note_allowed_fails", "policy_of"]
+__all__ = ["LiteLLMFailover", "explicit_allowed_fails", "note_allowed_fails", "on_silent", "policy_of"]
+
+on_silent: list[Callable[[LiteLLMFailover, Deployment, Callable[[Lease], bool]], None]] = []
+"""Called with a deployment that has fallen silent, and which of its leases wait; see `FailoverPolicy`."""
 
 _STATE = "_fast_router_failover"
 # Hedging that is kept for names which are not the model list's.
@@ -102,6 +105,7 @@ class LiteLLMFailover:
             decides=self._decides,
             retry_after=self._retry_after,
             why=self._why,
+            on_silent=self._silent,
             on_change=self._changed,
         )
         self._router.failover = self.policy
@@ -203,7 +207,33 @@ class LiteLLMFailover:
         status = None if found is None else found.get("status_code")
         return "a cooldown" if status is None else f"LiteLLM's cooldown after status {status}"
 
+    def retries_of(self, request: Mapping[str, Any], deployment: Deployment) -> int:
+        """Give how often LiteLLM would retry a request after a timeout of a deployment."""
+        core, params = self._core(), deployment.entry.get("litellm_params") or {}
+        given = request.get("num_retries")
+        for value in (given, params.get("num_retries")):
+            if isinstance(value, int):
+                break
+        else:
+            value = self.own_retries()
+        policy = None if core is None or given == 0 else self._retry_policy(core, request, deployment.name)
+        said = policy.get("TimeoutErrorRetries") if isinstance(policy, dict) else None
+        return said if isinstance(said, int) else value
+
+    def _retry_policy(self, core: Any, request: Mapping[str, Any], name: str) -> Any:
+        of_groups = request.get("model_group_retry_policy") or self._band.read(
+            core, "model_group_retry_policy", default=None
+        )
+        found = of_groups.get(name) if isinstance(of_groups, dict) else None
+        if found is None:
+            found = self._band.read(core, "retry_policy", default=None)
+        return found if found is None or isinstance(found, dict) else vars(found)
+
     # What follows from a change.
+
+    def _silent(self, deployment: Deployment, admits: Callable[[Lease], bool]) -> None:
+        for told in on_silent:
+            told(self, deployment, admits)
 
     def _changed(self, deployment: Deployment, change: Change) -> None:
         try:

@@ -62,6 +62,11 @@ class Live:
             self._due = time.monotonic() + 0.9 * self._pace
             return state
 
+    def explain(self, model: str) -> dict[str, Any]:
+        """Why each deployment of a model may be picked or not, as each worker sees it."""
+        answers = process_status.ask_all({"do": "explain", "model": model})
+        return {"explained": [{"pid": a.get("pid"), **each} for a in answers for each in a.get("explained") or ()]}
+
     def history(self, model: str | None) -> dict[str, Any]:
         """The last hour of one model or of all, over all workers.
 

@@ -1,4 +1,6 @@
 // The dashboard's page. No library and nothing from outside: it asks its own server for JSON and draws.
+import { explainer } from "./explain.js";
+
 const $ = (id) => document.getElementById(id);
 const TROUBLE = new Set(["resting", "failing", "held", "draining", "drained", "probing", "due", "closed"]);
 const AWAY = new Set(["held", "draining", "drained"]);
@@ -238,11 +240,12 @@ function makeGroup(group) {
   const body = el("tbody");
   const table = el("table", {}, el("caption", { class: "hidden" }, `Deployments of ${group.model}`), head, body);
   const toggle = el("button", { type: "button", onclick: () => { view.open.set(group.model, !isOpen(group.model)); draw(); } }, el("h2", {}, group.model), el("span", { class: "strategy" }), el("span", { class: "meter" }), el("span", { class: "sums" }));
-  return el("div", { class: "group" }, toggle, el("div", { class: "body" }, table, el("button", { class: "all", type: "button", onclick: () => { view.all.add(group.model); draw(); } })));
+  const why = el("button", { class: "explain", type: "button", "aria-label": `explain ${group.model}`, onclick: () => explain(group.model) }, "Why?");
+  return el("div", { class: "group" }, el("div", { class: "group-head" }, toggle, why), el("div", { class: "body" }, table, el("button", { class: "all", type: "button", onclick: () => { view.all.add(group.model); draw(); } })));
 }
 const isOpen = (model) => view.open.get(model) ?? (view.data.groups.length <= 12 || Boolean(view.filter) || view.data.groups.some((g) => g.model === model && g.up < g.size));
 function updateGroup(node, group) {
-  const open = isOpen(group.model), toggle = node.firstChild;
+  const open = isOpen(group.model), toggle = node.firstChild.firstChild;
   toggle.setAttribute("aria-expanded", open);
   text(toggle.querySelector(".strategy"), group.strategy);
   const part = (states) => group.deployments.filter((row) => states.includes(row.state)).length;
@@ -251,6 +254,8 @@ function updateGroup(node, group) {
   meter.title = `${group.up} of ${group.size} up`;
   sync(meter, parts, (each) => each[0], (each) => el("i", { style: { "--c": each[2] } }), (bar, each) => (bar.style.flex = String(each[1])));
   const sums = [["up", `${group.up}/${group.size}`, "up", group.up < group.size], ["flight", group.in_flight, "in flight"], ["rate", figure(group.rate), "calls/s"], ["failed", figure(group.failing), "failed/s", group.failing > 0], ["p95", seconds(group.p95), "p95"]];
+  const hits = hitShares(group.deployments.map((row) => row.cache));
+  if (hits) sums.push(["cache", hits, "cached"]);
   sync(toggle.querySelector(".sums"), sums, (each) => each[0], () => el("span", {}, el("b"), ""), (span, each) => {
     text(span.firstChild, String(each[1]));
     span.firstChild.className = each[3] ? "bad" : "";
@@ -270,10 +275,20 @@ function updateGroup(node, group) {
   more.hidden = shown.length === group.rows.length;
   text(more, `Show all ${group.rows.length}`);
 }
+// Cache hits as `predicted / reported`; empty where no strategy looks at caches.
+function hitShares(caches) {
+  const known = caches.filter((cache) => cache);
+  if (!known.length) return "";
+  const share = (hits, of) => {
+    const total = known.reduce((sum, cache) => sum + (cache[of] ?? 0), 0);
+    return total ? `${Math.round((100 * known.reduce((sum, cache) => sum + (cache[hits] ?? 0) * (cache[of] ?? 0), 0)) / total)} %` : "–";
+  };
+  return `${share("predicted_hit_share", "prompt_tokens")} expected, ${share("reported_hit_share", "reported_prompt_tokens")} told`;
+}
 function makeRow(row) {
   const cell = (name, label, ...children) => el("td", { class: name, "data-label": label }, ...children);
   return el("tr", {},
-    cell("server", null, el("span"), el("code")), cell("", null, el("span", { class: "pill" })),
+    cell("server", null, el("span"), el("code"), el("small")), cell("", null, el("span", { class: "pill" })),
     cell("n", "in flight"), cell("n", "share", el("span", { class: "share" }, el("i")), el("span")), cell("n", "calls/s"), cell("n", "failed"),
     cell("n", "p50"), cell("n", "p95"), cell("n", "p99"), cell("n", "1st token p95"), cell("why"), cell("act"));
 }
@@ -281,7 +296,9 @@ function updateRow(tr, row) {
   const c = tr.children;
   tr.row = row;
   text(c[0].firstChild, row.server);
-  text(c[0].lastChild, row.short);
+  text(c[0].children[1], row.short);
+  const hits = hitShares([row.cache]);
+  text(c[0].lastChild, hits && `cached: ${hits}`);
   c[0].title = row.id;
   pill(c[1].firstChild, row);
   text(c[2], String(row.in_flight));
@@ -336,6 +353,7 @@ function lately(data) {
 function lanes(data) {
   const rows = ["fast", "request_lane", "filtered", "delegated"].filter((lane) => data.lanes[lane] || lane !== "request_lane").map((lane) => [lane.replace("_", " "), figure(data.lanes[lane])]);
   table($("lanes"), [...rows, ...data.lanes.reasons.map((each) => [`${each.lane}: ${each.reason}`, figure(each.picks)])], "");
+  table($("waits"), data.waits.map((each) => [`${each.model} · ${figure(each.count)}`, `p50 ${seconds(each.p50)}, p95 ${seconds(each.p95)}`]), "No request has waited for a deployment.");
   table($("events"), data.events.map((each) => [`${each.event.replaceAll("_", " ")} · ${each.model}`, figure(each.count)]), "No retry, hedge, wait or refusal yet.");
 }
 function workers(data) {
@@ -446,6 +464,8 @@ function line(node, [, lines, shown]) {
 }
 addEventListener("resize", () => plots());
 
+const explain = explainer({ el, text, ask, figure });
+
 // -- orders -----------------------------------------------------------------------------------------------
 
 const SAYS = {
@@ -506,7 +526,7 @@ $("filter").oninput = (event) => { view.filter = event.target.value.trim().toLow
 $("plotted").onchange = (event) => { view.plotted = event.target.value; pollHistory(); };
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => theme());
 addEventListener("keydown", (event) => {
-  if ($("ask").open || event.ctrlKey || event.metaKey || event.altKey) return;
+  if ($("ask").open || $("explain").open || event.ctrlKey || event.metaKey || event.altKey) return;
   const typing = ["INPUT", "SELECT", "TEXTAREA"].includes(document.activeElement.tagName);
   if (event.key === "Escape" && document.activeElement === $("filter")) { $("filter").value = view.filter = ""; $("filter").blur(); if (view.data) draw(); }
   if (typing) return;

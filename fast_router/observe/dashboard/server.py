@@ -1,4 +1,4 @@
-"""The dashboard's server: one page, its two files, and an API that wants a token.
+"""The dashboard's server: one page, its files, and an API that wants a token.
 
 Who may ask: the page itself holds nothing, so anybody may have it; every number and every order needs the token, in a
 header that no foreign page can send without leave. `Host` must be a name that was given, so that no name made to point
@@ -8,6 +8,7 @@ here (DNS rebinding) is answered; `Origin`, where there is one, must be this ser
 from __future__ import annotations
 
 import hmac
+import json
 import secrets
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from starlette.routing import Route
 
 from fast_router.errors import FastRouterError
 from fast_router.observe.dashboard.live import Live
-from fast_router.observe.orders import EmptyGroupError, give
+from fast_router.observe.orders import LONGEST_HOLD, EmptyGroupError, give
 
 __all__ = ["TOKEN_HEADER", "Access", "app"]
 
@@ -33,6 +34,7 @@ _FILES = {
     "/": ("page.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/explain.js": ("explain.js", "text/javascript; charset=utf-8"),
 }
 _HEADERS = {
     "Content-Security-Policy": (
@@ -46,7 +48,7 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 _MOST = 4096
-_ACTIONS = frozenset({"rest", "drain", "wake"})
+_ACTIONS = ("rest", "drain", "wake")
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,13 @@ def app(access: Access) -> Starlette:
     async def past(request: Request) -> Response:
         return JSONResponse(await run_in_threadpool(live.history, request.query_params.get("model") or None))
 
+    async def explain(request: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(live.explain, request.query_params.get("model") or ""))
+
     async def order(request: Request) -> Response:
         if access.read_only:
             return _refused(403, "this dashboard is read only")
-        body = await request.body()
-        wanted = _order(body)
+        wanted = _order(await _body(request))
         if wanted is None:
             return _refused(400, "an order is {action, target, model, seconds, force}")
         try:
@@ -99,6 +103,7 @@ def app(access: Access) -> Starlette:
     routes += [
         Route("/api/state", state, methods=["GET"]),
         Route("/api/history", past, methods=["GET"]),
+        Route("/api/explain", explain, methods=["GET"]),
         Route("/api/order", order, methods=["POST"]),
     ]
 
@@ -140,20 +145,30 @@ def _problem(request: Request, access: Access) -> Response | None:
     return None
 
 
+async def _body(request: Request) -> bytes:
+    """A request's body, no more of it than an order may have and a byte."""
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > _MOST:
+            break
+    return body
+
+
 def _order(body: bytes) -> dict[str, Any] | None:
     """The order in a request's body, None if it is none."""
-    import json  # noqa: PLC0415
-
     try:
         found = json.loads(body) if len(body) <= _MOST else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(found, dict) or found.get("action") not in _ACTIONS:
         return None
     target, model, seconds = found.get("target"), found.get("model"), found.get("seconds")
     if not isinstance(target, str) or not target or not isinstance(model, (str, type(None))):
         return None
-    if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or seconds <= 0):
+    if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, (int, float))):
+        return None
+    if seconds is not None and not 0 < seconds <= LONGEST_HOLD:
         return None
     return {
         "action": found["action"],

@@ -13,7 +13,7 @@ from fast_router.engine.deployment import RESTING, Deployment
 from fast_router.engine.engine import Engine
 from fast_router.engine.failover.blame import Case, Terms
 from fast_router.engine.failover.breaker import BreakerOptions, BreakerState
-from fast_router.engine.failover.ledger import BudgetOptions
+from fast_router.engine.failover.budgets import BudgetOptions, RetryBudgets
 from fast_router.engine.failover.policy import FailoverPolicy
 
 
@@ -278,13 +278,13 @@ def test_one_caller_takes_no_group_away_whatever_it_does(steps, pause):
 
 def test_a_caller_that_always_retries_leaves_the_others_their_retries():
     fleet = Fleet()
-    fleet.policy._budget_options = BudgetOptions()
+    fleet.policy.budgets = RetryBudgets(BudgetOptions())
     refused = {"hostile": 0, "good": 0}
     for turn in range(2000):
         fleet.now += 0.01
-        fleet.policy.budget("m").request(fleet.now)
+        fleet.policy.budgets.of("m").request(fleet.now)
         caller = "good" if turn % 100 == 0 else "hostile"
-        refused[caller] += not fleet.policy.budget_for("m", caller).retry(fleet.now)
+        refused[caller] += not fleet.policy.budgets.spent_by("m", caller).retry(fleet.now)
     assert refused["good"] == 0
     # Ten per second and a fifth of the requests, of a hundred per second.
     assert refused["hostile"] > 1300
@@ -292,6 +292,6 @@ def test_a_caller_that_always_retries_leaves_the_others_their_retries():
 
 def test_callers_that_have_had_little_share_one_reserve():
     fleet = Fleet()
-    fleet.policy._budget_options = BudgetOptions()
-    granted = sum(fleet.policy.budget_for("m", f"caller-{n}").retry(fleet.now) for n in range(900))
+    fleet.policy.budgets = RetryBudgets(BudgetOptions())
+    granted = sum(fleet.policy.budgets.spent_by("m", f"caller-{n}").retry(fleet.now) for n in range(900))
     assert granted == 200

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fast_router.engine.deployment import Deployment
+from fast_router.engine.failover.budgets import BudgetOptions, RetryBudget
 from fast_router.engine.failover.failures import FailureKind
 from fast_router.engine.failover.hedging import HedgeOptions, HedgePolicy
-from fast_router.engine.failover.ledger import AttemptLedger, BudgetOptions, RetryBudget
+from fast_router.engine.failover.ledger import AttemptLedger
 
 A, B, C = (Deployment(i, "m") for i in "abc")
 

@@ -424,7 +424,7 @@ class FleetMachine(RuleBasedStateMachine):
         fleet = self.fleet
         fleet.engine.settle()
         resting = [d for d in fleet.members if d.held & RESTING]
-        assert len(resting) <= fleet.policy.ejection.most(len(fleet.members))
+        assert len(resting) <= fleet.policy._ejection.options.most(len(fleet.members))
         assert any(not d.held for d in fleet.members)
 
     @invariant()

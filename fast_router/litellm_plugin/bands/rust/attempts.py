@@ -195,6 +195,7 @@ def _running(attempt: Attempt) -> None:
     walking = walk.get()
     if walking is not None:
         walking.running = attempt
+        attempt.beside = walking.beside
 
 
 def _attempt(original: Any, band: RustBand) -> Any:

@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any
 from fast_router import settings
 from fast_router.litellm_plugin.bands.rust import standing, steps
 from fast_router.litellm_plugin.layers import lease as attempts
+from fast_router.litellm_plugin.layers.beside import Beside, beside, take_metadata
 from fast_router.litellm_plugin.layers.failures import RequestLedger
-from fast_router.litellm_plugin.layers.hedge import Race, beside, take_metadata
+from fast_router.litellm_plugin.layers.hedge import raced
+from fast_router.litellm_plugin.layers.rescue import rescue
+from fast_router.litellm_plugin.rests.policy import on_silent
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -53,7 +56,17 @@ class _Attempts:
     @property
     def lease(self) -> Lease | None:
         running = self._walk.running
-        return None if running is None else running.lease
+        # That of an earlier attempt is there until this one has its own.
+        return running.lease if running is not None and running.beside is self._walk.beside else None
+
+    @property
+    def endpoint(self) -> str:
+        return str(self._driver._plan.endpoint)
+
+    @property
+    def request(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self._driver._request
+        return found
 
     async def first(self) -> Any:
         return _answered(await self._original(self._driver, self._step))
@@ -119,22 +132,28 @@ def _beside(driver: Any) -> Any:
 def _attempt(original: Any, band: RustBand) -> Any:
     async def attempt(self: Any, step: Any) -> Any:
         walk = steps.walk.get()
+        options = settings.current()
+        hedges = options.hedge_percent > 0 and walk is not None and not walk.ledger.attempts
         if (
-            not settings.current().hedge_percent
+            not (hedges or options.rescue)
             or walk is None
             or walk.kept is None
-            or walk.ledger.attempts
+            or walk.ledger.hedge
             or walk.ledger.failover is None
             or steps.filters(self._core)
         ):
             return await original(self, step)
-        raced = _Attempts(band, original, self, step, walk)
-        race = Race(raced, walk.ledger, str(step.get("model")), stream=bool(self._request.get("stream")))
+        made = _Attempts(band, original, self, step, walk)
+        pair = walk.beside = Beside(made, walk.ledger, str(step.get("model")))
         try:
-            outcome = await race.run()
+            first = made.first()
+            stream = bool(self._request.get("stream"))
+            outcome = await (raced(made, pair, first, stream=stream) if hedges else pair.run(first))
         except _Failed as failed:
             return failed.outcome
-        return outcome if raced.won is None else await _booked(self._core, outcome, raced.won)
+        finally:
+            walk.beside = None
+        return outcome if made.won is None else await _booked(self._core, outcome, made.won)
 
     return attempt
 
@@ -146,6 +165,8 @@ def install(patches: PatchSet, band: RustBand) -> list[str]:
     def adopt(changed: settings.Settings) -> None:
         standing.keep("hedging", "hedging" if changed.hedge_percent else None)
 
+    on_silent.append(rescue)
+    patches.on_restore(lambda: on_silent.remove(rescue))
     patches.on_restore(settings.on_change(adopt))
     patches.on_restore(lambda: standing.keep("hedging", None))
     adopt(settings.current())

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fast_router.engine import Deployment, Lease
     from fast_router.engine.failover.waiting import Ticket
     from fast_router.litellm_plugin.bands.rust.band import RustBand
+    from fast_router.litellm_plugin.layers.beside import Beside
     from fast_router.litellm_plugin.layers.wait import Turns
     from fast_router.litellm_plugin.patching import PatchSet
 
@@ -56,6 +57,7 @@ class Walk:
         core: The core.
         ledger: What the request has tried.
         attempt: The attempt whose pick is made but whose call is not.
+        beside: What may start a second attempt beside the one that is under way.
         handed: The attempt that the request lane has made already and hands over, until it is taken up.
         preferred: True if `attempt` was picked by a preference, which the core need not follow.
         step: The latest `attempt` step, None before the first.
@@ -68,7 +70,7 @@ class Walk:
     """
 
     __slots__ = (
-        "_turn", "attempt", "core", "handed", "kept", "ledger", "picking", "picks_for", "preferred",
+        "_turn", "attempt", "beside", "core", "handed", "kept", "ledger", "picking", "picks_for", "preferred",
         "refusal_counted", "refused", "running", "step",
     )  # fmt: skip
 
@@ -76,6 +78,7 @@ class Walk:
         self.core = core
         self.ledger = ledger
         self.attempt: Attempt | None = None
+        self.beside: Beside | None = None
         self.handed: Attempt | None = None
         self.preferred = False
         self.step: Mapping[str, Any] | None = None

@@ -246,7 +246,7 @@ HOPS = Feature(
     "copies all of a request's arguments twice to see whether it is a fallback's hop",
     _LOOKS,
     _hops,
-    needs=("_update_kwargs_with_deployment", "_deployment_that_just_failed"),
+    needs=("_deployment_that_just_failed", "_update_kwargs_with_deployment"),
 )
 MARKS = Feature(
     "deployment_marks",

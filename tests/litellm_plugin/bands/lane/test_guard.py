@@ -68,6 +68,11 @@ def chat(made: Router, **request: Any) -> str | None:
     return next(reason for reason, count in tally.left.items() if count != left.get(reason))
 
 
+def test_a_stream_as_the_proxy_sends_it_has_a_lane():
+    flags = {"_litellm_strip_stream_usage": True, "_litellm_stream_usage_injected": True}
+    assert chat(router(), stream=True, stream_options={"include_usage": True}, **flags) is None
+
+
 def test_an_ordinary_router_has_a_lane():
     assert chat(router()) is None
     for strategy in ("least-busy", "latency-based-routing", "cost-based-routing", "usage-based-routing-v2"):

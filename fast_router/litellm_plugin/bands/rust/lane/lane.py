@@ -24,10 +24,12 @@ from fast_router.litellm_plugin.bands.rust.lane.answer import (
     succeeded,
     succeeded_sync,
 )
+from fast_router.litellm_plugin.bands.rust.lane.beside import instead, rescuable
 from fast_router.litellm_plugin.bands.rust.lane.guard import KEY, CoreLane, Open, compile_group
 from fast_router.litellm_plugin.bands.rust.lane.ordinary import TAKEN_OUT
 from fast_router.litellm_plugin.bands.rust.lane.replay import Replay, replayed, replaying
 from fast_router.litellm_plugin.bands.rust.lane.trust import difference
+from fast_router.litellm_plugin.callers import caller_of
 from fast_router.litellm_plugin.layers.lease import Attempt, answered
 from fast_router.litellm_plugin.picks.callback_filters import CallbackVerdict
 from fast_router.litellm_plugin.picks.request_facts import ask_of
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.rust.lane.endpoint import Endpoint
     from fast_router.litellm_plugin.bands.rust.lane.parts import Parts
     from fast_router.litellm_plugin.bands.rust.lane.template import Template
+    from fast_router.litellm_plugin.layers.failures import RequestLedger
 
 __all__ = ["Entered", "Lane"]
 
@@ -204,8 +207,21 @@ class Lane:
                 break
         return None
 
+    def enter_beside(
+        self, core: Any, endpoint: Endpoint, request: dict[str, Any], ledger: RequestLedger
+    ) -> Entered | str:
+        """As `enter`, for an attempt beside one that `ledger` knows, on somebody else; or why there is none."""
+        lane, found = self.open(core, endpoint, request)
+        return found if isinstance(found, str) else self._pick(lane, core, endpoint, found, request, ledger)
+
     def _pick(
-        self, lane: CoreLane, core: Any, endpoint: Endpoint, found: Open, request: dict[str, Any]
+        self,
+        lane: CoreLane,
+        core: Any,
+        endpoint: Endpoint,
+        found: Open,
+        request: dict[str, Any],
+        ledger: RequestLedger | None = None,
     ) -> Entered | str:
         binding = lane.binding
         engine = binding.engine
@@ -213,14 +229,24 @@ class Lane:
         if group is None:
             return "no group"
         failover = binding.router.failover
-        if failover is not None and failover.dead and failover.dead.holds(group.members):
+        if failover is not None and failover.disputed:
+            # One of the group may do, and yet the others need not rest on another caller's word.
+            for name in {member.name for member in group.members}:
+                failover.appeal(name, caller_of(request))
+        if ledger is None and failover is not None and failover.dead and failover.dead.holds(group.members):
             return _DEAD
         ask = self.asked(lane, core, found, request)
-        lease = engine.acquire(group, ask)
+        if ledger is None:
+            lease = engine.acquire(group, ask)
+        else:
+            left = ledger.narrow(
+                [member for member in group.members if not member.held and not ledger.knows(member.id)]
+            )
+            lease = engine.acquire_from(group, left, ask) if left else None
         if lease is None:
             return _NOBODY
         # What the caller brings along decides what its failure says, also that of a stream which breaks later.
-        attempt = Attempt(request["model"], steps.new_ledger(core, request))
+        attempt = Attempt(request["model"], steps.new_ledger(core, request) if ledger is None else ledger)
         attempt.take(lease)
         try:
             entered = self._shape(core, endpoint, found, attempt, lease.id, request)
@@ -279,7 +305,14 @@ class Lane:
     # -- the call ------------------------------------------------------------------------------
 
     async def run(self, original: Any, core: Any, endpoint: Endpoint, entered: Entered) -> Any:
-        """Make the call of an asynchronous request, and record what LiteLLM would have."""
+        """Make the call of an asynchronous request, and record what LiteLLM would have.
+
+        Args:
+            original: LiteLLM's way, for a call that fails; None for an attempt beside another one, which just fails.
+            core: The Router's core.
+            endpoint: What is called.
+            entered: The request.
+        """
         parts = self.parts
         plan = endpoint.plan
         services = parts.litellm.service_callback
@@ -290,6 +323,7 @@ class Lane:
         error: BaseException | None = None
         response: Any = None
         stream: Any = None
+        pair = None if original is None else rescuable(self, core, endpoint, entered)
         try:
             response = await core._host.invoke(endpoint.invoked)(**entered.call)
             if entered.call.get("stream") is True:
@@ -299,14 +333,23 @@ class Lane:
         except Exception as raised:  # noqa: BLE001 - LiteLLM's walk says what becomes of it
             error = raised
         except BaseException as raised:
-            await self._gone(core, endpoint, entered, routed, raised)
+            await self.gone(core, endpoint, entered, routed, raised)
+            if pair is not None and pair.pending:
+                return await pair.settle(raised)
             raise
         finally:
             parts.attempt.reset(token)
             if entered.slot is not None:
                 # An open stream has taken it along.
                 entered.slot.close()
+        if pair is not None:
+            answer = await instead(self, core, endpoint, entered, routed, pair, error)
+            if answer is not None:
+                return answer
         if error is not None or blocked(parts, endpoint, response):
+            if original is None:
+                await self.gone(core, endpoint, entered, routed, error or LookupError(_REPLACED))
+                raise error or LookupError(_REPLACED)
             release = parts.release_started(core._selectors.reservations, core._cache, routed.attempt_id)
             if release is not None:
                 await parts.released((release,))
@@ -385,7 +428,7 @@ class Lane:
                 policy_of(core, self.band).policy.first_token(lease)
         return answered(entered.attempt, response)
 
-    async def _gone(self, core: Any, endpoint: Endpoint, entered: Entered, routed: Any, error: BaseException) -> None:
+    async def gone(self, core: Any, endpoint: Endpoint, entered: Entered, routed: Any, error: BaseException) -> None:
         """The caller has gone away: what the call still holds is given back."""
         entered.attempt.end(error)
         parts = self.parts
@@ -425,7 +468,7 @@ class Lane:
     def _given_over(
         self, core: Any, endpoint: Endpoint, entered: Entered, error: BaseException | None, response: Any
     ) -> tuple[Replay, dict[str, Any]]:
-        tally.count(tally.handed_over, "an answer that a fallback may replace" if error is None else "a failure")
+        tally.count(tally.handed_over, _REPLACED if error is None else "a failure")
         # LiteLLM counts it again.
         _add(core._endpoints.counters.total_calls, endpoint.plan.total_key, entered, -1)
         replay = Replay(entered.id, endpoint.invoked, entered.attempt, error, response, entered.logged, entered.started)
@@ -435,6 +478,7 @@ class Lane:
         return replay, request
 
 
+_REPLACED = "an answer that a fallback may replace"
 _QUALITY = "quality-of-service limits"
 _NOBODY = "nobody is eligible"
 _DEAD = "nobody is well, and there may be a fallback"

@@ -12,9 +12,11 @@ from typing import Any
 
 __all__ = ["GATED", "TAKEN_OUT", "TIMEOUTS", "keys_of", "why_entry", "why_router"]
 
-# What the proxy sends along with every request.
+# What the proxy sends along with every request, and with every stream whose usage its client did not ask for.
 _PROXY = frozenset(
     {
+        "_litellm_stream_usage_injected",
+        "_litellm_strip_stream_usage",
         "litellm_call_id",
         "litellm_logging_obj",
         "litellm_session_id",
