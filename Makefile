@@ -15,11 +15,7 @@ export LITELLM_LOCAL_MODEL_COST_MAP := True
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help demo test lint types pytest examples test-compat test-pythons test-slow bench servers constraints clean
-=======
-.PHONY: help demo test lint types pytest examples test-compat test-slow versions newest bench servers constraints clean
->>>>>>> main
+.PHONY: help demo test lint types pytest examples test-compat test-pythons test-slow versions newest bench servers constraints clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -53,7 +53,7 @@ for version in "${versions[@]}"; do
     fi
     echo "== Python $version"
     # shellcheck disable=SC2086 - tests are several. What a Python deprecates is no affair of this run's.
-    if "$folder/bin/python" -m pytest -p no:cacheprovider -W default -n logical --dist loadfile \
+    if "$folder/bin/python" -m pytest -p no:cacheprovider -p no:warnings -n logical --dist loadfile \
         -m "not proxy and not services and not slow" $tests; then
         passed+=("$version")
     else
