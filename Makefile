@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # A worker takes whole files: what the tests of a file share is started once.
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
-WORKERS ?= auto
+WORKERS ?= logical
 LITELLM_VERSIONS ?= 1.83.14 1.91.0 1.99.0 1.106.2 1.108.14 1.109.1 1.110.2
 
 # LiteLLM asks the network for its price list at import unless told to use the one it ships.
@@ -15,7 +15,7 @@ export LITELLM_LOCAL_MODEL_COST_MAP := True
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types pytest examples test-compat test-slow versions newest bench servers constraints clean
+.PHONY: help demo test lint types pytest examples test-compat test-pythons test-slow versions newest bench servers constraints clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ examples: $(VENV)/.stamp-dev servers
 
 test-compat:  ## Run the plugin's tests against each supported LiteLLM version
 	@PYTHON="$(PYTHON)" scripts/test_compat.sh $(LITELLM_VERSIONS)
+
+test-pythons:  ## Run the engine's, the direct API's, Albert's and the plugin's tests on each Python from 3.10 on found here
+	@PYTHON="$(PYTHON)" scripts/test_pythons.sh $(WHICH)
 
 # fast-litellm patches LiteLLM when it is imported: the benchmark keeps it out of our environment.
 .venvs/fast-litellm/.stamp: | $(VENV)/.stamp-dev

@@ -7,6 +7,7 @@ All derive from `FastRouterError`. An error that stands for an HTTP answer carri
 from __future__ import annotations
 
 __all__ = [
+    "BUSY",
     "ConfigurationError",
     "FastRouterError",
     "ModelBusyError",
@@ -15,6 +16,10 @@ __all__ = [
     "UnknownModelError",
     "UnknownStrategyError",
 ]
+
+
+BUSY = "Model is too busy, please try again later."
+"""What a caller reads when every deployment is at its limit, in the words of the Albert API."""
 
 
 class FastRouterError(Exception):

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from fast_router.errors import ConfigurationError, FastRouterError, ModelBusyError, UnknownModelError
+from fast_router.errors import BUSY, ConfigurationError, FastRouterError, ModelBusyError, UnknownModelError
 
 __all__ = [
     "BUSY_RETRY_AFTER",
@@ -158,6 +158,6 @@ class ProviderAnswerError(FastRouterError):
 def busy(retry_after: float | None = None) -> ModelBusyError:
     """The documented answer when every provider is at its limit: 503 with Retry-After (seconds)."""
     return ModelBusyError(
-        "Model is too busy, please try again later.",
+        BUSY,
         retry_after=BUSY_RETRY_AFTER if retry_after is None else retry_after,
     )

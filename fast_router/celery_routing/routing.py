@@ -30,7 +30,7 @@ from fast_router.celery_routing.grant import Grant
 from fast_router.celery_routing.link import Link
 from fast_router.celery_routing.server_queues import QueueReader
 from fast_router.celery_routing.settings import Candidate, CelerySettings
-from fast_router.errors import ModelBusyError, RoutingTimeoutError
+from fast_router.errors import BUSY, ModelBusyError, RoutingTimeoutError
 
 if TYPE_CHECKING:
     from fast_router.engine import Engine
@@ -41,7 +41,6 @@ logger = logging.getLogger("fast_router.celery")
 
 T = TypeVar("T")
 
-BUSY = "Model is too busy, please try again later."
 _COMPLAIN_SECONDS = 60.0
 _ANNOUNCE_SECONDS = 60.0
 _SILENCES = 3

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
 from fast_router.cli.columns import duration
 from fast_router.errors import ConfigurationError
+from fast_router.explain import COMPARES
 from fast_router.observe import process_status
 from fast_router.observe.orders import Order, give, in_flight, seconds_of
 
@@ -92,7 +94,23 @@ def weight(target: str, model: str | None, value: str, length: str | None) -> No
             raise ConfigurationError(msg)
     seconds = None if length is None else seconds_of(length)
     what = "has its own weight again" if number is None else f"has weight {number:g}"
-    _say(what, give("weight", target, model=model, seconds=seconds, weight=number), seconds)
+    documents = process_status.processes()
+    order = give("weight", target, model=model, seconds=seconds, weight=number, documents=documents)
+    _say(what, order, seconds)
+    for name, strategy in _without_weights(documents, order).items() if number is not None else ():
+        click.echo(f"{name} is chosen by {strategy}, which looks at no weights", err=True)
+
+
+def _without_weights(documents: Sequence[Mapping[str, Any]], order: Order) -> dict[str, str]:
+    """The models of an order whose strategy is one of ours that compares no weights."""
+    wanted = {target.model for target in order.targets}
+    return {
+        name: group["strategy"]
+        for document in documents
+        for router in document.get("routers") or ()
+        for name, group in router["models"].items()
+        if name in wanted and "weight" not in COMPARES.get(group["strategy"], ("weight",))
+    }
 
 
 def _say(what: str, order: Order, seconds: float | None) -> None:

@@ -128,6 +128,16 @@ def test_a_weight_is_set_and_taken_back(runtime):
     assert picked(router) == {"0", "1"}
 
 
+def test_a_weight_that_the_strategy_does_not_look_at_is_said(runtime):
+    router = router_of(2, strategy="least_busy")
+    process_status.start()
+    done = run("weight", "gpu1", "0.5")
+    assert done.exit_code == 0
+    assert "m is chosen by least_busy, which looks at no weights" in done.output
+    assert "looks at" not in run("weight", "gpu1", "default").output
+    assert [d.operator_weight for d in router.deployments.values()] == [None, None]
+
+
 class Clock:
     now = 1000.0
 
@@ -151,6 +161,7 @@ def test_neither_probe_nor_panic_nor_reload_lifts_a_hold_and_its_time_does(runti
     clock.now += 60
     router.engine.settle()
     assert picked(router) == {"0", "2"}
+    clock.now += 10  # whoever came back with a small share has its whole one again
     router.set_model_list([d.entry for d in router.deployments.values()])
     assert picked(router) == {"0", "2"}
     clock.now += 3600

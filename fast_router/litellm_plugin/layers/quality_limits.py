@@ -16,6 +16,7 @@ from fast_router.engine.deployment import CLOSED, FULL, QOS
 from fast_router.errors import ConfigurationError
 from fast_router.litellm_plugin.layers.lease import current
 from fast_router.litellm_plugin.layers.stack import Installed, Pick, plug
+from fast_router.litellm_plugin.litellm_errors import busy
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -24,9 +25,8 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.litellm_plugin.picks.binding import Binding
 
-__all__ = ["BUSY", "RETRY_AFTER", "Rule", "busy", "has_room", "install", "limited", "rule_of"]
+__all__ = ["RETRY_AFTER", "Rule", "has_room", "install", "limited", "rule_of"]
 
-BUSY = "Model is too busy, please try again later."
 RETRY_AFTER = 10
 """Seconds that the answer's Retry-After names."""
 _OVER = FULL | QOS | CLOSED
@@ -91,7 +91,7 @@ def _around(inner: Pick, binding: Binding) -> Pick:
                 # The Router may have changed meanwhile: whoever was added has room.
                 rule = current_rule(core, model) or rule
         tally.event("refused", model)
-        raise busy(model)
+        raise busy(model, retry_after=RETRY_AFTER, final=True)
 
     return admitted
 
@@ -125,17 +125,3 @@ def _handed_back(rule: Rule, picked: Any) -> bool:
     deployment.attempts.discard(attempt)
     attempt.lease = None
     return True
-
-
-def busy(model: Any) -> Exception:
-    """The refusal as an error that LiteLLM's Router and proxy know what to do with; they do not try again."""
-    import httpx  # noqa: PLC0415 - LiteLLM is imported, and so is this
-    from litellm import exceptions  # noqa: PLC0415
-
-    headers = {"retry-after": str(RETRY_AFTER)}
-    response = httpx.Response(503, headers=headers, request=httpx.Request("POST", "https://fast-router.invalid"))
-    error: Exception = exceptions.ServiceUnavailableError(
-        BUSY, llm_provider="", model=str(model), response=response, num_retries=0
-    )
-    error.headers = headers  # type: ignore[attr-defined]  # where the proxy looks for its answer's headers
-    return error

@@ -19,6 +19,7 @@ from fast_router.engine.failover.blame import Blame, Case
 from fast_router.errors import ModelBusyError, RoutingTimeoutError
 from fast_router.litellm_plugin.layers import lease as attempts
 from fast_router.litellm_plugin.layers.stack import Installed, Pick, PickSync, plug
+from fast_router.litellm_plugin.litellm_errors import busy, timed_out
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -160,21 +161,8 @@ def _question(
 
 
 def _as_litellm(error: ModelBusyError | RoutingTimeoutError, model: Any) -> Exception:
-    """The same answer as an error that LiteLLM's Router and proxy know what to do with."""
-    import httpx  # noqa: PLC0415 - LiteLLM is imported, and so is this
-    from litellm import exceptions  # noqa: PLC0415
-
-    wait = str(max(1, round(error.retry_after or 1)))
-    response = httpx.Response(
-        error.status_code, headers={"retry-after": wait}, request=httpx.Request("POST", "https://fast-router.invalid")
-    )
-    if isinstance(error, ModelBusyError):
-        found: Exception = exceptions.ServiceUnavailableError(
-            str(error), llm_provider="", model=str(model), response=response
-        )
-    else:
-        found = exceptions.APIError(504, str(error), llm_provider="", model=str(model), request=response.request)
-    return found
+    refusal = busy if isinstance(error, ModelBusyError) else timed_out
+    return refusal(model, str(error), retry_after=error.retry_after or 1)
 
 
 def _ended(attempt: Attempt, error: BaseException | None, cancelled: bool) -> None:

@@ -12,7 +12,7 @@ import fast_router.cluster
 from fast_router.cluster.strict_limits.limits import caps_of
 from fast_router.errors import NoDeploymentError
 from tests.cluster.shared import entries, member
-from tests.support.waiting import until_sync
+from tests.support.waiting import until, until_sync, within_a_minute
 
 pytestmark = pytest.mark.services
 
@@ -47,13 +47,13 @@ async def test_two_processes_together_keep_the_parallel_limit(redis_url):
         assert await ask(one) is not None
 
 
+@within_a_minute
 async def test_two_processes_together_keep_the_requests_per_minute(redis_url):
     model_list = entries(1, rpm=10)
     with (
         member(**strict(redis_url), model_list=model_list) as (one, _),
         member(**strict(redis_url), model_list=model_list) as (two, _),
     ):
-        minute = one.engine.wall() // 60
         admitted = refused = 0
         waits = []
         for n in range(16):
@@ -65,23 +65,21 @@ async def test_two_processes_together_keep_the_requests_per_minute(redis_url):
             else:
                 admitted += 1
                 lease.release()
-        if one.engine.wall() // 60 == minute:
-            assert (admitted, refused) == (10, 6)
-            assert all(0 < wait <= 60 for wait in waits)
+        assert (admitted, refused) == (10, 6)
+        assert all(0 < wait <= 60 for wait in waits)
 
 
+@within_a_minute
 async def test_tokens_are_reserved_then_counted(redis_url):
     client = Redis.from_url(redis_url)
     model_list = entries(1, tpm=100)
     with member(**strict(redis_url), model_list=model_list) as (one, _):
-        minute = one.engine.wall() // 60
         lease = await fast_router.cluster.acquire(one, "m", tokens=60)
         assert float(client.hget(f"{KEY}:usage:d0", "t")) == 60
         with pytest.raises(NoDeploymentError):
             await fast_router.cluster.acquire(one, "m", tokens=60)
         lease.release(total_tokens=75)
-        counted = until_sync(lambda: float(client.hget(f"{KEY}:usage:d0", "t")) == 75)
-        assert counted or one.engine.wall() // 60 != minute
+        await until(lambda: float(client.hget(f"{KEY}:usage:d0", "t") or 0) == 75, 20)
 
 
 async def test_a_deployment_without_limits_needs_no_admission(redis_url):

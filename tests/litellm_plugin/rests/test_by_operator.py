@@ -11,6 +11,7 @@ from litellm.integrations.custom_logger import CustomLogger
 import fast_router
 from fast_router import operator_holds
 from fast_router.operator_holds import Hold
+from tests.support.waiting import until
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 
@@ -71,7 +72,11 @@ async def test_no_lane_picks_what_is_held_and_all_pick_it_again_afterwards(strat
         patched.setattr(litellm, "callbacks", [*litellm.callbacks, Filter()])
         assert await served(router) == {"d0", "d2"}
     operator_holds.replace("file", [])
-    assert await served(router) == {"d0", "d1", "d2"}
+
+    async def back():
+        return "d1" in await served(router, 5)
+
+    await until(back)  # a strategy of chance may need a few more
 
 
 async def test_litellms_own_pick_leaves_it_out(monkeypatch):

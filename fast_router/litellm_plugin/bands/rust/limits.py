@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from fast_router.cluster import state_of
 from fast_router.litellm_plugin.bands.rust import standing, steps
 from fast_router.litellm_plugin.layers.fleet_limits import is_spent, note_alone, too_many
-from fast_router.litellm_plugin.layers.quality_limits import busy, has_room, rule_of
+from fast_router.litellm_plugin.layers.quality_limits import RETRY_AFTER, has_room, rule_of
+from fast_router.litellm_plugin.litellm_errors import busy
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def _pre_route(original: Any, band: RustBand) -> Any:
                 raise walking.refused
             rule = _rule(band, self, step)
             if rule is not None and not await _admitted(rule):
-                walking.refused = busy(step.get("model"))
+                walking.refused = busy(step.get("model"), retry_after=RETRY_AFTER, final=True)
                 _count_refusal(walking, step.get("model"))
                 raise walking.refused
         return await original(self, step, *args, **kwargs)

@@ -27,7 +27,7 @@ from fast_router.litellm_plugin.bands.rust.lane.answer import (
 from fast_router.litellm_plugin.bands.rust.lane.beside import instead, rescuable
 from fast_router.litellm_plugin.bands.rust.lane.guard import KEY, CoreLane, Open, compile_group
 from fast_router.litellm_plugin.bands.rust.lane.ordinary import TAKEN_OUT
-from fast_router.litellm_plugin.bands.rust.lane.replay import Replay, lost, replaying
+from fast_router.litellm_plugin.bands.rust.lane.replay import Replay, replayed, replaying
 from fast_router.litellm_plugin.bands.rust.lane.trust import difference
 from fast_router.litellm_plugin.callers import caller_of
 from fast_router.litellm_plugin.layers.lease import Attempt, answered
@@ -353,7 +353,10 @@ class Lane:
             release = parts.release_started(core._selectors.reservations, core._cache, routed.attempt_id)
             if release is not None:
                 await parts.released((release,))
-            return await self._hand_over(original, core, endpoint, entered, error, response)
+            replay, again = self._given_over(core, endpoint, entered, error, response)
+            del error, response
+            with replayed(replay):
+                return await original(core, **again)
         _add(core._endpoints.counters.success_calls, plan.success_key, entered, 1)
         try:
             if plan.kind == "chat":
@@ -393,7 +396,10 @@ class Lane:
             entered.attempt.end(raised)
             raise
         if error is not None or blocked(parts, endpoint, response):
-            return self._hand_over_sync(original, core, endpoint, entered, error, response)
+            replay, again = self._given_over(core, endpoint, entered, error, response)
+            del error, response
+            with replayed(replay):
+                return original(core, **again)
         _add(core._endpoints.counters.success_calls, plan.success_key, entered, 1)
         try:
             if stream is not None and stream.reports_outcome:
@@ -470,42 +476,6 @@ class Lane:
         request = {**entered.request, endpoint.field: entered.call[endpoint.field]}
         request["litellm_trace_id"] = entered.call["litellm_trace_id"]
         return replay, request
-
-    async def _hand_over(
-        self,
-        original: Any,
-        core: Any,
-        endpoint: Endpoint,
-        entered: Entered,
-        error: BaseException | None,
-        response: Any,
-    ) -> Any:
-        replay, request = self._given_over(core, endpoint, entered, error, response)
-        del error, response
-        token = replaying.set(replay)
-        try:
-            return await original(core, **request)
-        finally:
-            replaying.reset(token)
-            lost(replay)
-
-    def _hand_over_sync(
-        self,
-        original: Any,
-        core: Any,
-        endpoint: Endpoint,
-        entered: Entered,
-        error: BaseException | None,
-        response: Any,
-    ) -> Any:
-        replay, request = self._given_over(core, endpoint, entered, error, response)
-        del error, response
-        token = replaying.set(replay)
-        try:
-            return original(core, **request)
-        finally:
-            replaying.reset(token)
-            lost(replay)
 
 
 _REPLACED = "an answer that a fallback may replace"

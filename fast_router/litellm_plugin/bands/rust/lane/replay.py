@@ -8,7 +8,8 @@ retries, fallbacks, messages. What LiteLLM would read before its call is told as
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.layers.lease import Attempt
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["Replay", "install", "replaying"]
+__all__ = ["Replay", "install", "replayed", "replaying"]
 
 
 class Replay:
@@ -78,6 +79,17 @@ class Replay:
 
 replaying: ContextVar[Replay | None] = ContextVar("fast_router_replay", default=None)
 """What is being handed over in this context."""
+
+
+@contextmanager
+def replayed(replay: Replay) -> Iterator[None]:
+    """Have the core's walk inside begin with what has happened; what it did not ask for is given up."""
+    token = replaying.set(replay)
+    try:
+        yield
+    finally:
+        replaying.reset(token)
+        _lost(replay)
 
 
 def _pending() -> Replay | None:
@@ -249,7 +261,7 @@ def _logged(original: Any) -> Any:
     return failure_already_logged
 
 
-def lost(replay: Replay) -> None:
+def _lost(replay: Replay) -> None:
     """LiteLLM's walk has ended without the lane's failure: give the lease back."""
     if not replay.done:
         try:
