@@ -153,6 +153,9 @@ def _attempt(original: Any, band: RustBand) -> Any:
             return failed.outcome
         finally:
             walk.beside = None
+            if walk.running is not None:
+                # It leads to the driver, and so to a stream, which could not be dropped otherwise.
+                walk.running.beside = None
         return outcome if made.won is None else await _booked(self._core, outcome, made.won)
 
     return attempt
