@@ -75,7 +75,7 @@ def test_the_stats_follow_the_routers_strategy_and_name_what_is_litellms_alone()
 
 def added(meant: str) -> str:
     # Other tests may have registered strategies of their own.
-    ours = [name for name in fast_router.known_strategies() if name not in strategies_by_name._LITELLM]
+    ours = [name for name in fast_router.known_strategies() if name not in strategies_by_name.LITELLM]
     assert {"peak_ewma", "cache_aware", "power_of_two", "round_robin", "session_affinity"} <= set(ours)
     return f" fast_router also knows: {', '.join(ours)}{meant}"
 
