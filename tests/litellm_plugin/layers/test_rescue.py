@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 
 import pytest
 
@@ -88,7 +89,11 @@ class World:
     async def probe(self):
         """Have one call probe the server that hangs."""
         deployment = self.engine.deployments["p"]
+        # LiteLLM's own cooldown goes by the real clock.
+        deadline = time.monotonic() + 60
         while True:
+            assert time.monotonic() < deadline, (self.state(), deployment.held, self.policy.describe("p"))
+            self.now += 1.0  # a rest that came twice is longer
             task = asyncio.ensure_future(self.chat())
             await until(lambda task=task: task.done() or deployment.in_flight > 0)
             if not task.done():
