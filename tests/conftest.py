@@ -76,10 +76,35 @@ def pytest_collection_modifyitems(config, items):
 # -- each file begins as if it were alone -----------------------------------------------------------------
 
 
+def _callbacks():
+    """LiteLLM's lists of callbacks by name: each list, and what is in it."""
+    litellm = sys.modules.get("litellm")
+    known = vars(litellm) if litellm is not None else {}
+    return {name: (known[name], list(known[name])) for name in _CALLBACKS if name in known}
+
+
+_CALLBACKS = (
+    "callbacks",
+    "input_callback",
+    "success_callback",
+    "failure_callback",
+    "service_callback",
+    "_async_input_callback",
+    "_async_success_callback",
+    "_async_failure_callback",
+)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _as_if_alone():
-    """Leave the plugin switched on and no Router behind: the page, `top` and explanations show every one there is."""
+    """Leave the plugin switched on and no Router behind: the page, `top` and explanations show every one there is.
+
+    And none of LiteLLM's callbacks: a strategy's handler that checks each call closes the lanes of every other Router.
+    """
+    before = _callbacks()
     yield
+    for name, after in _callbacks().items():
+        after[0][:] = before[name][1] if name in before else []
     hook = sys.modules.get("fast_router.litellm_plugin.hook")
     if hook is not None and os.environ.get("FAST_ROUTER_ENABLED") != "0":
         hook.enable()

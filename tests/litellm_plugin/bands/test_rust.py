@@ -14,7 +14,7 @@ from litellm import Router
 
 import fast_router
 from fast_router.litellm_plugin import hook
-from fast_router.litellm_plugin.bands.rust import steps
+from fast_router.litellm_plugin.bands.rust import attempts, steps
 from fast_router.litellm_plugin.tally import tally
 from fast_router.testing import Fleet, Spec
 from tests.support.plugin import MESSAGES, deployments, entry, in_flight, picks, router, until
@@ -259,7 +259,7 @@ async def test_an_error_of_ours_fails_no_request(fleet, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(steps.Walk, "next_attempt", broken)
-        patch.setattr(steps, "answered", broken)
+        patch.setattr(attempts, "answered", broken)
         await chat(made)
     assert fast_router.status()["errors"]["count"] > errors
     tally.errors = errors
