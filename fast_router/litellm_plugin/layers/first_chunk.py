@@ -45,12 +45,17 @@ def install(patches: PatchSet, band: Band) -> list[str]:
     return ["stream_failover"]
 
 
-def first_chunk_within(original: Any) -> Any:
-    """From 1.109 on LiteLLM waits for the first chunk itself, for as long as it takes."""
+def first_chunk_within(original: Any, *, ledgers: bool = True) -> Any:
+    """From 1.109 on LiteLLM waits for the first chunk itself, for as long as it takes.
+
+    Args:
+        original: What waits.
+        ledgers: Whether only a request with a ledger is a Router's; a request in 1.110's lane has none.
+    """
 
     async def _aread_first_chunk(stream: Any) -> Any:
         idle = settings.current().stream_idle_timeout
-        if not idle or attempts.ledger.get() is None:
+        if not idle or (ledgers and attempts.ledger.get() is None):
             return await original(stream)
         try:
             return await asyncio.wait_for(original(stream), idle)

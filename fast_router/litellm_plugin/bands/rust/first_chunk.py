@@ -35,7 +35,7 @@ def install(patches: PatchSet, band: RustBand) -> list[str]:
     """Read the first chunk of streams within their attempt, and do not wait for ever for any."""
     from litellm.router_rust.invoke import streaming  # noqa: PLC0415 - LiteLLM is imported
 
-    patches.replace(streaming, "_aread_first_chunk", first_chunk_within)
+    patches.replace(streaming, "_aread_first_chunk", lambda original: first_chunk_within(original, ledgers=False))
     # The core has it by a name of its own; the lane asks the module.
     for module in (band.module, streaming):
         patches.replace(module, "open_attempt_stream", _open_attempt_stream)
