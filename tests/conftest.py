@@ -16,9 +16,14 @@ import pytest
 # LiteLLM fetches its price map at import unless told to use the copy it ships.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
-# A busy machine is no failure.
-hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
-hypothesis.settings.load_profile("busy")
+# A busy machine is no failure. CI tries the same examples each time: chance is for runs that are looked at.
+hypothesis.settings.register_profile(
+    "fast_router",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    derandomize=bool(os.environ.get("CI")),
+)
+hypothesis.settings.load_profile("fast_router")
 
 
 # -- each run, and each of its workers, by itself -----------------------------------------------------------
@@ -37,7 +42,7 @@ def pytest_unconfigure(config):
     shutil.rmtree(config.stash[_own_directory], ignore_errors=True)
 
 
-# -- which tests come first, which may try again ------------------------------------------------------------
+# -- which tests come first ------------------------------------------------------------------------------------
 
 _STARTERS = ("proxy", "browser", "services", "slow")
 
@@ -53,23 +58,16 @@ def _skip_what_needs_a_core_in_python(items):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Put what takes long first, so that no worker is left alone with it; let what starts programs try again in CI.
-
-    A service, a proxy or a browser on a crowded machine may run out of patience: there a failure counts if it happens
-    again. Everything else has one try.
-    """
+    """Put what takes long first, so that no worker is left alone with it."""
 
     def first_marker(item):
         return next((place for place, name in enumerate(_STARTERS) if item.get_closest_marker(name)), len(_STARTERS))
 
     _skip_what_needs_a_core_in_python(items)
-    again = bool(os.environ.get("CI")) and config.pluginmanager.hasplugin("rerunfailures")
     rank: dict[str, int] = {}
     for item in items:
         found = first_marker(item)
         rank[item.path] = min(rank.get(item.path, found), found)
-        if again and found < len(_STARTERS):
-            item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=1))
     items.sort(key=lambda item: rank[item.path])
 
 

@@ -33,7 +33,7 @@ class ModelGroup:
         UnknownStrategyError: Nobody registered `strategy`.
     """
 
-    __slots__ = ("members", "name", "only", "options", "reads_prompts", "strategy", "tiers")
+    __slots__ = ("members", "name", "names", "only", "options", "reads_prompts", "strategy", "tiers")
 
     def __init__(
         self,
@@ -46,6 +46,8 @@ class ModelGroup:
         cls = strategy_class(strategy)
         self.name = name
         self.members = tuple(members)
+        # More than one, where a wildcard or an alias of several models is asked for.
+        self.names = frozenset(member.name for member in self.members)
         self.strategy = cls.name
         self.options = dict(options or {})
         # Lower order first; those without one come last, as in LiteLLM's order filter.

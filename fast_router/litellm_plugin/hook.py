@@ -119,21 +119,19 @@ def disable(*, names: bool = False) -> list[str]:
     """
     with switch.lock:
         switch.wanted = False
+        _leave_names()  # they stand around what is put back
         if switch.patches is not None:
             switch.stuck = switch.patches.restore()
         switch.enabled = False
         switch.patches = None
         switch.features = []
         switch.names_wanted = not names
-        if names:
-            _leave_names()
-        else:
-            _translate_names()
+        _translate_names()
         return list(switch.stuck)
 
 
 def _translate_names() -> None:
-    """While off, let configurations with strategy names of ours start; as soon as LiteLLM is there."""
+    """While our strategies are off, let configurations that name them start; as soon as LiteLLM is there."""
     if switch.names is not None or not switch.names_wanted or environment_switch.forbids_names():
         return
     module = sys.modules.get(WATCHED)
@@ -156,7 +154,7 @@ def _translate_names() -> None:
 
 def _leave_names() -> None:
     if switch.names is not None:
-        switch.stuck = [*switch.stuck, *switch.names.restore()]
+        switch.names.restore()
         switch.names = None
 
 
@@ -202,13 +200,13 @@ def _imported(_module: ModuleType) -> None:
         try:
             if switch.wanted and _allowed():
                 _patch(module)
-            if not switch.enabled:
-                _translate_names()
         except Exception as error:  # noqa: BLE001 - importing LiteLLM must not fail because of us
             # The settings were right when fast_router was imported: they have changed since.
             from fast_router.litellm_plugin.tally import LOGGER  # noqa: PLC0415
 
             LOGGER.error("fast_router: not enabled: %s", error)
+        if not switch.enabled:
+            _translate_names()
 
 
 def _patch(module: ModuleType) -> None:
@@ -237,9 +235,15 @@ def _patch(module: ModuleType) -> None:
         _install_features(patches, switch.band, settings.current().disabled_features)
         install_start_line(patches, switch.band)
         switch.band.installed(patches, give_back)
+    _in_force(patches)
+    _warn_of_unknown_variables()
+
+
+def _in_force(patches: PatchSet) -> None:
     switch.patches = patches
     switch.enabled = bool(switch.features)
-    _warn_of_unknown_variables()
+    if "strategies" not in switch.features:
+        _translate_names()
 
 
 def _install_features(patches: PatchSet, band: Band, disabled: Collection[str]) -> None:
@@ -290,12 +294,12 @@ def give_back(band: Any, problem: str) -> None:
     with switch.lock:
         if switch.band is not band or switch.patches is None:
             return
+        _leave_names()
         switch.stuck = switch.patches.restore()
         patches = PatchSet()
         switch.band, switch.features, switch.skipped = None, [], {"steering": problem, **_none(problem)}
         _install("public hook", _public_hook(problem), patches, None)
-        switch.patches = patches
-        switch.enabled = bool(switch.features)
+        _in_force(patches)
 
 
 def _warn_of_unknown_variables() -> None:

@@ -1,17 +1,17 @@
-"""The one thing that stays while fast_router is off: strategy names that LiteLLM lacks.
+"""The one thing that stays while our strategies are off: their names, where LiteLLM lacks them.
 
 A configuration that says `routing_strategy: peak_ewma` must start without us, or the kill switch would kill the proxy.
 Such a name becomes simple-shuffle where a Router is made and where its settings are changed; nothing stands around a
-pick, an attempt or an answer. `FAST_ROUTER_ENABLED=never` and `disable(names=True)` leave out this as well.
+pick, an attempt or an answer. The same holds where fast_router is on without its strategies: on a LiteLLM that it does
+not know, or with that feature switched off. `FAST_ROUTER_ENABLED=never` and `disable(names=True)` leave out this, too.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from fast_router.litellm_plugin import construction
 from fast_router.litellm_plugin.tally import LOGGER, tally
 
 if TYPE_CHECKING:
@@ -31,29 +31,14 @@ class _Said:
 
 
 def install(patches: PatchSet, module: ModuleType) -> None:
-    """Translate in `litellm.Router`'s constructor and `update_settings`, all that exist in this LiteLLM.
+    """Translate where a `litellm.Router` is made, and in its `update_settings`.
 
     Args:
         patches: What is to be taken back when fast_router is switched on.
         module: `litellm.router`.
     """
-    router = module.Router
-    patches.replace(router, "__init__", _init)
-    if hasattr(router, "update_settings"):
-        patches.replace(router, "update_settings", _update_settings)
-    if "from_config" in vars(router):
-        # How the proxy of LiteLLM 1.109 and later makes its Router: without `__init__`.
-        patches.replace(router, "from_config", _from_config)
-
-
-def _init(original: Any) -> Any:
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - it stands in for that method
-        original(self, *args, **_translated(kwargs))
-
-    # LiteLLM reads its Router's parameters off the signature.
-    __init__.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
-    __init__.__doc__ = original.__doc__
-    return __init__
+    construction.around(patches, module.Router, told=_translated)
+    patches.replace(module.Router, "update_settings", _update_settings)
 
 
 def _update_settings(original: Any) -> Any:
@@ -61,17 +46,6 @@ def _update_settings(original: Any) -> Any:
         return original(self, *args, **_translated(kwargs))
 
     return update_settings
-
-
-def _from_config(original: Any) -> Any:
-    def from_config(cls: Any, config: Any, *args: Any, **kwargs: Any) -> Any:
-        given = getattr(config, "arguments", None) or {}
-        told = _translated(given)
-        if told is not given:
-            config = dataclasses.replace(config, arguments=told)
-        return original.__get__(None, cls)(config, *args, **kwargs)
-
-    return classmethod(from_config)
 
 
 def _translated(settings: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -113,7 +87,7 @@ def _say(own: str) -> None:
     if own not in _Said.names:
         _Said.names |= {own}
         LOGGER.warning(
-            "fast_router is off: routing_strategy %r, which LiteLLM lacks, is %s meanwhile; nothing else is touched",
+            "fast_router's strategies are off: routing_strategy %r, which LiteLLM lacks, is %s meanwhile",
             own,
             _STAND_IN,
         )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from fast_router.litellm_plugin import construction
 from fast_router.litellm_plugin.report import status
 from fast_router.litellm_plugin.tally import tally
 from fast_router.settings.features import OVERHEAD
@@ -41,32 +41,7 @@ def routers() -> list[Any]:
 
 def install(patches: PatchSet, band: Band) -> None:
     """Have the first Router of this process say it."""
-    patches.replace(band.router, "__init__", lambda original: _init(original, band))
-    if "from_config" in vars(band.router):
-        # How the proxy of LiteLLM 1.109 and later makes its Router: without `__init__`.
-        patches.replace(band.router, "from_config", lambda original: _from_config(original, band))
-
-
-def _init(original: Any, band: Band) -> Any:
-    signature = inspect.signature(original)
-
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - it stands in for that method
-        original(self, *args, **kwargs)
-        _made(band, self, kwargs)
-
-    # LiteLLM reads its Router's parameters off the signature.
-    __init__.__signature__ = signature  # type: ignore[attr-defined]
-    __init__.__doc__ = original.__doc__
-    return __init__
-
-
-def _from_config(original: Any, band: Band) -> Any:
-    def from_config(cls: Any, config: Any, *args: Any, **kwargs: Any) -> Any:
-        router = original.__get__(None, cls)(config, *args, **kwargs)
-        _made(band, router, getattr(config, "arguments", None) or {})
-        return router
-
-    return classmethod(from_config)
+    construction.around(patches, band.router, made=lambda router, arguments: _made(band, router, arguments))
 
 
 def _made(band: Band, router: Any, arguments: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from fast_router.settings import proxy_file
-from tests.litellm_plugin.test_switch import run_python
+from tests.support.plugin import run_python
 
 SECTION = "fast_router: {max_wait: 3, disabled_features: [model_list]}\n"
 

@@ -11,8 +11,7 @@ from litellm import Router
 import fast_router
 from fast_router.litellm_plugin import hook, names_while_off
 from fast_router.litellm_plugin.picks.strategies_by_name import strategies
-from tests.litellm_plugin.test_switch import run_python
-from tests.support.plugin import core_of, discard, entry, pick_id, router
+from tests.support.plugin import core_of, discard, entry, pick_id, router, run_python
 
 LEFT_ALONE = "make_call" if hasattr(Router, "make_call") else "acompletion"
 
@@ -64,7 +63,9 @@ def test_it_is_said_once_per_name(caplog, monkeypatch):
         for _ in range(2):
             router(entry("a"), routing_strategy="peak_ewma")
     (line,) = (line for line in caplog.messages if "peak_ewma" in line)
-    assert line.startswith("fast_router is off: routing_strategy 'peak_ewma', which LiteLLM lacks, is simple-shuffle")
+    assert line.startswith(
+        "fast_router's strategies are off: routing_strategy 'peak_ewma', which LiteLLM lacks, is simple-shuffle"
+    )
 
 
 def test_the_routers_parameters_can_still_be_read():
@@ -110,3 +111,35 @@ print(json.dumps({{"starts": starts, "module": untouched, "status": fast_router.
     assert found["module"].startswith("litellm")
     assert found["status"]["names_translated"] is starts
     assert found["status"]["patched"] == []
+
+
+def test_on_without_our_strategies_their_names_start_as_well():
+    found = run_python(
+        """
+import json, fast_router, litellm
+made = litellm.Router(model_list=[], routing_strategy="peak_ewma")
+before = fast_router.status()
+left = fast_router.disable(names=True)
+print(json.dumps({"before": before, "left": left, "own": "__fast_router_original__" in vars(litellm.Router.__init__)}))
+""",
+        FAST_ROUTER_DISABLED_FEATURES="strategies",
+    )
+    assert found["before"]["enabled"]
+    assert found["before"]["names_translated"]
+    assert found["left"] == []
+    assert not found["own"], "the constructor is not LiteLLM's again"
+
+
+def test_a_start_of_ours_that_fails_leaves_routers_that_start():
+    found = run_python(
+        """
+import json, os, fast_router
+os.environ["FAST_ROUTER_MAX_WAIT"] = "soon"  # right when fast_router was imported, wrong when LiteLLM is
+import litellm
+litellm.Router(model_list=[], routing_strategy="peak_ewma")
+del os.environ["FAST_ROUTER_MAX_WAIT"]
+status = fast_router.status()
+print(json.dumps({"enabled": status["enabled"], "names": status["names_translated"]}))
+""",
+    )
+    assert found == {"enabled": False, "names": True}

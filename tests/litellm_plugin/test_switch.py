@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
-import subprocess
 import sys
 import types
 
@@ -21,7 +19,7 @@ from fast_router.litellm_plugin.patching import PatchSet
 from fast_router.litellm_plugin.picks import guard
 from fast_router.litellm_plugin.picks.binding import Binding
 from fast_router.settings import features
-from tests.support.plugin import asynchronous, core_of, entry, in_flight, pick_id, picks, router, sync_id
+from tests.support.plugin import asynchronous, core_of, entry, in_flight, pick_id, picks, router, run_python, sync_id
 
 pytestmark = pytest.mark.usefixtures("plugin")
 
@@ -73,18 +71,6 @@ def test_existing_routers_follow_the_switch():
     hook.disable()
     assert pick_id(made) in "ab"
     assert picks()["fast"] == before["fast"] + 1
-
-
-def run_python(text: str, **environment: str) -> dict:
-    result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", text],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=True,
-    )
-    return json.loads(result.stdout.strip().splitlines()[-1])
 
 
 def test_environment_turns_it_off_before_anything_is_touched():

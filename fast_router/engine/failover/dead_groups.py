@@ -72,8 +72,13 @@ class DeadGroups:
 
     def holds(self, group: Sequence[Deployment]) -> bool:
         """Tell whether nobody of a group is well. Those whom their operator holds are not asked after."""
-        asked = [member for member in group if not member.held & (OPERATOR | CLOSED)]
-        return bool(asked) and all(self._open(member) is not None for member in asked)
+        asked = False
+        for member in group:  # up to the first that is well: this is asked at every pick while any group is dead
+            if not member.held & (OPERATOR | CLOSED):
+                if self._open(member) is None:
+                    return False
+                asked = True
+        return asked
 
     def ask(self, group: Sequence[Deployment], *, may_probe: bool) -> Verdict:
         """Ask whether a request should pass a group by.

@@ -9,6 +9,7 @@ import pytest
 
 import fast_router
 from fast_router.testing import Behaviour, Fleet, Spec
+from tests.support.waiting import until
 
 # The long prompt takes half a minute to compute, the short ones no time.
 SERVER = Behaviour(prefill_rate=100, prefill_latency=0.0, per_token=0.001, tokens=2)
@@ -48,13 +49,10 @@ async def test_short_prompts_keep_away_from_a_long_one(given, info, most) -> Non
         calls = [asyncio.create_task(call("word " * 2400))]
         try:
             known = fast_router.advanced_router(router).deployments
-            while not any(d.work is not None and d.work.backlog.tokens > 1000 for d in known.values()):
-                await asyncio.sleep(0.01)
-                assert not calls[0].done()
+            await until(lambda: any(d.work is not None and d.work.backlog.tokens > 1000 for d in known.values()))
             busy = next(d for d in known.values() if d.work.backlog.tokens > 1000)
             calls += [asyncio.create_task(call("hi")) for _ in range(8)]
-            while sum(d.picks for d in known.values()) < 9:
-                await asyncio.sleep(0.01)
+            await until(lambda: sum(d.picks for d in known.values()) == 9)
             assert busy.picks - 1 <= most
         finally:
             for each in calls:

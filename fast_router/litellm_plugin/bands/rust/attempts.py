@@ -6,7 +6,8 @@ it has tried. An attempt takes over the lease that its pick has taken, or begins
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -198,21 +199,28 @@ def _running(attempt: Attempt) -> None:
         attempt.beside = walking.beside
 
 
+@contextmanager
+def _current(begun: lease.Attempt) -> Iterator[None]:
+    """Let `begun` be the attempt that is being made; whatever ends it is its failure."""
+    outer = lease.current.get()
+    lease.current.set(begun)
+    _running(begun)
+    try:
+        yield
+    except BaseException as error:
+        failed(begun, error)
+        raise
+    finally:
+        lease.current.set(outer)
+
+
 def _attempt(original: Any, band: RustBand) -> Any:
     async def attempt(self: Any, step: Any) -> Any:
         begun = _begin_attempt(band, self._core, step)
         if begun is None:
             return await original(self, step)
-        outer = lease.current.get()
-        lease.current.set(begun)
-        _running(begun)
-        try:
+        with _current(begun):
             outcome = await original(self, step)
-        except BaseException as error:
-            failed(begun, error)
-            raise
-        finally:
-            lease.current.set(outer)
         _end_attempt(self, begun, outcome)
         return outcome
 
@@ -224,16 +232,8 @@ def _attempt_sync(original: Any, band: RustBand) -> Any:
         begun = _begin_attempt(band, self._core, step)
         if begun is None:
             return original(self, step)
-        outer = lease.current.get()
-        lease.current.set(begun)
-        _running(begun)
-        try:
+        with _current(begun):
             outcome = original(self, step)
-        except BaseException as error:
-            failed(begun, error)
-            raise
-        finally:
-            lease.current.set(outer)
         _end_attempt(self, begun, outcome)
         return outcome
 

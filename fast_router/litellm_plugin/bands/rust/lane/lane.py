@@ -24,7 +24,7 @@ from fast_router.litellm_plugin.bands.rust.lane.answer import (
     succeeded,
     succeeded_sync,
 )
-from fast_router.litellm_plugin.bands.rust.lane.beside import instead, rescuable
+from fast_router.litellm_plugin.bands.rust.lane.beside import acquire_other, instead, rescuable
 from fast_router.litellm_plugin.bands.rust.lane.guard import KEY, CoreLane, Open, compile_group
 from fast_router.litellm_plugin.bands.rust.lane.ordinary import TAKEN_OUT
 from fast_router.litellm_plugin.bands.rust.lane.replay import Replay, replayed, replaying
@@ -231,18 +231,12 @@ class Lane:
         failover = binding.router.failover
         if failover is not None and failover.disputed:
             # One of the group may do, and yet the others need not rest on another caller's word.
-            for name in {member.name for member in group.members}:
+            for name in group.names:
                 failover.appeal(name, caller_of(request))
         if ledger is None and failover is not None and failover.dead and failover.dead.holds(group.members):
             return _DEAD
         ask = self.asked(lane, core, found, request)
-        if ledger is None:
-            lease = engine.acquire(group, ask)
-        else:
-            left = ledger.narrow(
-                [member for member in group.members if not member.held and not ledger.knows(member.id)]
-            )
-            lease = engine.acquire_from(group, left, ask) if left else None
+        lease = engine.acquire(group, ask) if ledger is None else acquire_other(engine, group, ledger, ask)
         if lease is None:
             return _NOBODY
         # What the caller brings along decides what its failure says, also that of a stream which breaks later.
