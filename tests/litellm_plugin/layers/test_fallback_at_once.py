@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
+import time
 
 import litellm
 import pytest
@@ -81,6 +83,41 @@ async def test_the_primary_is_asked_until_its_breaker_opens_and_then_the_fallbac
         ways.append(asked(fleet)[:2])
     # The fifth failure in a row opens it: the request that meets it does not retry there any more.
     assert ways == [(2, 1)] * 4 + [(1, 1)] + [(0, 1)] * 3
+
+
+@pytest.mark.parametrize("retries", [1, 3])
+def test_nobody_waits_before_the_fallback(fleet, monkeypatch, retries):
+    made = over(fleet, num_retries=retries)
+    asyncio.run(killed(fleet, made))
+    waits = []
+    mine = threading.get_ident()
+    wait, block = asyncio.sleep, time.sleep
+
+    async def sleep(seconds, *result):
+        if asyncio.current_task() is asking:
+            waits.append(seconds)
+            seconds = 0
+        return await wait(seconds, *result)
+
+    def blocking(seconds):
+        if threading.get_ident() == mine:
+            waits.append(seconds)
+            seconds = 0
+        block(seconds)
+
+    async def ask():
+        nonlocal asking
+        asking = asyncio.current_task()
+        await chat(made)
+
+    asking = None
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    asyncio.run(ask())
+    monkeypatch.setattr(time, "sleep", blocking)
+    made.completion(model="main", messages=MESSAGES)
+    monkeypatch.undo()
+    assert asked(fleet) == (0, 2, 0)
+    assert sum(waits) == 0
 
 
 async def test_a_control_without_the_setting(fleet):

@@ -77,7 +77,10 @@ def _take_events(original: Any) -> Any:
 def _passed_by(band: RustBand, walking: Walk, ids: Sequence[str], answers: Sequence[Any]) -> Sequence[Any]:
     """Say that everybody cools down of a model that the request is to leave alone."""
     model, walking.picking = walking.picking, None
-    if model is None or not passes_by(walking.core, band, walking.ledger, model):
+    if model is None:
+        return answers
+    walking.passed = passes_by(walking.core, band, walking.ledger, model)
+    if not walking.passed:
         return answers
     left_alone = {member.id for member in members_of(walking.core, band, model)}
     return rests.all_cooling(band.binding(walking.core), ids, answers, left_alone)
@@ -143,6 +146,7 @@ def _outcome(band: RustBand, outcome: Any) -> Any:
     walking = _walking()
     if walking is None or outcome.get("ok") is True:
         return outcome
+    walking.passed = False
     try:
         changed = dict(outcome)
         running = walking.running
@@ -180,8 +184,8 @@ def _seconds(band: RustBand, seconds: float) -> float:
     walking = _walking()
     if walking is None:
         return seconds
-    if walking.refused is not None or _dead(band, walking):
-        return 0.0
+    if walking.refused is not None or walking.passed or _dead(band, walking):
+        return 0.0  # the core waits before each pick that finds nobody, too
     step = walking.step or {}
     retry, most = step.get("retry"), step.get("max_retries")
     if isinstance(retry, int) and isinstance(most, int) and retry >= most:

@@ -62,6 +62,7 @@ class Walk:
         preferred: True if `attempt` was picked by a preference, which the core need not follow.
         step: The latest `attempt` step, None before the first.
         running: The attempt whose call is under way.
+        passed: Whether the model of the latest pick was passed by: no attempt follows, and nothing to wait for.
         kept: The deployments that LiteLLM's filters had left for the latest pick, None if that is not known.
         picking: The model that a pick begins for, until somebody has looked at it.
         picks_for: The request that a pick begins for, until somebody has looked at it.
@@ -70,8 +71,8 @@ class Walk:
     """
 
     __slots__ = (
-        "_turn", "attempt", "beside", "core", "handed", "kept", "ledger", "picking", "picks_for", "preferred",
-        "refusal_counted", "refused", "running", "step",
+        "_turn", "attempt", "beside", "core", "handed", "kept", "ledger", "passed", "picking", "picks_for",
+        "preferred", "refusal_counted", "refused", "running", "step",
     )  # fmt: skip
 
     def __init__(self, core: Any, ledger: RequestLedger) -> None:
@@ -84,6 +85,7 @@ class Walk:
         self.step: Mapping[str, Any] | None = None
         self.running: Attempt | None = None
         self.kept: Sequence[str] | None = None
+        self.passed = False
         self.picking: str | None = None
         self.picks_for: Mapping[str, Any] | None = None
         self.refused: Exception | None = None
