@@ -11,7 +11,7 @@ FEATURES = (
     ("cooldowns", "fast_router.litellm_plugin.rests.mirror"),
     ("operator_holds", "fast_router.litellm_plugin.rests.by_operator"),
     ("strategies", "fast_router.litellm_plugin.picks.strategies_by_name"),
-    ("failover", "fast_router.litellm_plugin.layers.failures"),
+    ("failover", "fast_router.litellm_plugin.layers.request_ledger"),
     ("admission", "fast_router.litellm_plugin.layers.quality_limits"),
     ("bookkeeping", "fast_router.litellm_plugin.overhead"),
     ("model_list", "fast_router.litellm_plugin.model_list.calls"),

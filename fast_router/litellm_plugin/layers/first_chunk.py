@@ -19,7 +19,9 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from fast_router import settings
-from fast_router.litellm_plugin.layers import lease as attempts
+from fast_router.litellm_plugin import request
+from fast_router.litellm_plugin.layers.failures import judge
+from fast_router.litellm_plugin.layers.stack import Call, Installed, Seam, plug
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from fast_router.litellm_plugin.bands.methods import Band
     from fast_router.litellm_plugin.patching import PatchSet
+    from fast_router.litellm_plugin.picks.binding import Binding
 
 __all__ = ["beginning", "begun", "first_chunk_within", "install"]
 
@@ -38,11 +41,16 @@ _END = object()
 
 def install(patches: PatchSet, band: Band) -> list[str]:
     """Wait for the first chunk of every stream inside its attempt."""
-    patches.replace(band.core, band.slot("make_call"), _make_call)
+    plug(patches, band, Seam.ATTEMPT, "stream_failover", Installed(_wanted, _around))
     module = sys.modules[band.core.__module__]
     if hasattr(module, "_aread_first_chunk"):
         patches.replace(module, "_aread_first_chunk", first_chunk_within)
     return ["stream_failover"]
+
+
+def _wanted(_binding: Binding, _core: Any) -> bool:
+    options = settings.current()
+    return options.stream_failover or options.stream_idle_timeout > 0
 
 
 def first_chunk_within(original: Any) -> Any:
@@ -50,7 +58,7 @@ def first_chunk_within(original: Any) -> Any:
 
     async def _aread_first_chunk(stream: Any) -> Any:
         idle = settings.current().stream_idle_timeout
-        if not idle or attempts.ledger.get() is None:
+        if not idle or request.ledger.get() is None:
             return await original(stream)
         try:
             return await asyncio.wait_for(original(stream), idle)
@@ -69,15 +77,25 @@ def _paused(idle: float) -> Exception:
     return error
 
 
-def _make_call(original: Any) -> Any:
-    async def make_call(self: Any, original_function: Any, *args: Any, **kwargs: Any) -> Any:
-        response = await original(self, original_function, *args, **kwargs)
-        if not kwargs.get("stream") or attempts.ledger.get() is None:
+def _around(inner: Call, binding: Binding) -> Call:
+    band = binding.band  # not the binding itself, which would hold itself by this layer
+
+    async def first_chunk(core: Any, original_function: Any, *args: Any, **kwargs: Any) -> Any:
+        response = await inner(core, original_function, *args, **kwargs)
+        ledger = request.ledger.get()
+        if ledger is None:
             return response
         options = settings.current()
-        if not options.stream_failover and not options.stream_idle_timeout:
-            return response
-        return await begun(response, eager=options.stream_failover, idle=options.stream_idle_timeout)
+        try:
+            return await begun(response, eager=options.stream_failover, idle=options.stream_idle_timeout)
+        except Exception as error:
+            judge(core, band, ledger, error, kwargs)
+            raise
+
+    # Whatever does not stream passes without a frame of ours.
+    def make_call(core: Any, original_function: Any, *args: Any, **kwargs: Any) -> Awaitable[Any]:
+        call = first_chunk if kwargs.get("stream") else inner
+        return call(core, original_function, *args, **kwargs)
 
     return make_call
 
@@ -138,11 +156,10 @@ def _answered(source: Any) -> None:
     """Tell the breaker: for a probe a first token is answer enough, its stream may last minutes."""
     watch = getattr(source, "_watch", None) or getattr(source, "_fast_router_watch", None)
     lease = None if watch is None else watch.attempt.lease
-    ledger: Any = attempts.ledger.get()
-    failover = getattr(ledger, "failover", None)
-    if lease is not None and failover is not None:
+    ledger = request.ledger.get()
+    if lease is not None and ledger is not None and ledger.failover is not None:
         try:
-            failover.policy.first_token(lease)
+            ledger.failover.policy.first_token(lease)
         except Exception as error:  # noqa: BLE001 - the stream must reach the caller
             tally.failed(error, "a stream's first token")
 

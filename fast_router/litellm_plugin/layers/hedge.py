@@ -14,17 +14,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 from fast_router import settings
 from fast_router.engine.failover.failures import FailureKind
 from fast_router.engine.failover.hedging import HedgeOptions, HedgePolicy
-from fast_router.litellm_plugin.layers import lease as attempts
+from fast_router.litellm_plugin import request
+from fast_router.litellm_plugin.answers import is_cache_hit
+from fast_router.litellm_plugin.layers.stack import Call, Installed, Seam, plug
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Mapping
 
     from fast_router.engine import Deployment, Lease
     from fast_router.litellm_plugin.bands.methods import Band
-    from fast_router.litellm_plugin.layers.failures import RequestLedger
     from fast_router.litellm_plugin.patching import PatchSet
-    from fast_router.litellm_plugin.rests.policy import LiteLLMFailover
+    from fast_router.litellm_plugin.picks.binding import Binding
+    from fast_router.litellm_plugin.request import Failover, RequestLedger
 
 __all__ = ["Hedged", "Race", "beside", "install", "take_metadata"]
 
@@ -33,29 +35,31 @@ _METADATA = ("metadata", "litellm_metadata")
 
 def install(patches: PatchSet, band: Band) -> list[str]:
     """Let first attempts be hedged where the options ask for it."""
-    patches.replace(band.core, band.slot("make_call"), _make_call)
+    plug(patches, band, Seam.ATTEMPT, "hedging", Installed(_wanted, _around))
     return ["hedging"]
 
 
-def _make_call(original: Any) -> Any:
-    async def make_call(self: Any, original_function: Any, *args: Any, **kwargs: Any) -> Any:
-        options = settings.current()
-        ledger: Any = attempts.ledger.get()
+def _wanted(_binding: Binding, _core: Any) -> bool:
+    return settings.current().hedge_percent > 0
+
+
+def _around(inner: Call, _binding: Binding) -> Call:
+    def make_call(core: Any, original_function: Any, *args: Any, **kwargs: Any) -> Awaitable[Any]:
+        ledger = request.ledger.get()
         if (
-            not options.hedge_percent
-            or ledger is None
+            ledger is None
             or ledger.attempts
-            or getattr(ledger, "failover", None) is None
+            or ledger.failover is None
             or not inspect.iscoroutinefunction(getattr(original_function, "__func__", original_function))
         ):
-            return await original(self, original_function, *args, **kwargs)
-        call = _Call(original, self, original_function, args, kwargs)
-        return await Race(call, ledger, str(kwargs.get("model")), stream=bool(kwargs.get("stream"))).run()
+            return inner(core, original_function, *args, **kwargs)
+        call = _Call(inner, core, original_function, args, kwargs)
+        return Race(call, ledger, str(kwargs.get("model")), stream=bool(kwargs.get("stream"))).run()
 
     return make_call
 
 
-def _policy(failover: LiteLLMFailover, model: str) -> HedgePolicy:
+def _policy(failover: Failover, model: str) -> HedgePolicy:
     options = settings.current()
     wanted = HedgeOptions(delay=options.hedge_delay, percent=options.hedge_percent)
     known = failover.hedges.get(model)
@@ -154,11 +158,11 @@ class Race:
                 return None
             fork = self._ledger.fork()
             fork.failed(lease.id, FailureKind.TIMEOUT, self._failover.policy.engine.clock())
-            token = attempts.ledger.set(fork)
+            token = request.ledger.set(fork)
             try:
                 task = asyncio.ensure_future(self._hedged.second())
             finally:
-                attempts.ledger.reset(token)
+                request.ledger.reset(token)
         except Exception as error:  # noqa: BLE001 - the first attempt is still running
             tally.failed(error, "a hedge")
             return None
@@ -215,7 +219,7 @@ class _Call:
         self._args = args
         self._kwargs = kwargs
         self._seconds: dict[str, Any] = {}
-        self._attempt: attempts.Attempt | None = None
+        self._attempt: request.Attempt | None = None
 
     @property
     def lease(self) -> Lease | None:
@@ -230,14 +234,14 @@ class _Call:
 
     @staticmethod
     def is_cached(answer: Any) -> bool:
-        return attempts.is_cache_hit(answer)
+        return is_cache_hit(answer)
 
     def second_won(self) -> None:
         take_metadata(self._kwargs, self._seconds)
 
     def _noting(self, function: Any) -> Any:
         async def noted(*args: Any, **kwargs: Any) -> Any:
-            self._attempt = attempts.current.get()
+            self._attempt = request.current.get()
             return await function(*args, **kwargs)
 
         noted.__name__ = getattr(function, "__name__", noted.__name__)

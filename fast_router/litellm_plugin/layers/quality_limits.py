@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fast_router.engine.deployment import CLOSED, FULL, QOS
-from fast_router.litellm_plugin.layers.lease import current
-from fast_router.litellm_plugin.layers.stack import Installed, Pick, plug
+from fast_router.litellm_plugin.layers.stack import Installed, Pick, Seam, plug
+from fast_router.litellm_plugin.request import current
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ def limited(entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return said if isinstance(said, Mapping) and said.get("qos_limit") is not None else None
 
 
-def install(patches: PatchSet, band: Band) -> list[str]:  # noqa: ARG001 - a feature like the others
+def install(patches: PatchSet, band: Band) -> list[str]:
     """Let asynchronous picks keep to the limits, in Routers with an entry that has one."""
-    plug(patches, "admission", Installed(_wanted, _around))
+    plug(patches, band, Seam.PICK, "admission", Installed(_wanted, _around))
     return ["admission"]
 
 

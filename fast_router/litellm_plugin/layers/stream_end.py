@@ -16,11 +16,12 @@ from contextvars import ContextVar
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
+from fast_router.litellm_plugin.answers import cached_of, usage_of
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
-    from fast_router.litellm_plugin.layers.lease import Attempt
     from fast_router.litellm_plugin.patching import PatchSet
+    from fast_router.litellm_plugin.request import Attempt
 
 __all__ = ["Watch", "driving", "follow", "install_usage", "streams"]
 
@@ -64,8 +65,6 @@ class Watch:
             self._note(chunk)
 
     def _note(self, chunk: Any) -> None:
-        from fast_router.litellm_plugin.layers.lease import cached_of, usage_of  # noqa: PLC0415
-
         # A Responses stream tells its usage in the response that its last event carries.
         found = usage_of(chunk)
         if not found[1]:
@@ -413,8 +412,6 @@ async def _told(kwargs: Any, completion_response: Any, start_time: Any, end_time
     with _lock:
         watch = _waiting.pop(call_id, None)
     if watch is not None:
-        from fast_router.litellm_plugin.layers.lease import usage_of  # noqa: PLC0415
-
         answer = kwargs.get("async_complete_streaming_response") or completion_response
         try:
             watch.told(*usage_of(answer))

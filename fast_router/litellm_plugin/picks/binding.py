@@ -51,14 +51,15 @@ _alive: weakref.WeakSet[Binding] = weakref.WeakSet()
 
 
 def clear_layers() -> None:
-    """Take the layers off the picks of every Router."""
+    """Take the layers off every Router."""
     for binding in list(_alive):
         binding.around = binding.around_sync = None
+        binding.calls, binding.stacked = {}, -1
         binding.close_lane(closed=False)
 
 
 def outdate() -> None:
-    """Have every Router's plans and layers made anew at its next pick: a setting has changed."""
+    """Have every Router's plans and layers made anew at their next use: a setting has changed."""
     for binding in list(_alive):
         binding.version += 1
 
@@ -73,6 +74,8 @@ class Binding:
         engine: The engine of `router`.
         around: The layers around its asynchronous picks that the fast lane leaves, None if it has none.
         around_sync: The same for synchronous picks.
+        calls: What stands around its requests and attempts, by the name of LiteLLM's method.
+        stacked: The version that `calls` and the layers around picks were composed for.
         detour: Zero while the fast lane is open: no layer must see each pick, and nobody queues.
         version: Counted up by everything that changes the deployments or the settings; a plan of another
             version is compiled anew at the next pick, never at once: LiteLLM announces some changes before it
@@ -92,6 +95,7 @@ class Binding:
         "around",
         "around_sync",
         "band",
+        "calls",
         "core",
         "detour",
         "engine",
@@ -99,6 +103,7 @@ class Binding:
         "plans",
         "redis_due",
         "router",
+        "stacked",
         "version",
     )
 
@@ -115,6 +120,8 @@ class Binding:
         self.version = 0
         self.around: Callable[..., Awaitable[Any]] | None = None
         self.around_sync: Callable[..., Any] | None = None
+        self.calls: dict[str, Callable[..., Any]] = {}
+        self.stacked = -1
         self.detour = 0
         self._closed = False
         # The version and the length of the model list that `on_change` was told last.

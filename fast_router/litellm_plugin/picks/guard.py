@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.layers.lease import current
 from fast_router.litellm_plugin.picks.binding import Binding, bind
 from fast_router.litellm_plugin.picks.callback_filters import CallbackVerdict
 from fast_router.litellm_plugin.picks.filtered import Filtered
 from fast_router.litellm_plugin.picks.plan import SPECIAL
 from fast_router.litellm_plugin.picks.request_facts import ask_of
+from fast_router.litellm_plugin.request import current
 from fast_router.litellm_plugin.rests.mirror import refresh
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
     from fast_router.engine import Deployment
     from fast_router.litellm_plugin.bands.methods import Band
-    from fast_router.litellm_plugin.layers.lease import Attempt
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.litellm_plugin.picks.plan import Plan
+    from fast_router.litellm_plugin.request import Attempt
 
 __all__ = ["COMPACTION", "Guard"]
 

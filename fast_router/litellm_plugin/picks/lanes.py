@@ -14,12 +14,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fast_router.engine import Ask
-from fast_router.litellm_plugin.layers.lease import current
 from fast_router.litellm_plugin.picks.binding import KEY, bind
 from fast_router.litellm_plugin.picks.filtered import Filtered, filtered_pick, install_choice
 from fast_router.litellm_plugin.picks.guard import COMPACTION, Guard
 from fast_router.litellm_plugin.picks.reasons import watched_attributes
 from fast_router.litellm_plugin.picks.watch import announced, watched_delete, watched_write
+from fast_router.litellm_plugin.request import current
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:

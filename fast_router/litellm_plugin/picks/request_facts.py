@@ -7,8 +7,8 @@ from typing import Any
 
 from fast_router.engine import Ask, strategy_class
 from fast_router.engine.prefix_cache.fleet import on_members
-from fast_router.litellm_plugin.layers.lease import ledger
 from fast_router.litellm_plugin.picks.prompt_text import prompt_of, source_of
+from fast_router.litellm_plugin.request import ledger
 
 __all__ = ["ask_of", "count_tokens"]
 

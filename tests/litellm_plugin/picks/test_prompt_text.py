@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from litellm.types.utils import ModelResponse, Usage
 
-from fast_router.litellm_plugin.layers.lease import cached_of
+from fast_router.litellm_plugin.answers import cached_of
 from fast_router.litellm_plugin.picks.prompt_text import prompt_of
 from fast_router.litellm_plugin.picks.request_facts import ask_of
 

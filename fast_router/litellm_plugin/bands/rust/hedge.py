@@ -12,10 +12,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fast_router import settings
+from fast_router.litellm_plugin import request as running_request
+from fast_router.litellm_plugin.answers import is_cache_hit
 from fast_router.litellm_plugin.bands.rust import standing, steps
-from fast_router.litellm_plugin.layers import lease as attempts
-from fast_router.litellm_plugin.layers.failures import RequestLedger
 from fast_router.litellm_plugin.layers.hedge import Race, beside, take_metadata
+from fast_router.litellm_plugin.request import RequestLedger
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class _Attempts:
         return _answered(await self._original(self._driver, self._step))
 
     async def second(self) -> Any:
-        fork = attempts.ledger.get()
+        fork = running_request.ledger.get()
         assert isinstance(fork, RequestLedger)
         walk = steps.Walk(self._walk.core, fork)
         steps.walk.set(walk)
@@ -76,7 +77,7 @@ class _Attempts:
             walk.drop()
 
     def is_cached(self, answer: Any) -> bool:  # noqa: ARG002 - the answer itself is with the driver
-        return attempts.is_cache_hit(self._driver._last_response)
+        return is_cache_hit(self._driver._last_response)
 
     def second_won(self) -> None:
         for name in _LEFT:

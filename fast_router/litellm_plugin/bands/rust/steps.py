@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING, Any
 from fast_router import operator_holds, settings
 from fast_router.engine.failover.failures import remember
 from fast_router.errors import FastRouterError
-from fast_router.litellm_plugin.layers import failures, lease
-from fast_router.litellm_plugin.layers.failures import RequestLedger
-from fast_router.litellm_plugin.layers.lease import Attempt, answered, failed
+from fast_router.litellm_plugin import request as running
+from fast_router.litellm_plugin.answers import is_cache_hit
+from fast_router.litellm_plugin.layers import failures, request_ledger
+from fast_router.litellm_plugin.layers.lease import answered, failed
 from fast_router.litellm_plugin.layers.stream_end import driving, install_usage
 from fast_router.litellm_plugin.picks import strategies_by_name
 from fast_router.litellm_plugin.picks.filtered import Filtered, filtered_pick, install_selectors
 from fast_router.litellm_plugin.picks.request_facts import ask_of
+from fast_router.litellm_plugin.request import Attempt, RequestLedger
 from fast_router.litellm_plugin.rests.by_operator import without_held
 from fast_router.litellm_plugin.rests.mirror import permits
 from fast_router.litellm_plugin.tally import LOGGER, tally
@@ -171,7 +173,7 @@ class _Walking:
         ledger = self._ledger or new_ledger(core, request if isinstance(request, Mapping) else {})
         ledger.may_wait = may_wait
         if isinstance(request, Mapping):
-            failures.appeal(ledger, request.get("model"))
+            request_ledger.appeal(ledger, request.get("model"))
         self._walk = Walk(core, ledger)
         self._outer: Walk | None = None
 
@@ -180,12 +182,12 @@ class _Walking:
         walk.set(self._walk)
         # It is this walk's; a call that one of its attempts makes through a Router begins with none.
         carried.set(None)
-        self._token = lease.ledger.set(self._walk.ledger)
+        self._token = running.ledger.set(self._walk.ledger)
         self._permits = permits.set(None)
 
     def __exit__(self, *error: object) -> None:
         permits.reset(self._permits)
-        lease.ledger.reset(self._token)
+        running.ledger.reset(self._token)
         carried.set(self._ledger)
         walk.set(self._outer)
         self._walk.ledger.raised = None
@@ -501,7 +503,7 @@ def _end_attempt(driver: Any, attempt: Attempt, outcome: Any) -> None:
         if outcome.get("ok") is True:
             response = driver._last_response
             streams = driver._request.get("stream") and not attempt.foreign
-            if attempt.lease is not None and streams and not lease.is_cache_hit(response):
+            if attempt.lease is not None and streams and not is_cache_hit(response):
                 # The first chunk of a stream was read within the attempt.
                 attempt.lease.first_token()
                 failover = attempt.ledger.failover if isinstance(attempt.ledger, RequestLedger) else None
@@ -545,8 +547,8 @@ def _attempt(original: Any, band: RustBand) -> Any:
         begun = _begin_attempt(band, self._core, step)
         if begun is None:
             return await original(self, step)
-        outer = lease.current.get()
-        lease.current.set(begun)
+        outer = running.current.get()
+        running.current.set(begun)
         _running(begun)
         try:
             outcome = await original(self, step)
@@ -554,7 +556,7 @@ def _attempt(original: Any, band: RustBand) -> Any:
             failed(begun, error)
             raise
         finally:
-            lease.current.set(outer)
+            running.current.set(outer)
         _end_attempt(self, begun, outcome)
         return outcome
 
@@ -566,8 +568,8 @@ def _attempt_sync(original: Any, band: RustBand) -> Any:
         begun = _begin_attempt(band, self._core, step)
         if begun is None:
             return original(self, step)
-        outer = lease.current.get()
-        lease.current.set(begun)
+        outer = running.current.get()
+        running.current.set(begun)
         _running(begun)
         try:
             outcome = original(self, step)
@@ -575,7 +577,7 @@ def _attempt_sync(original: Any, band: RustBand) -> Any:
             failed(begun, error)
             raise
         finally:
-            lease.current.set(outer)
+            running.current.set(outer)
         _end_attempt(self, begun, outcome)
         return outcome
 
@@ -608,8 +610,8 @@ def install(patches: PatchSet, band: RustBand) -> list[str]:
     ):
         patches.replace(owner, name, make)
     install_usage(patches)
-    lease.on_end.append(failures.ended)
-    patches.on_restore(lambda: lease.on_end.remove(failures.ended))
+    running.on_end.append(failures.ended)
+    patches.on_restore(lambda: running.on_end.remove(failures.ended))
     patches.on_restore(settings.on_change(_without_effect))
     _without_effect(settings.current())
     return ["attempts", "selection"]
