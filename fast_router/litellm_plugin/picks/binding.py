@@ -80,6 +80,7 @@ class Binding:
         version: Counted up by everything that changes the deployments or the settings; a plan of another
             version is compiled anew at the next pick, never at once: LiteLLM announces some changes before it
             has finished them.
+        look: Begins a look at the cooldowns of other processes, None where there is no place for them.
         redis_due: When LiteLLM's view of cooldowns is to be read from Redis again; infinite without Redis.
     """
 
@@ -100,6 +101,7 @@ class Binding:
         "detour",
         "engine",
         "lock",
+        "look",
         "plans",
         "redis_due",
         "router",
@@ -127,6 +129,7 @@ class Binding:
         # The version and the length of the model list that `on_change` was told last.
         self._changed = (-1, -1)
         self.redis_due = float("inf")
+        self.look: Callable[[Binding, Any], None] | None = None
         self.lock = threading.RLock()
         self._read = 0
         # What was read of each deployment: the entry, for which rules of limits, and in which reading.

@@ -48,13 +48,9 @@ def _asynchronous(selection: Guard, original: Any) -> Any:
     async def longer(
         self: Any, model: Any, request_kwargs: Any, messages: Any, text: Any, specific_deployment: Any
     ) -> Any:
-        try:
-            decided = selection.decide(
-                self, model, request_kwargs, (messages, text), specific=specific_deployment, synchronous=False
-            )
-        except Exception as error:  # noqa: BLE001 - LiteLLM's own pick answers
-            tally.failed(error, "a pick")
-            decided = None
+        decided = selection.decided(
+            self, model, request_kwargs, (messages, text), specific=specific_deployment, synchronous=False
+        )
         if decided is not None and not isinstance(decided, Filtered):
             return decided
         with filtered_pick(decided, self) as pick:
@@ -135,13 +131,9 @@ def _synchronous(selection: Guard, original: Any) -> Any:
     attempt_of = current.get
 
     def longer(self: Any, model: Any, messages: Any, text: Any, specific_deployment: Any, request_kwargs: Any) -> Any:
-        try:
-            decided = selection.decide(
-                self, model, request_kwargs, (messages, text), specific=specific_deployment, synchronous=True
-            )
-        except Exception as error:  # noqa: BLE001 - LiteLLM's own pick answers
-            tally.failed(error, "a pick")
-            decided = None
+        decided = selection.decided(
+            self, model, request_kwargs, (messages, text), specific=specific_deployment, synchronous=True
+        )
         if decided is not None and not isinstance(decided, Filtered):
             return decided
         with filtered_pick(decided, self) as pick:
