@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fast_router import settings
@@ -119,11 +119,8 @@ def _celery(options: Settings, features: Collection[str], skipped: Mapping[str, 
 def _overhead(band: Band | None, features: Collection[str], here: str) -> dict[str, Any]:
     # Not cheap, wanted by a report only.
     from fast_router.litellm_plugin import overhead  # noqa: PLC0415
-    from fast_router.litellm_plugin.bands.rust import overhead as rust_overhead  # noqa: PLC0415
 
-    there: Sequence[str] = overhead.FEATURES
-    if band is not None and band.no_fast_lane:
-        there = rust_overhead.FEATURES
+    there = [] if band is None else overhead.fitting(band)
     known = [name for name in there if name in features]
     if not known:
         return _entry(False, here)

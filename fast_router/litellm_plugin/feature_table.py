@@ -29,7 +29,7 @@ RUST_FEATURES = (
     ("failover", "fast_router.litellm_plugin.bands.rust.failover"),
     ("admission", "fast_router.litellm_plugin.bands.rust.limits"),
     ("lane", "fast_router.litellm_plugin.bands.rust.lane"),
-    ("bookkeeping", "fast_router.litellm_plugin.bands.rust.overhead"),
+    ("bookkeeping", "fast_router.litellm_plugin.overhead"),
     ("model_list", "fast_router.litellm_plugin.model_list.calls"),
     ("process_status", "fast_router.observe.process_status"),
     ("shared_state", "fast_router.litellm_plugin.fleet.shared_state"),

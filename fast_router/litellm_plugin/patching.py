@@ -62,12 +62,14 @@ class PatchSet:
             wrapped cannot be taken out; it forwards to its original from then on.
         open: False after `restore`: what waits for a module to be imported must not patch it any more.
         late: The features that were installed since, because they waited for one.
+        skipped: What an installer of several features has left out, with the reason.
     """
 
     def __init__(self) -> None:
         self.active = False
         self.open = True
         self.late: set[str] = set()
+        self.skipped: dict[str, str] = {}
         self._lock = threading.RLock()
         self._patches: dict[tuple[int, str], _Patch] = {}
         self._undo: list[Callable[[], None]] = []

@@ -28,7 +28,8 @@ def status() -> dict[str, Any]:
         band = switch.band
         patched = switch.patches.patched if switch.patches is not None else []
         late = sorted(switch.patches.late) if switch.patches is not None else []
-        skipped = dict(switch.skipped)
+        left_out = switch.patches.skipped if switch.patches is not None else {}
+        skipped = {**switch.skipped, **{name: why for name, why in left_out.items() if name not in late}}
         # Where the request lane is on, it stands in the place of a fast lane: nothing is missing.
         if band is not None and switch.enabled and not band.fast_lane and "lane" not in switch.features:
             unknown = f"the routing code of LiteLLM {band.version} is not one that was checked against"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router.litellm_plugin.report import status
 from fast_router.litellm_plugin.tally import tally
+from fast_router.settings.features import OVERHEAD
 from fast_router.settings.log_level import announce
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def line(said: Mapping[str, Any], litellm: str, strategy: Any, count: int) -> st
         if not found[name]["on"] and found[name]["why"] not in _UNASKED:
             reasons.setdefault(found[name]["why"], []).append(name.replace("_", " "))
     for name, why in said["skipped"].items():
-        if name != "fast lane" and name not in _TOLD:
+        if name != "fast lane" and name not in _TOLD and name not in OVERHEAD:
             reasons.setdefault(why, []).append(name)
     off = [f"{', '.join(names)} ({why})" for why, names in reasons.items()]
     deployments = f"{count} deployment{'' if count == 1 else 's'}"

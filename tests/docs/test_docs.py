@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,9 @@ def test_every_public_name_is_documented():
     page = (ROOT / "docs" / "api.md").read_text() + (ROOT / "docs" / "strategies.md").read_text()
     missing = [name for name in fast_router.__all__ if name not in page]
     assert not missing
+
+
+def test_the_table_of_overhead_features_is_the_codes():
+    made = runpy.run_path(str(ROOT / "scripts" / "feature_tables.py"))
+    page = made["PAGE"].read_text()
+    assert made["written"](page) == page, "run python scripts/feature_tables.py"

@@ -32,13 +32,11 @@ KNOWN: dict[str, frozenset[str]] = {
         "_handle_mock_testing_rate_limit_error": ("0325cc5fcdc9 12ce283eba1e 74e8d503bb73 6fc6559b45de 8669e1c8d42c"),
         "async_service_success_hook": "135d06fb6994 148cac0730ce 081877b725c1 3c6fde163653",
         "print_deployment": "cc683cd91766 93187fd0c256 c9c31175da48 6e96bdb612ae",
-        "get_router_model_info": "d7f2eca8326e fd456ea2b21d d4b52d81e339 6fa5fbfa977d 28283e6404cd",
         "get_deployment": "af6506a307e9 7c4af5e4db72 19f8191467aa",
         "_pre_call_checks": "daa532dfac17 4c6e2431fd83 cddb97a7c7b2 d444f9908d62 a52c7d3dc4f1 a78f43157b3e",
         "register_model": "d23cf3403e32 b33179e0b792 3024770ab9cd 69c643aafd16 fe465ed10a17 6028e1e6c232",
         "_rebuild_model_cost_lowercase_map": "6406ef05e540 48a66ce63256 deda60a1c1a7",
         "_invalidate_model_cost_lowercase_map": "7c249fb2f035 448c5f362cd1 b896fe5ff7ce 2634504a238a",
-        "_register_custom_pricing_for_request": "04498adc6cc2 81366154fe3b d220f2306eff",
         "InMemoryCache.get_cache": "50cbbebf71a1 448de700b1d8 95de469b15c0",
         "InMemoryCache.batch_get_cache": "d4b05685d939 0d3daeeff23c",
         "InMemoryCache.async_batch_get_cache": "1f7e55dc0cc7 b33251d65783",
@@ -51,9 +49,6 @@ KNOWN: dict[str, frozenset[str]] = {
         "LowestCost.async_get_available_deployments": "5ec637dcde32 3b3a74b343f9 2c96b2d06395 3ec2ece770b5",
         "LowestTPM.get_available_deployments": "a7846b61f4d3 a06f33542637 65644c985ddb 510ec62f55b1",
         "LowestTPM_v2._common_checks_available_deployment": ("fb4bd69ab653 4b785734e0f5 0dd25f248091 433d29393226"),
-        "_update_deployment_indices_after_removal": (
-            "3e43a334d273 1c78b70b0b02 b63bfdd115b2 6158916f7926 ebf23f1cbecd"
-        ),
         "get_hidden_params_dict": "f4ae547771c5",
         "_write_hidden_params": "339ae2cd3877",
         "prepare_response_for_header_attachment": "0e985494b935",

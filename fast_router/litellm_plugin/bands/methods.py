@@ -21,6 +21,8 @@ from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from fast_router.litellm_plugin.bands.contract import Seam
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -125,6 +127,9 @@ class Band:
 
     no_fast_lane: str | None = None
     """Why no pipeline of this band's can have a fast lane, None if one that is known has it."""
+
+    seams: frozenset[Seam] = frozenset({Seam.MEMBERS})
+    """The places in this LiteLLM where something of ours can stand."""
 
     lacks: ClassVar[Mapping[str, str]] = {}
     """Features that cannot be had here, with the reason."""
@@ -235,10 +240,12 @@ class Band:
     def narrowing_keys(self) -> tuple[str, ...]:
         """The request keys that this LiteLLM's selection understands and takes out, in the order of its steps.
 
-        1.83 knows the first, 1.86 added the second, 1.102 the third.
+        1.83 knows the first, 1.86 added the second, 1.102 the third. None where the selection is not in Python.
         """
         name = self.slot("async_get_healthy_deployments")
-        found = next(vars(cls)[name] for cls in self.core.__mro__ if name in vars(cls))
+        found = next((vars(cls)[name] for cls in self.core.__mro__ if name in vars(cls)), None)
+        if found is None:
+            return ()
         return tuple(key for key in _NARROWING if key in _innermost(found).__code__.co_consts)
 
     def order_is_strict(self) -> bool:

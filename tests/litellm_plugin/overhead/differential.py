@@ -191,10 +191,14 @@ def same_start(cost: dict[str, Any]):
         litellm.utils._invalidate_model_cost_lowercase_map()
 
 
+#: The features for which the LiteLLM that is here has the seam.
+FITTING = overhead.fitting(find_band(litellm.router))
+
+
 @contextlib.contextmanager
 def features(monkeypatch: pytest.MonkeyPatch, wanted: Any):
     """Install the bookkeeping features in `wanted` (None: all of them); yields the names of those that are on."""
-    off = set() if wanted is None else set(overhead.FEATURES) - set(wanted)
+    off = set() if wanted is None else set(FITTING) - set(wanted)
     monkeypatch.setenv("FAST_ROUTER_DISABLED_FEATURES", ",".join(sorted(off)))
     settings.configure()
     patches = PatchSet()

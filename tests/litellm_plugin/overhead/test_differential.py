@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 import tests.litellm_plugin.overhead.scenarios_requests  # noqa: F401 - it adds to SCENARIOS
-from fast_router.litellm_plugin import overhead
-from tests.litellm_plugin.overhead.differential import features, observe
+from tests.litellm_plugin.overhead.differential import FITTING, features, observe
 from tests.litellm_plugin.overhead.scenarios import SCENARIOS
 
 # Where each single feature could show, for the runs with one feature at a time.
@@ -46,7 +45,7 @@ async def test_nothing_differs(name, upstreams, cost, monkeypatch):
     assert differences(before, after) == []
 
 
-@pytest.mark.parametrize("feature", overhead.FEATURES)
+@pytest.mark.parametrize("feature", FITTING)
 async def test_nothing_differs_with_one_feature(feature, upstreams, cost, monkeypatch):
     for name in TELLING:
         before = await observe(SCENARIOS[name], upstreams, cost)

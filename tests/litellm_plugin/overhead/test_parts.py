@@ -8,6 +8,8 @@ import importlib
 import inspect
 import pickle
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import litellm
 import litellm.router
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 from litellm.router_strategy import lowest_latency
 from litellm.types import utils as types
 
+import fast_router
 from fast_router.litellm_plugin import overhead
 from fast_router.litellm_plugin.bands import fingerprints
 from fast_router.litellm_plugin.bands.methods import find_band
@@ -26,7 +29,7 @@ from fast_router.litellm_plugin.overhead.request.cooldown_read import resting_ca
 from fast_router.litellm_plugin.overhead.request.copies import SelfCopying, plain_copy
 from fast_router.litellm_plugin.overhead.request.tokens import some_token_limit
 from fast_router.litellm_plugin.patching import PatchSet
-from tests.litellm_plugin.overhead.differential import features
+from tests.litellm_plugin.overhead.differential import FITTING, features
 
 NAMES = st.text("aAbBc/", min_size=1, max_size=4)
 PLAIN = st.recursive(
@@ -131,11 +134,11 @@ async def test_a_long_prompt_is_counted_only_for_a_limit(limit, expected, upstre
     assert len(counted) == expected
 
 
-@pytest.mark.parametrize("feature", overhead.FEATURES)
+@pytest.mark.parametrize("feature", FITTING)
 def test_every_feature_can_be_switched_off_by_its_name(feature, monkeypatch):
     with features(monkeypatch, None) as installed:
         all_of_them = set(installed)
-    with features(monkeypatch, set(overhead.FEATURES) - {feature}) as installed:
+    with features(monkeypatch, set(FITTING) - {feature}) as installed:
         assert set(installed) == all_of_them - {feature}
 
 
@@ -172,7 +175,7 @@ def test_which_features_fit_which_version(monkeypatch):
         importlib.import_module(f"litellm.proxy.{module}")  # these features wait for the proxy
     minor = ".".join(find_band(litellm.router).version.split(".")[:2])
     with features(monkeypatch, None) as installed:
-        assert set(overhead.FEATURES) - set(installed) == _MISSING[minor]
+        assert set(FITTING) - set(installed) == _MISSING[minor]
 
 
 def test_a_function_that_reads_differently_turns_its_feature_off(monkeypatch):
@@ -192,10 +195,33 @@ def test_a_feature_that_cannot_be_installed_leaves_the_others_on(monkeypatch):
     def fails(*_):
         raise RuntimeError("no such luck")
 
-    monkeypatch.setattr(overhead.model_lists, "install", fails)
+    broken = [replace(one, install=fails) if one.name == "model_lists" else one for one in overhead.FEATURES]
+    monkeypatch.setattr(overhead, "FEATURES", tuple(broken))
     with features(monkeypatch, None) as installed:
         assert "model_lists" not in installed
         assert "response_headers" in installed
+
+
+def test_what_is_left_out_is_said_with_the_reason(monkeypatch):
+    monkeypatch.delattr(find_band(litellm.router).core, "print_deployment")
+    monkeypatch.setenv("FAST_ROUTER_DISABLED_FEATURES", "wildcards")
+    fast_router.configure()
+    patches = PatchSet()
+    on = overhead.install(patches, find_band(litellm.router))
+    assert patches.restore() == []
+    assert set(on) | set(patches.skipped) == {feature.name for feature in overhead.FEATURES}
+    assert patches.skipped["wildcards"] == "switched off by disabled_features"
+    assert patches.skipped["print_deployment"].endswith("has no print_deployment")
+    assert "registry of a core that is not written in Python" in patches.skipped["group_lists"]
+
+
+def test_every_function_that_is_known_is_one_that_a_feature_needs():
+    """What the proxy's and a feature's own choices rely on stands in their modules."""
+    needed = {name for feature in overhead.FEATURES for name in (*feature.needs, *feature.any_of)}
+    folder = Path(overhead.__file__).parent
+    text = "".join(path.read_text() for path in folder.rglob("*.py"))
+    assert [name for name in fingerprints.KNOWN if name not in needed and f'"{name}"' not in text] == []
+    assert needed <= fingerprints.KNOWN.keys()
 
 
 async def router_hooks(monkeypatch, listeners):

@@ -21,6 +21,7 @@ import fast_router
 from fast_router.litellm_plugin.bands.member_names import Names
 from fast_router.litellm_plugin.bands.methods import find_band
 from fast_router.litellm_plugin.overhead.books import books_of
+from fast_router.litellm_plugin.overhead.parts import Parts
 from fast_router.litellm_plugin.overhead.proxy import absent_modules, proxy_questions, startup_heap
 from fast_router.litellm_plugin.patching import PatchSet
 from tests.litellm_plugin.overhead.differential import features
@@ -408,7 +409,7 @@ def test_a_program_can_ask_for_that_too(monkeypatch):
     with features(monkeypatch, set()):
         patches = PatchSet()
         monkeypatch.delitem(sys.modules, "litellm.proxy.proxy_server", raising=False)
-        startup_heap.install(patches)
+        startup_heap.FEATURE.install(patches, Parts(find_band(litellm.router)))
         assert (gc.callbacks, patches.late) == (callbacks, set())
         fast_router.configure(freeze_heap=True)
         assert patches.late == {"startup_heap"}

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fast_router.errors import FastRouterError
+from fast_router.litellm_plugin.bands.contract import Seam
 from fast_router.litellm_plugin.bands.methods import Band, UnknownBandError
 from fast_router.litellm_plugin.bands.rust import rests
 from fast_router.litellm_plugin.picks import strategies_by_name
@@ -61,6 +62,7 @@ class RustBand(Band):
         selection: The module in which the core's host finds the strategy objects.
     """
 
+    seams = frozenset({Seam.REGISTRY})
     lacks: ClassVar[Mapping[str, str]] = {
         "celery_routing": "LiteLLM's core, which is not written in Python, does not wait for a worker's answer: picks "
         "are made in this process",

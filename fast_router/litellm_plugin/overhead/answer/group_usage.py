@@ -13,19 +13,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.bands.fingerprints import is_known
 from fast_router.litellm_plugin.overhead.books import books_of, remember_name
+from fast_router.litellm_plugin.overhead.feature import Feature
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from fast_router.litellm_plugin.bands.member_names import Names
     from fast_router.litellm_plugin.overhead.construction.prices import PriceClock
+    from fast_router.litellm_plugin.overhead.parts import Parts
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["FEATURE", "install"]
-
-FEATURE = "response_headers"
+__all__ = ["FEATURE"]
 
 
 class _Keys:
@@ -79,28 +78,15 @@ def _sum(memory: Any, keys: dict[str, int], now: float) -> int | None:
     return total
 
 
-def install(patches: PatchSet, names: Names, prices: PriceClock, litellm_parts: Any) -> list[str]:
-    """Replace the two reads behind the rate-limit headers.
-
-    Args:
-        patches: Where to register the replacements.
-        names: Where this version keeps what.
-        prices: The price map's generation.
-        litellm_parts: Has ``InMemoryCache``, ``RouterCacheEnum`` and ``get_utc_datetime`` of LiteLLM.
-    """
-    core = names.core
-    usage_name = names.method("get_model_group_usage")
-    remaining_name = names.method("get_remaining_model_group_usage")
-    usage, remaining = vars(core).get(usage_name), vars(core).get(remaining_name)
-    if not is_known("get_model_group_usage", usage) or not is_known("get_remaining_model_group_usage", remaining):
-        return []
-    patches.replace(core, usage_name, lambda original: _usage(original, names, litellm_parts))
-    patches.replace(core, remaining_name, lambda original: _remaining(original, names, prices))
-    return [FEATURE]
+def _install(patches: PatchSet, parts: Parts) -> bool:
+    usage, remaining = parts.at("get_model_group_usage"), parts.at("get_remaining_model_group_usage")
+    patches.replace(usage.owner, usage.name, lambda original: _usage(original, parts))
+    patches.replace(remaining.owner, remaining.name, lambda original: _remaining(original, parts.names, parts.prices))
+    return True
 
 
-def _usage(original: Callable[..., Awaitable[Any]], names: Names, parts: Any) -> Callable[..., Awaitable[Any]]:
-    enum, memory_class, utc_now = parts.RouterCacheEnum, parts.InMemoryCache, parts.get_utc_datetime
+def _usage(original: Callable[..., Awaitable[Any]], parts: Parts) -> Callable[..., Awaitable[Any]]:
+    names, enum, memory_class, utc_now = parts.names, parts.keys, parts.memory, parts.utc_now
 
     def read(self: Any, group: str) -> tuple[int | None, int | None]:
         cache = getattr(self, names.cache)
@@ -115,7 +101,7 @@ def _usage(original: Callable[..., Awaitable[Any]], names: Names, parts: Any) ->
             known = _build_keys(enum, rows, minute)
             remember_name(self, names, memo, group, known, group)
         # One reading of the clock that the cache itself expires by.
-        now = memory._clock() if hasattr(memory, "_clock") else parts.time()
+        now = memory._clock() if hasattr(memory, "_clock") else parts.now()
         return _sum(memory, known.tpm, now), _sum(memory, known.rpm, now)
 
     async def get_model_group_usage(self: Any, model_group: str) -> tuple[int | None, int | None]:
@@ -173,3 +159,13 @@ def _remaining(
         return await original(instead, model_group)
 
     return get_remaining_model_group_usage
+
+
+FEATURE = Feature(
+    "response_headers",
+    "two cache keys for every deployment of the group, read one by one",
+    "keys once a minute; the sum goes over what the cache really holds",
+    _install,
+    needs=("get_model_group_usage", "get_remaining_model_group_usage"),
+    remembers=True,
+)

@@ -12,16 +12,16 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from fast_router.litellm_plugin.bands.fingerprints import is_known
+from fast_router.litellm_plugin.overhead.feature import Feature
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from types import ModuleType
 
+    from fast_router.litellm_plugin.overhead.parts import Parts
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["FEATURE", "install"]
+__all__ = ["FEATURE"]
 
-FEATURE = "answer_headers"
 _HIDDEN = "_hidden_params"
 _NONE: Mapping[str, str] = MappingProxyType({})
 
@@ -46,17 +46,12 @@ class _Kinds(dict[type, bool]):
         return answer
 
 
-def install(patches: PatchSet, module: ModuleType) -> list[str]:
-    """Replace the reads and writes.
-
-    Args:
-        patches: Where to register the replacements.
-        module: The module of the Router's core.
-    """
+def _install(patches: PatchSet, parts: Parts) -> bool:
+    module = parts.module
     # The module has moved between versions: it is where the Router's module has this function from.
     headers = sys.modules.get(getattr(vars(module).get("prepare_response_for_header_attachment"), "__module__", ""))
     if headers is None:
-        return []
+        return False
     space = vars(headers)
     kinds = _Kinds()
 
@@ -126,4 +121,19 @@ def install(patches: PatchSet, module: ModuleType) -> list[str]:
         if is_known(name, space.get(name)) and vars(owner).get(name) is space[name]:
             patches.replace(owner, name, make)
             done = True
-    return [FEATURE] if done else []
+    return done
+
+
+FEATURE = Feature(
+    "answer_headers",
+    "asks pydantic about ten times where an answer keeps its headers",
+    "looks where pydantic keeps them",
+    _install,
+    any_of=(
+        "prepare_response_for_header_attachment",
+        "apply_response_model_id",
+        "complexity_router_decision_headers",
+        "get_hidden_params_dict",
+        "_write_hidden_params",
+    ),
+)

@@ -11,14 +11,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from fast_router.litellm_plugin.overhead.feature import Feature
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from fast_router.litellm_plugin.overhead.parts import Parts
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["FEATURE", "install"]
+__all__ = ["FEATURE"]
 
-FEATURE = "hidden_params"
 _NAME = "_hidden_params"
 
 
@@ -50,10 +52,17 @@ def _declaring(module: Any) -> Iterator[Any]:
             yield kind
 
 
-def install(patches: PatchSet) -> list[str]:
-    """Give the classes of LiteLLM's answers the property."""
+def _install(patches: PatchSet, _parts: Parts) -> bool:
     done = False
     for kind in _declaring(importlib.import_module("litellm.types.utils")):
         patches.replace(kind, _NAME, lambda _: property(_read))
         done = True
-    return [FEATURE] if done else []
+    return done
+
+
+FEATURE = Feature(
+    "hidden_params",
+    "reads an answer's `_hidden_params` some twenty times, which pydantic finds last of all",
+    "a property of the class finds them first",
+    _install,
+)

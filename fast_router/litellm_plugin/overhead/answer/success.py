@@ -13,22 +13,19 @@ import functools
 import types
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.bands.fingerprints import is_known, member
-from fast_router.litellm_plugin.overhead.lookups import Lookups, LookupService
+from fast_router.litellm_plugin.overhead.feature import Feature
+from fast_router.litellm_plugin.overhead.lookups import Lookups
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from types import ModuleType
 
-    from fast_router.litellm_plugin.bands.member_names import Names
+    from fast_router.litellm_plugin.overhead.parts import Parts
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["FEATURE", "exchange", "install"]
+__all__ = ["FEATURE", "exchange"]
 
-FEATURE = "success_callback"
 _SESSIONS = ("_aresponses_websocket", "_arealtime")
 _SUCCESSES = "increment_deployment_successes_for_current_minute"
-_COUNTING = "_increment_deployment_usage"
 _LISTS = ("_async_success_callback", "success_callback", "callbacks")
 
 
@@ -54,24 +51,11 @@ def _exchange_back(litellm: Any, replacement: Any, original: Any) -> None:
     exchange(litellm, replacement, original)
 
 
-def install(patches: PatchSet, litellm: Any, names: Names, service: LookupService, module: ModuleType) -> list[str]:
-    """Run `deployment_callback_on_success` with remembered lookups.
-
-    Args:
-        patches: Where to register the replacement.
-        litellm: The package.
-        names: Where this version keeps what.
-        service: What is remembered.
-        module: The module of the Router's core.
-    """
-    found = member(names.core, "deployment_callback_on_success")
-    if found is None or not is_known(*found):
-        return []
-    space = vars(module)
+def _install(patches: PatchSet, parts: Parts) -> bool:
+    litellm, names, service, core = parts.litellm, parts.names, parts.service, parts.core
+    space = vars(parts.module)
     # Up to 1.99 the callback does the counting itself; from 1.109 on LiteLLM remembers the verdict.
-    counting = vars(names.core).get(_COUNTING)
-    shortens = is_known(_COUNTING, getattr(counting, "__fast_router_original__", counting))
-    core = names.core
+    shortens = parts.knows("_increment_deployment_usage")
 
     def only_counts(self: Any, kwargs: Any) -> Any:
         """The id of the deployment if nothing but its success is to be counted, else None."""
@@ -102,9 +86,19 @@ def install(patches: PatchSet, litellm: Any, names: Names, service: LookupServic
 
         return deployment_callback_on_success
 
-    name, original = found
-    patches.replace(names.core, name, make)
-    replacement = vars(names.core)[name]
+    _, name, original = parts.at("deployment_callback_on_success")
+    patches.replace(core, name, make)
+    replacement = vars(core)[name]
     patches.on_restore(functools.partial(_exchange_back, litellm, replacement, original))
     exchange(litellm, original, replacement)
-    return [FEATURE]
+    return True
+
+
+FEATURE = Feature(
+    "success_callback",
+    "looks up again, for its counters, what it knew before the answer",
+    "remembered, also for Routers that exist already",
+    _install,
+    needs=("deployment_callback_on_success",),
+    remembers=True,
+)

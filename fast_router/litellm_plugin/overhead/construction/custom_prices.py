@@ -13,17 +13,18 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.bands.fingerprints import is_known, member
+from fast_router.litellm_plugin.bands.fingerprints import member
+from fast_router.litellm_plugin.overhead.feature import Feature
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fast_router.litellm_plugin.overhead.construction.prices import PriceClock
+    from fast_router.litellm_plugin.overhead.parts import Parts
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["FEATURE", "Registrations", "install"]
+__all__ = ["FEATURE", "Registrations"]
 
-FEATURE = "custom_prices"
 _LIMIT = 20_000
 
 
@@ -146,18 +147,9 @@ class Registrations:
         return cost is seen.cost and all(cost.get(name) == row for name, row in seen.rows.items())
 
 
-def install(patches: PatchSet, litellm: Any, prices: PriceClock, core: type) -> list[str]:
-    """Put `Registrations` in front of `litellm.register_model`, the name that requests call it by.
-
-    Args:
-        patches: Where to register the replacement.
-        litellm: The package.
-        prices: The price map's generation.
-        core: The class that routes.
-    """
-    if not is_known("register_model", getattr(litellm, "register_model", None)):
-        return []
-    known = Registrations(litellm, prices)
+def _install(patches: PatchSet, parts: Parts) -> bool:
+    litellm, core = parts.litellm, parts.core
+    known = Registrations(litellm, parts.prices)
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         def register_model(model_cost: Any, **kwargs: Any) -> Any:
@@ -180,4 +172,13 @@ def install(patches: PatchSet, litellm: Any, prices: PriceClock, core: type) -> 
     patches.replace(litellm, "register_model", make)
     if member(core, "set_model_list") is not None:
         patches.replace(core, "set_model_list", make_list)
-    return [FEATURE]
+    return True
+
+
+FEATURE = Feature(
+    "custom_prices",
+    "registers a deployment's own prices again and clears every price cache of the process",
+    "skipped once a repetition was seen to change nothing",
+    _install,
+    needs=("register_model",),
+)

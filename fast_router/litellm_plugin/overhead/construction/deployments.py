@@ -9,20 +9,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.bands.fingerprints import is_known, member
 from fast_router.litellm_plugin.overhead.books import books_of, remember
+from fast_router.litellm_plugin.overhead.feature import Feature
 from fast_router.litellm_plugin.overhead.lookups import entry_copy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fast_router.litellm_plugin.bands.member_names import Names
-    from fast_router.litellm_plugin.overhead.lookups import LookupService
+    from fast_router.litellm_plugin.overhead.parts import Parts
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["FEATURE", "install"]
-
-FEATURE = "deployment_objects"
+__all__ = ["FEATURE"]
 
 _ATOMS = frozenset({str, int, float, bool, type(None)})
 _INNER = ("litellm_params", "model_info")
@@ -52,11 +49,8 @@ def _copied(made: Any) -> Any:
     return twin
 
 
-def install(patches: PatchSet, names: Names, service: LookupService) -> list[str]:
-    """Copy a deployment's objects instead of validating its entry again."""
-    found = member(names.core, names.get_deployment)
-    if found is None or not is_known("get_deployment", found[1]):
-        return []
+def _install(patches: PatchSet, parts: Parts) -> bool:
+    service, place = parts.service, parts.at("get_deployment")
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         def get_deployment(self: Any, model_id: Any) -> Any:
@@ -81,5 +75,15 @@ def install(patches: PatchSet, names: Names, service: LookupService) -> list[str
 
         return get_deployment
 
-    patches.replace(names.core, found[0], make)
-    return [FEATURE]
+    patches.replace(place.owner, place.name, make)
+    return True
+
+
+FEATURE = Feature(
+    "deployment_objects",
+    "validates a deployment's entry into pydantic objects for every `get_deployment` (the proxy: two to four times)",
+    "copies the objects of the time before",
+    _install,
+    needs=("get_deployment",),
+    remembers=True,
+)

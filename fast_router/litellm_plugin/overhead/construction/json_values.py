@@ -8,17 +8,20 @@ numbers, lists and dicts of those come out as they are.
 from __future__ import annotations
 
 import math
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from fast_router.litellm_plugin.bands.contract import Seam
+from fast_router.litellm_plugin.overhead.feature import Feature
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import ModuleType
 
+    from fast_router.litellm_plugin.overhead.parts import Parts
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["FEATURE", "install"]
+__all__ = ["FEATURE"]
 
-FEATURE = "json_values"
 _MOST = 2**63  # integers beyond are left to json, which has limits of its own
 _DEEPEST = 20
 
@@ -82,20 +85,15 @@ _SAMPLES: tuple[Any, ...] = (
 )
 
 
-def install(patches: PatchSet, registry: ModuleType, core: ModuleType) -> list[str]:
-    """Replace both, if on a few values they do what is expected of them.
-
-    Args:
-        patches: Where to register the replacements.
-        registry: The module of LiteLLM's host registry.
-        core: The module of its core.
-    """
+def _install(patches: PatchSet, parts: Parts) -> bool:
+    """Replace both, if on a few values they do what is expected of them."""
+    registry, core = import_module("litellm.router_rust.surface.registry"), parts.module
     round_trips, plain = vars(registry).get("_round_trips"), vars(core).get("_plain")
     if round_trips is None or plain is None:
-        return []
+        return False
     for sample in _SAMPLES:
         if plain(sample) != _copied(sample) or _same(sample) not in (None, round_trips(sample)):
-            return []
+            return False
 
     def make_round_trips(original: Callable[[Any], bool]) -> Callable[[Any], bool]:
         def _round_trips(value: Any) -> bool:
@@ -114,4 +112,13 @@ def install(patches: PatchSet, registry: ModuleType, core: ModuleType) -> list[s
 
     patches.replace(registry, "_round_trips", make_round_trips)
     patches.replace(core, "_plain", make_plain)
-    return [FEATURE]
+    return True
+
+
+FEATURE = Feature(
+    "json_values",
+    "sends each of a deployment's three hundred parameters through JSON, to see whether it comes out the same",
+    "plain values are told without (Router construction)",
+    _install,
+    seam=Seam.REGISTRY,
+)

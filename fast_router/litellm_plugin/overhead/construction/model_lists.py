@@ -10,18 +10,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.bands.fingerprints import is_known, member
 from fast_router.litellm_plugin.overhead.books import books_of, remember, same_members
+from fast_router.litellm_plugin.overhead.feature import Feature
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fast_router.litellm_plugin.bands.member_names import Names
+    from fast_router.litellm_plugin.overhead.parts import Parts
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["FEATURE", "install", "overridable", "plain_group"]
+__all__ = ["FEATURE", "overridable", "plain_group"]
 
-FEATURE = "model_lists"
 _OVERRIDABLE = (
     "get_model_list",
     "get_all_deployments",
@@ -71,14 +71,12 @@ def plain_group(
     return list(found)
 
 
-def install(patches: PatchSet, names: Names) -> list[str]:
+def _install(patches: PatchSet, parts: Parts) -> bool:
     """Remember plain groups, and skip two questions whose answer nobody uses."""
-    core = names.core
-    listed = member(core, names.get_model_list)
-    if listed is None or not is_known("get_model_list", listed[1]):
-        return []
+    names, core = parts.names, parts.core
     guarded = overridable(names)
-    original_list = listed[1]
+    listed = parts.at("get_model_list")
+    original_list = listed.function
 
     def make_list(original: Callable[..., Any]) -> Callable[..., Any]:
         def get_model_list(self: Any, model_name: Any = None, team_id: Any = None) -> Any:
@@ -93,16 +91,16 @@ def install(patches: PatchSet, names: Names) -> list[str]:
 
         return get_model_list
 
-    patches.replace(core, listed[0], make_list)
-    _skip_mock_question(patches, core)
-    _skip_prompt_question(patches, names, original_list, guarded)
-    return [FEATURE]
+    patches.replace(core, listed.name, make_list)
+    _skip_mock_question(patches, parts)
+    _skip_prompt_question(patches, parts, original_list, guarded)
+    return True
 
 
-def _skip_mock_question(patches: PatchSet, core: type) -> None:
+def _skip_mock_question(patches: PatchSet, parts: Parts) -> None:
     """Without the test flag in the request nothing of the list is used."""
-    found = member(core, "_handle_mock_testing_rate_limit_error")
-    if found is None or not is_known(*found):
+    name = "_handle_mock_testing_rate_limit_error"
+    if not parts.knows(name):
         return
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -114,15 +112,15 @@ def _skip_mock_question(patches: PatchSet, core: type) -> None:
 
         return _handle_mock_testing_rate_limit_error
 
-    patches.replace(core, found[0], make)
+    patches.replace(parts.core, parts.at(name).name, make)
 
 
 def _skip_prompt_question(
-    patches: PatchSet, names: Names, original_list: Callable[..., Any], guarded: frozenset[str]
+    patches: PatchSet, parts: Parts, original_list: Callable[..., Any], guarded: frozenset[str]
 ) -> None:
     """Only a group of one deployment can be a prompt-management model."""
-    found = member(names.core, "_is_prompt_management_model")
-    if found is None or not is_known(*found):
+    names, name = parts.names, "_is_prompt_management_model"
+    if not parts.knows(name):
         return
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -137,4 +135,14 @@ def _skip_prompt_question(
 
         return _is_prompt_management_model
 
-    patches.replace(names.core, found[0], make)
+    patches.replace(parts.core, parts.at(name).name, make)
+
+
+FEATURE = Feature(
+    "model_lists",
+    "the group's list built three or four times for a length or a flag",
+    "kept until the Router changes",
+    _install,
+    needs=("get_model_list",),
+    remembers=True,
+)

@@ -11,16 +11,15 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.bands.fingerprints import is_known
+from fast_router.litellm_plugin.overhead.feature import Feature
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fast_router.litellm_plugin.overhead.parts import Parts
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["FEATURE", "LowercaseIndex", "install"]
-
-FEATURE = "price_map"
+__all__ = ["FEATURE", "LowercaseIndex"]
 
 
 class LowercaseIndex:
@@ -63,12 +62,8 @@ class LowercaseIndex:
         self._source, self._count, self._last = source, count, last
 
 
-def install(patches: PatchSet, litellm: Any, utils: Any) -> list[str]:
-    """Replace `litellm.utils._rebuild_model_cost_lowercase_map`."""
-    name = "_rebuild_model_cost_lowercase_map"
-    space = vars(utils)
-    if not is_known(name, space.get(name)):
-        return []
+def _install(patches: PatchSet, parts: Parts) -> bool:
+    litellm, space = parts.litellm, vars(parts.utils)
     index = LowercaseIndex()
 
     def make(original: Callable[[], dict[str, str]]) -> Callable[[], dict[str, str]]:
@@ -85,5 +80,15 @@ def install(patches: PatchSet, litellm: Any, utils: Any) -> list[str]:
 
         return _rebuild_model_cost_lowercase_map
 
-    patches.replace(utils, name, make)
-    return [FEATURE]
+    patches.replace(parts.utils, "_rebuild_model_cost_lowercase_map", make)
+    return True
+
+
+FEATURE = Feature(
+    "price_map",
+    "rebuilds an index of every known model's name after every registration",
+    "extends it: most of the time of constructing a Router",
+    _install,
+    needs=("_rebuild_model_cost_lowercase_map",),
+    seam=None,
+)

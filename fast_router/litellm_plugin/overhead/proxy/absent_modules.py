@@ -12,16 +12,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fast_router.litellm_plugin.bands.fingerprints import is_known
+from fast_router.litellm_plugin.overhead.feature import Feature
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
+    from fast_router.litellm_plugin.overhead.parts import Parts
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["FEATURE", "install"]
+__all__ = ["FEATURE"]
 
-FEATURE = "absent_modules"
+_NAME = "absent_modules"
 
 
 class _Package:
@@ -46,15 +48,11 @@ class _Package:
         return None if known is None else type(known)(*known.args, name=known.name, path=known.path)
 
 
-def install(patches: PatchSet) -> list[str]:
-    """Remember what is not there, once the proxy is.
-
-    Returns:
-        Nothing: what is patched later is told by `patches.late`.
-    """
+def _install(patches: PatchSet, _parts: Parts) -> bool:
+    """Remember what is not there, once the proxy is: what is patched later is told by `patches.late`."""
     patches.when_imported("litellm.proxy.auth.user_api_key_auth", partial(_destinations, patches))
     patches.when_imported("litellm.proxy.db.log_db_metrics", partial(_database_errors, patches))
-    return []
+    return False
 
 
 def _destinations(patches: PatchSet, module: ModuleType) -> list[str]:
@@ -73,7 +71,7 @@ def _destinations(patches: PatchSet, module: ModuleType) -> list[str]:
         return _seed_request_destinations
 
     patches.replace(module, name, make)
-    return [FEATURE]
+    return [_NAME]
 
 
 def _database_errors(patches: PatchSet, module: ModuleType) -> list[str]:
@@ -96,4 +94,13 @@ def _database_errors(patches: PatchSet, module: ModuleType) -> list[str]:
         return is_exception_related_to_db
 
     patches.replace(module, name, make)
-    return [FEATURE]
+    return [_NAME]
+
+
+FEATURE = Feature(
+    _NAME,
+    "the proxy tries to import OpenTelemetry and Prisma, where they are not installed",
+    "tried once",
+    _install,
+    waits=True,
+)

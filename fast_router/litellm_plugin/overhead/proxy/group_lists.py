@@ -8,29 +8,28 @@ asks.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from fast_router.litellm_plugin.bands.contract import Seam
+from fast_router.litellm_plugin.overhead.feature import Feature
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fast_router.litellm_plugin.overhead.parts import Parts
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["FEATURE", "install"]
+__all__ = ["FEATURE"]
 
-FEATURE = "group_lists"
 _KEY = "_fast_router_lists"
 _MOST = 256  # names that are remembered per state
 
 
-def install(patches: PatchSet, registry: type) -> list[str]:
-    """Replace `HostRegistry._core_get_model_list`.
-
-    Args:
-        patches: Where to register the replacement.
-        registry: `HostRegistry`.
-    """
+def _install(patches: PatchSet, _parts: Parts) -> bool:
+    registry = import_module("litellm.router_rust.surface.registry").HostRegistry
     patches.replace(registry, "_core_get_model_list", _make)
-    return [FEATURE]
+    return True
 
 
 def _make(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,3 +70,12 @@ def _live(registry: Any, name: str, entries: list[Any]) -> bool:
         return False
     own = {id(entry) for entry in registry._core_model_list}
     return all(id(entry) in own for entry in entries)
+
+
+FEATURE = Feature(
+    "group_lists",
+    "lists a request's whole group several times for the proxy's questions, a row and an entry per deployment",
+    "listed once per state of the registry",
+    _install,
+    seam=Seam.REGISTRY,
+)

@@ -16,20 +16,21 @@ from functools import cache, partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.bands.fingerprints import is_known, member
+from fast_router.litellm_plugin.bands.fingerprints import is_known
 from fast_router.litellm_plugin.overhead.books import books_of, same_members
 from fast_router.litellm_plugin.overhead.construction.model_lists import overridable, plain_group
+from fast_router.litellm_plugin.overhead.feature import Feature
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     from fast_router.litellm_plugin.bands.member_names import Names
+    from fast_router.litellm_plugin.overhead.parts import Parts
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["ACCESS_GROUPS", "FEATURE", "install", "install_access_groups"]
+__all__ = ["ACCESS_GROUPS", "FEATURE"]
 
-FEATURE = "proxy_questions"
-ACCESS_GROUPS = "access_groups"
+_NAME = "proxy_questions"
 
 _AUTH = "litellm.proxy.auth.auth_utils"
 _COMPRESSION = "litellm.proxy.guardrails.auto_router_compression"
@@ -87,37 +88,32 @@ def _is_marker(prefix: str, entry: dict[str, Any]) -> bool:
     return isinstance(params, Mapping) and str(params.get("model", "")).startswith(prefix)
 
 
-def install_access_groups(patches: PatchSet, names: Names) -> list[str]:
+def _access_groups(patches: PatchSet, parts: Parts) -> bool:
     """A model's access groups, where no deployment is in one."""
-    found = member(names.core, names.method("get_model_access_groups"))
-    if found is None or not is_known("get_model_access_groups", found[1]):
-        return []
+    names, place = parts.names, parts.at("get_model_access_groups")
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         def get_model_access_groups(
             self: Any, model_name: Any = None, model_access_group: Any = None, team_id: Any = None
         ) -> Any:
             # Without a name LiteLLM remembers the answer itself.
-            if model_name is not None and nobody(self, names, model_name, ACCESS_GROUPS, _has_access_group):
+            if model_name is not None and nobody(self, names, model_name, "access_groups", _has_access_group):
                 return defaultdict(list)
             return original(self, model_name, model_access_group, team_id)
 
         return get_model_access_groups
 
-    patches.replace(names.core, found[0], make)
-    return [ACCESS_GROUPS]
+    patches.replace(place.owner, place.name, make)
+    return True
 
 
-def install(patches: PatchSet, names: Names) -> list[str]:
-    """Have the proxy's questions answered, once it is there.
-
-    Returns:
-        Nothing: what is patched later is told by `patches.late`.
-    """
+def _install(patches: PatchSet, parts: Parts) -> bool:
+    """Have the proxy's questions answered, once it is there: what is patched later is told by `patches.late`."""
+    names = parts.names
     patches.when_imported(_AUTH, partial(_default_limits, patches, names))
     patches.when_imported(_COMPRESSION, partial(_compression_policy, patches, names))
     patches.when_imported(_REQUESTS, partial(_guardrails, patches, names))
-    return []
+    return False
 
 
 def _default_limits(patches: PatchSet, names: Names, module: ModuleType) -> list[str]:
@@ -137,7 +133,7 @@ def _default_limits(patches: PatchSet, names: Names, module: ModuleType) -> list
         return _get_deployment_default_limit
 
     patches.replace(module, name, make)
-    return [FEATURE]
+    return [_NAME]
 
 
 def _compression_policy(patches: PatchSet, names: Names, module: ModuleType) -> list[str]:
@@ -155,7 +151,7 @@ def _compression_policy(patches: PatchSet, names: Names, module: ModuleType) -> 
         def policy_for_model(llm_router: Any, model_alias: Any, request_kwargs: Any, request_tags: Any) -> Any:
             # LiteLLM refuses a name that several teams' deployments have; without teams there is nothing to refuse.
             if (
-                nobody(llm_router, names, model_alias, FEATURE, is_marker)
+                nobody(llm_router, names, model_alias, _NAME, is_marker)
                 and not llm_router.team_model_to_deployment_indices
             ):
                 return None
@@ -164,7 +160,7 @@ def _compression_policy(patches: PatchSet, names: Names, module: ModuleType) -> 
         return policy_for_model
 
     patches.replace(module, name, make)
-    return [FEATURE]
+    return [_NAME]
 
 
 def _guardrails(patches: PatchSet, names: Names, module: ModuleType) -> list[str]:
@@ -202,7 +198,7 @@ def _guardrails(patches: PatchSet, names: Names, module: ModuleType) -> list[str
         return check_and_merge_model_level_guardrails
 
     patches.replace(module, name, make)
-    return [FEATURE]
+    return [_NAME]
 
 
 def _answers_from_its_entries(names: Names) -> bool:
@@ -210,3 +206,22 @@ def _answers_from_its_entries(names: Names) -> bool:
     listed = vars(names.core).get(names.get_model_list)
     # Ours may stand there already.
     return is_known("get_model_list", getattr(listed, "__fast_router_original__", listed))
+
+
+ACCESS_GROUPS = Feature(
+    "access_groups",
+    "walks through the whole group to learn that no deployment is in an access group",
+    "one walk until the Router changes",
+    _access_groups,
+    needs=("get_model_access_groups",),
+    remembers=True,
+)
+FEATURE = Feature(
+    _NAME,
+    "the proxy walks through the whole group to learn that no deployment has a default limit for API keys, an auto "
+    "router's policy, or guardrails",
+    "one walk until the Router changes; for guardrails, which protect, a quick one each time",
+    _install,
+    remembers=True,
+    waits=True,
+)

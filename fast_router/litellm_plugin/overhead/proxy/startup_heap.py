@@ -16,42 +16,40 @@ import gc
 from typing import TYPE_CHECKING, Any
 
 from fast_router import settings
+from fast_router.litellm_plugin.overhead.feature import Feature
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
+    from fast_router.litellm_plugin.overhead.parts import Parts
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["FEATURE", "install"]
+__all__ = ["FEATURE"]
 
-FEATURE = "startup_heap"
+_NAME = "startup_heap"
 _FULL = 2
 
 
-def install(patches: PatchSet) -> list[str]:
-    """Watch the collections of the proxy, once it is there, or of a program that asks for it.
-
-    Returns:
-        Nothing: what is on later is told by `patches.late`.
-    """
+def _install(patches: PatchSet, _parts: Parts) -> bool:
+    """Watch the collections of the proxy, once it is there, or of a program that asks for it."""
     heap = _Heap()
 
     def proxy(module: ModuleType) -> list[str]:
         heap.watch(lambda: module.llm_router is not None)
-        return [FEATURE]
+        return [_NAME]
 
     def program(options: settings.Settings) -> None:
         if options.freeze_heap:
             heap.watch(lambda: tally.fast > 0)
-            patches.late.add(FEATURE)
+            patches.late.add(_NAME)
 
     patches.on_restore(heap.close)
     patches.on_restore(settings.on_change(program))
     patches.when_imported("litellm.proxy.proxy_server", proxy)
     program(settings.current())
-    return []
+    return False
 
 
 def _never() -> bool:
@@ -85,3 +83,12 @@ class _Heap:
             gc.unfreeze()
         with contextlib.suppress(ValueError):
             gc.callbacks.remove(self._collected)
+
+
+FEATURE = Feature(
+    _NAME,
+    "full garbage collections walk through the 800,000 objects of the proxy's start: it stands still for 0.4 s",
+    "the first one sets them aside (`gc.freeze`): 16 ms each; in the proxy, and with `freeze_heap`",
+    _install,
+    waits=True,
+)

@@ -9,33 +9,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.bands.fingerprints import is_known, member
+from fast_router.litellm_plugin.overhead.feature import Feature
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fast_router.litellm_plugin.bands.member_names import Names
+    from fast_router.litellm_plugin.overhead.parts import Parts
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["FEATURE", "install"]
-
-FEATURE = "clients"
+__all__ = ["FEATURE"]
 
 
-def install(patches: PatchSet, names: Names, memory: type[Any], initialiser: Any) -> list[str]:
-    """Answer `_get_client` where there is nothing.
-
-    Args:
-        patches: Where to register the replacement.
-        names: Where this version keeps what.
-        memory: `InMemoryCache`; another class of cache is asked itself.
-        initialiser: The class that makes the slots.
-    """
-    found = member(names.core, "_get_client")
-    slots = "set_max_parallel_requests_client"
-    made = None if initialiser is None else member(initialiser, slots)
-    if found is None or not is_known(*found) or made is None or not is_known(*made):
-        return []
+def _install(patches: PatchSet, parts: Parts) -> bool:
+    """Answer `_get_client` where there is nothing; a cache of another class is asked itself."""
+    names, memory = parts.names, parts.memory
     cache_name = names.cache
     default = names.prefix + "default_max_parallel_requests"
 
@@ -69,5 +56,14 @@ def install(patches: PatchSet, names: Names, memory: type[Any], initialiser: Any
 
         return _get_client
 
-    patches.replace(names.core, found[0], make)
-    return [FEATURE]
+    patches.replace(names.core, parts.at("_get_client").name, make)
+    return True
+
+
+FEATURE = Feature(
+    "clients",
+    "looks for a client and for parallel slots that nobody made",
+    "not where nothing is there and nothing limits the deployment",
+    _install,
+    needs=("_get_client", "set_max_parallel_requests_client"),
+)

@@ -12,16 +12,16 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.bands.fingerprints import is_known
+from fast_router.litellm_plugin.overhead.feature import Feature
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from fast_router.litellm_plugin.overhead.parts import Parts
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["FEATURE", "install", "resting_candidates"]
+__all__ = ["FEATURE", "resting_candidates"]
 
-FEATURE = "cooldown_read"
 _HEAD, _TAIL = "deployment:", ":cooldown"
 _log = logging.getLogger("LiteLLM Router")
 
@@ -83,26 +83,16 @@ def _ids(args: tuple[Any, ...], kwargs: dict[str, Any], memory_class: type) -> t
     return ("ctx", context, []) if items is not None and not items else None
 
 
-def install(patches: PatchSet, router_module: Any, memory_class: type) -> list[str]:
-    """Replace the two readers under the names that the Router's module calls them by.
-
-    Args:
-        patches: Where to register the replacements.
-        router_module: The module of the class that routes.
-        memory_class: `litellm.caching.in_memory_cache.InMemoryCache`.
-    """
-    done = False
+def _install(patches: PatchSet, parts: Parts) -> bool:
+    """Replace the two readers under the names that the Router's module calls them by."""
     sites: tuple[tuple[str, Callable[..., Any]], ...] = (
         ("async_get_cooldown_deployments", _asynchronous),
         ("get_cooldown_deployments", _synchronous),
     )
     for name, make in sites:
-        for spelling in (name, f"_{name}"):
-            if is_known(name, vars(router_module).get(spelling)):
-                patches.replace(router_module, spelling, partial(make, memory_class=memory_class))
-                done = True
-                break
-    return [FEATURE] if done else []
+        if parts.knows(name):
+            patches.replace(parts.module, parts.at(name).name, partial(make, memory_class=parts.memory))
+    return True
 
 
 def _asynchronous(
@@ -137,3 +127,12 @@ def _synchronous(original: Callable[..., list[str]], memory_class: type) -> Call
         return original(**{**kwargs, name: _Fewer(router, ids)})
 
     return get_cooldown_deployments
+
+
+FEATURE = Feature(
+    "cooldown_read",
+    "a key and a probe for every deployment of the Router",
+    "only for deployments that may rest (without Redis)",
+    _install,
+    any_of=("async_get_cooldown_deployments", "get_cooldown_deployments"),
+)

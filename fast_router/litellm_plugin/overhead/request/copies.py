@@ -10,17 +10,15 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.bands.fingerprints import is_known, member
+from fast_router.litellm_plugin.overhead.feature import Feature
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fast_router.litellm_plugin.overhead.parts import Parts
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["PRINT", "WILDCARDS", "SelfCopying", "install_print", "install_wildcards", "plain_copy"]
-
-PRINT = "print_deployment"
-WILDCARDS = "wildcards"
+__all__ = ["PRINT", "WILDCARDS", "SelfCopying", "plain_copy"]
 
 _ATOMS = frozenset({str, int, float, bool, type(None), bytes})
 
@@ -70,11 +68,8 @@ class SelfCopying(dict):  # type: ignore[type-arg]
         return made
 
 
-def install_print(patches: PatchSet, core: type) -> list[str]:
-    """Let `print_deployment` copy quickly."""
-    found = member(core, "print_deployment")
-    if found is None or not is_known(*found):
-        return []
+def _print(patches: PatchSet, parts: Parts) -> bool:
+    place = parts.at("print_deployment")
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         def print_deployment(self: Any, deployment: Any) -> Any:
@@ -82,20 +77,12 @@ def install_print(patches: PatchSet, core: type) -> list[str]:
 
         return print_deployment
 
-    patches.replace(core, found[0], make)
-    return [PRINT]
+    patches.replace(place.owner, place.name, make)
+    return True
 
 
-def install_wildcards(patches: PatchSet, pattern_router: type) -> list[str]:
-    """Let a wildcard group's deployments be copied quickly.
-
-    Args:
-        patches: Where to register the replacement.
-        pattern_router: LiteLLM's `PatternMatchRouter`.
-    """
-    found = member(pattern_router, "_return_pattern_matched_deployments")
-    if found is None or not is_known(*found):
-        return []
+def _wildcards(patches: PatchSet, parts: Parts) -> bool:
+    place = parts.at("_return_pattern_matched_deployments")
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         def _return_pattern_matched_deployments(self: Any, matched_pattern: Any, deployments: Any) -> Any:
@@ -107,5 +94,21 @@ def install_wildcards(patches: PatchSet, pattern_router: type) -> list[str]:
 
         return _return_pattern_matched_deployments
 
-    patches.replace(pattern_router, found[0], make)
-    return [WILDCARDS]
+    patches.replace(place.owner, place.name, make)
+    return True
+
+
+PRINT = Feature(
+    "print_deployment",
+    "`copy.deepcopy` of a deployment for each log line that may name it",
+    "the same copies, made by hand",
+    _print,
+    needs=("print_deployment",),
+)
+WILDCARDS = Feature(
+    "wildcards",
+    "`copy.deepcopy` of a wildcard group's deployments",
+    "the same copies, made by hand",
+    _wildcards,
+    needs=("_return_pattern_matched_deployments",),
+)

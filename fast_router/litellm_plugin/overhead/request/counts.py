@@ -9,41 +9,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.bands.fingerprints import is_known, member
+from fast_router.litellm_plugin.overhead.feature import Feature
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import ModuleType
 
-    from fast_router.litellm_plugin.bands.member_names import Names
+    from fast_router.litellm_plugin.overhead.parts import Parts
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["FEATURE", "install"]
+__all__ = ["FEATURE"]
 
-FEATURE = "minute_counts"
 _SUCCESSES = "increment_deployment_successes_for_current_minute"
-_MEMORY = ("set_cache", "evict_cache", "increment_cache", "allow_ttl_override")
 
 
-def install(patches: PatchSet, names: Names, module: ModuleType, memory: type[Any]) -> list[str]:
-    """Replace the two ways in which the Router counts.
-
-    Args:
-        patches: Where to register the replacements.
-        names: Where this version keeps what.
-        module: The module of the Router's core.
-        memory: `InMemoryCache`.
-    """
-    found = member(names.core, "_update_usage")
-    successes = vars(module).get(_SUCCESSES)
-    if (
-        found is None
-        or not is_known(*found)
-        or not is_known(_SUCCESSES, successes)
-        or not all(is_known(f"InMemoryCache.{name}", vars(memory).get(name)) for name in _MEMORY)
-    ):
-        return []
-    cache_name = names.cache
+def _install(patches: PatchSet, parts: Parts) -> bool:
+    """Replace the two ways in which the Router counts."""
+    memory, cache_name = parts.memory, parts.names.cache
 
     def raised(cache: Any, key: Any) -> int | None:
         """The count under `key`, one more than before; None where LiteLLM has to begin it."""
@@ -87,6 +68,22 @@ def install(patches: PatchSet, names: Names, module: ModuleType, memory: type[An
 
         return increment_deployment_successes_for_current_minute
 
-    patches.replace(names.core, found[0], make_usage)
-    patches.replace(module, _SUCCESSES, make_successes)
-    return [FEATURE]
+    patches.replace(parts.core, parts.at("_update_usage").name, make_usage)
+    patches.replace(parts.module, _SUCCESSES, make_successes)
+    return True
+
+
+FEATURE = Feature(
+    "minute_counts",
+    "counts requests and successes through a two-tier cache",
+    "raises the count where it lies",
+    _install,
+    needs=(
+        "_update_usage",
+        _SUCCESSES,
+        "InMemoryCache.set_cache",
+        "InMemoryCache.evict_cache",
+        "InMemoryCache.increment_cache",
+        "InMemoryCache.allow_ttl_override",
+    ),
+)

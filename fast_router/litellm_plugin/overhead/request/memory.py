@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.bands.fingerprints import is_known
+from fast_router.litellm_plugin.overhead.feature import Feature
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fast_router.litellm_plugin.overhead.parts import Parts
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["FEATURE", "install"]
+__all__ = ["FEATURE"]
 
-FEATURE = "memory_reads"
 _ABSENT = object()
 _TEXT = (str, bytes, bytearray)
 
@@ -59,20 +59,22 @@ def _async_batch_get_cache(_: Callable[..., Any]) -> Callable[..., Any]:
     return async_batch_get_cache
 
 
-def install(patches: PatchSet, cache: type) -> list[str]:
-    """Replace the reads of `litellm.caching.in_memory_cache.InMemoryCache`.
-
-    Args:
-        patches: Where to register the replacements.
-        cache: That class. A subclass with its own `get_cache` keeps it: batches call the method.
-    """
+def _install(patches: PatchSet, parts: Parts) -> bool:
+    """Replace the reads; a subclass with its own `get_cache` keeps it: batches call the method."""
     makers = {
         "get_cache": _get_cache,
         "batch_get_cache": _batch_get_cache,
         "async_batch_get_cache": _async_batch_get_cache,
     }
-    if not all(is_known(f"InMemoryCache.{name}", vars(cache).get(name)) for name in makers):
-        return []
     for name, make in makers.items():
-        patches.replace(cache, name, make)
-    return [FEATURE]
+        patches.replace(parts.memory, name, make)
+    return True
+
+
+FEATURE = Feature(
+    "memory_reads",
+    "sends every cached number through a JSON decoder that rejects it",
+    "only text is decoded; absent keys cost one lookup",
+    _install,
+    needs=("InMemoryCache.get_cache", "InMemoryCache.batch_get_cache", "InMemoryCache.async_batch_get_cache"),
+)

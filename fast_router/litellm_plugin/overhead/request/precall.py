@@ -9,25 +9,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.bands.fingerprints import is_known, member
-from fast_router.litellm_plugin.overhead.lookups import Lookups, LookupService
+from fast_router.litellm_plugin.bands.fingerprints import member
+from fast_router.litellm_plugin.overhead.feature import Feature
+from fast_router.litellm_plugin.overhead.lookups import Lookups
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fast_router.litellm_plugin.bands.member_names import Names
+    from fast_router.litellm_plugin.overhead.parts import Parts
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["FEATURE", "install"]
-
-FEATURE = "pre_call_checks"
+__all__ = ["FEATURE"]
 
 
-def install(patches: PatchSet, names: Names, service: LookupService) -> list[str]:
+def _install(patches: PatchSet, parts: Parts) -> bool:
     """Run `_pre_call_checks` and its token question with remembered lookups."""
-    found = member(names.core, "_pre_call_checks")
-    if found is None or not is_known(*found):
-        return []
+    names, service = parts.names, parts.service
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         def with_lookups(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -35,8 +32,18 @@ def install(patches: PatchSet, names: Names, service: LookupService) -> list[str
 
         return with_lookups
 
-    patches.replace(names.core, found[0], make)
+    patches.replace(names.core, parts.at("_pre_call_checks").name, make)
     question = member(names.core, "_deployment_max_input_tokens")
     if question is not None:
         patches.replace(names.core, question[0], make)
-    return [FEATURE]
+    return True
+
+
+FEATURE = Feature(
+    "pre_call_checks",
+    "merges every candidate's model info anew, twice",
+    "remembered",
+    _install,
+    needs=("_pre_call_checks",),
+    remembers=True,
+)

@@ -8,17 +8,16 @@ own function is asked.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import types
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.bands.fingerprints import is_known, member
+from fast_router.litellm_plugin.overhead.feature import Feature
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import ModuleType
 
+    from fast_router.litellm_plugin.overhead.parts import Parts
     from fast_router.litellm_plugin.patching import PatchSet
 
 __all__ = [
@@ -29,35 +28,13 @@ __all__ = [
     "MOCKS",
     "RESERVATIONS",
     "TRACES",
-    "install_awaitable",
-    "install_hops",
-    "install_marks",
-    "install_metadata",
-    "install_mocks",
-    "install_reservations",
-    "install_traces",
 ]
-
-AWAITABLE = "awaitable_answers"
-HOPS = "fallback_hops"
-MARKS = "deployment_marks"
-METADATA = "metadata_names"
-MOCKS = "mock_testing"
-RESERVATIONS = "token_reservations"
-TRACES = "trace_spans"
 
 _SPAN = "litellm_parent_otel_span"
 
 
-def _known_global(module: ModuleType, name: str) -> bool:
-    return is_known(name, vars(module).get(name))
-
-
-def install_mocks(patches: PatchSet, core: type) -> list[str]:
+def _mocks(patches: PatchSet, parts: Parts) -> bool:
     """Read the three `mock_testing_…` flags only where a request has one."""
-    found = member(core, "_handle_mock_testing_fallbacks")
-    if found is None or not is_known(*found):
-        return []
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         def _handle_mock_testing_fallbacks(self: Any, kwargs: Any, *args: Any, **more: Any) -> Any:
@@ -71,15 +48,12 @@ def install_mocks(patches: PatchSet, core: type) -> list[str]:
 
         return _handle_mock_testing_fallbacks
 
-    patches.replace(core, found[0], make)
-    return [MOCKS]
+    patches.replace(parts.core, parts.at("_handle_mock_testing_fallbacks").name, make)
+    return True
 
 
-def install_traces(patches: PatchSet, module: ModuleType) -> list[str]:
+def _traces(patches: PatchSet, parts: Parts) -> bool:
     """Find a request's trace, which the Router's module asks for eight times a request."""
-    name = "get_parent_otel_span_from_kwargs"
-    if not _known_global(module, name):
-        return []
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         def get_parent_otel_span_from_kwargs(kwargs: Any = None) -> Any:
@@ -94,15 +68,12 @@ def install_traces(patches: PatchSet, module: ModuleType) -> list[str]:
 
         return get_parent_otel_span_from_kwargs
 
-    patches.replace(module, name, make)
-    return [TRACES]
+    patches.replace(parts.module, "get_parent_otel_span_from_kwargs", make)
+    return True
 
 
-def install_marks(patches: PatchSet, module: ModuleType) -> list[str]:
+def _marks(patches: PatchSet, parts: Parts) -> bool:
     """Find what a pick has written into a request's metadata without a generator inside a generator."""
-    name = "find_deployment_metadata"
-    if not _known_global(module, name):
-        return []
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         def find_deployment_metadata(kwargs: Any) -> Any:
@@ -114,15 +85,12 @@ def install_marks(patches: PatchSet, module: ModuleType) -> list[str]:
 
         return find_deployment_metadata
 
-    patches.replace(module, name, make)
-    return [MARKS]
+    patches.replace(parts.module, "find_deployment_metadata", make)
+    return True
 
 
-def install_metadata(patches: PatchSet, module: ModuleType) -> list[str]:
+def _metadata(patches: PatchSet, parts: Parts) -> bool:
     """Remember under which name a function's metadata travels, instead of looking for five words in the function's."""
-    name = "get_router_metadata_variable_name"
-    if not _known_global(module, name):
-        return []
     answers: dict[str | None, str] = {}
 
     def make(original: Callable[..., str]) -> Callable[..., str]:
@@ -136,24 +104,13 @@ def install_metadata(patches: PatchSet, module: ModuleType) -> list[str]:
 
         return get_router_metadata_variable_name
 
-    patches.replace(module, name, make)
-    return [METADATA]
+    patches.replace(parts.module, "get_router_metadata_variable_name", make)
+    return True
 
 
-def install_reservations(patches: PatchSet, module: ModuleType) -> list[str]:
+def _reservations(patches: PatchSet, parts: Parts) -> bool:
     """Look for reserved tokens in the two places in which a request on its way to a deployment can have them."""
-    refund, note = "refund_stale_reservation_before_retry", "set_io_token_rate_limit_request_kwargs"
-    try:
-        checks = importlib.import_module("litellm.router_utils.pre_call_checks.io_token_rate_limit_check")
-    except ImportError:
-        return []
-    if not (
-        _known_global(module, refund)
-        and _known_global(module, note)
-        and is_known("_clear_reservation_from_kwargs", vars(checks).get("_clear_reservation_from_kwargs"))
-        and is_known("_reservation_channels", vars(checks).get("_reservation_channels"))
-    ):
-        return []
+    checks = parts.at("_reservation_channels").owner
     keys = (checks.ITPM_RESERVED_KEY, checks.OTPM_RESERVED_KEY, checks.ITPM_CACHE_KEY, checks.OTPM_CACHE_KEY)
     first, second, third, fourth = keys
     running = checks._io_token_rate_limit_request_kwargs
@@ -192,9 +149,9 @@ def install_reservations(patches: PatchSet, module: ModuleType) -> list[str]:
 
         return set_io_token_rate_limit_request_kwargs
 
-    patches.replace(module, refund, make_refund)
-    patches.replace(module, note, make_note)
-    return [RESERVATIONS]
+    patches.replace(parts.module, "refund_stale_reservation_before_retry", make_refund)
+    patches.replace(parts.module, "set_io_token_rate_limit_request_kwargs", make_note)
+    return True
 
 
 class _Mappings:
@@ -220,17 +177,11 @@ class _Mappings:
         return getattr(self._adapter, name)
 
 
-def install_hops(patches: PatchSet, module: ModuleType, core: type) -> list[str]:
+def _hops(patches: PatchSet, parts: Parts) -> bool:
     """Tell a fallback's hop without copying all of a request's arguments twice."""
-    adapter, failed = "_FALLBACK_HOP_ADAPTER", "_deployment_that_just_failed"
-    found = member(core, "_update_kwargs_with_deployment")
-    if (
-        found is None
-        or not is_known(*found)
-        or not _known_global(module, failed)
-        or type(vars(module).get(adapter)).__name__ != "TypeAdapter"
-    ):
-        return []
+    module, adapter = parts.module, "_FALLBACK_HOP_ADAPTER"
+    if type(vars(module).get(adapter)).__name__ != "TypeAdapter":
+        return False
 
     def make(original: Callable[..., Any]) -> Callable[..., Any]:
         def _deployment_that_just_failed(request_metadata: Any) -> Any:
@@ -242,16 +193,13 @@ def install_hops(patches: PatchSet, module: ModuleType, core: type) -> list[str]
         return _deployment_that_just_failed
 
     patches.replace(module, adapter, _Mappings)
-    patches.replace(module, failed, make)
-    return [HOPS]
+    patches.replace(module, "_deployment_that_just_failed", make)
+    return True
 
 
-def install_awaitable(patches: PatchSet) -> list[str]:
+def _awaitable(patches: PatchSet, parts: Parts) -> bool:
     """Tell coroutine functions by their code, and that an answer is none without three exceptions."""
-    checker = importlib.import_module("litellm.litellm_core_utils.coroutine_checker").CoroutineChecker
-    found = member(checker, "is_async_callable")
-    if found is None or not is_known(*found):
-        return []
+    place = parts.at("is_async_callable")
     from pydantic import BaseModel  # noqa: PLC0415 - LiteLLM has it loaded
 
     answers: dict[type, bool] = {}
@@ -280,5 +228,63 @@ def install_awaitable(patches: PatchSet) -> list[str]:
 
         return is_async_callable
 
-    patches.replace(checker, found[0], make)
-    return [AWAITABLE]
+    patches.replace(place.owner, place.name, make)
+    return True
+
+
+_LOOKS = "looks at the two or three keys that can say yes"
+
+AWAITABLE = Feature(
+    "awaitable_answers",
+    "asks by way of three exceptions whether an answer is a coroutine",
+    "remembered per class of answers",
+    _awaitable,
+    needs=("is_async_callable",),
+)
+HOPS = Feature(
+    "fallback_hops",
+    "copies all of a request's arguments twice to see whether it is a fallback's hop",
+    _LOOKS,
+    _hops,
+    needs=("_update_kwargs_with_deployment", "_deployment_that_just_failed"),
+)
+MARKS = Feature(
+    "deployment_marks",
+    "asks by way of two generators where a pick has left its marks in a request",
+    _LOOKS,
+    _marks,
+    needs=("find_deployment_metadata",),
+)
+METADATA = Feature(
+    "metadata_names",
+    "looks for five words in a function's name to tell under which name its metadata travels",
+    "remembered per function",
+    _metadata,
+    needs=("get_router_metadata_variable_name",),
+)
+MOCKS = Feature(
+    "mock_testing",
+    "validates the test flags of a request that has none",
+    _LOOKS,
+    _mocks,
+    needs=("_handle_mock_testing_fallbacks",),
+)
+RESERVATIONS = Feature(
+    "token_reservations",
+    "looks for reserved tokens through every part of a request",
+    _LOOKS,
+    _reservations,
+    needs=(
+        "refund_stale_reservation_before_retry",
+        "set_io_token_rate_limit_request_kwargs",
+        "_clear_reservation_from_kwargs",
+        "_reservation_channels",
+    ),
+)
+TRACES = Feature(
+    "trace_spans",
+    "looks eight times a request for the trace that it belongs to",
+    _LOOKS,
+    _traces,
+    needs=("get_parent_otel_span_from_kwargs",),
+)

@@ -11,30 +11,23 @@ import asyncio
 from types import CoroutineType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.bands.fingerprints import is_known, member
+from fast_router.litellm_plugin.overhead.feature import Feature
 
 if TYPE_CHECKING:
+    from fast_router.litellm_plugin.overhead.parts import Parts
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["FEATURE", "install"]
+__all__ = ["FEATURE"]
 
-FEATURE = "service_hooks"
 _HOOK = "async_service_success_hook"
 
 
-def install(patches: PatchSet, litellm: Any, logger: type, module: ModuleType) -> list[str]:
-    """Skip the tasks of the Router's module.
-
-    Args:
-        patches: Where to register the replacement.
-        litellm: The package, for its list of service callbacks.
-        logger: LiteLLM's `ServiceLogging`.
-        module: The module of the Router's core.
-    """
-    found = member(logger, _HOOK)
-    if found is None or not is_known(_HOOK, found[1]) or vars(module).get("asyncio") is not asyncio:
-        return []
-    code = found[1].__code__
+def _install(patches: PatchSet, parts: Parts) -> bool:
+    """Skip the tasks of the Router's module."""
+    litellm, module = parts.litellm, parts.module
+    if vars(module).get("asyncio") is not asyncio:
+        return False
+    code = parts.at(_HOOK).function.__code__
     done: asyncio.Future[None] | None = None
 
     class Asyncio(ModuleType):
@@ -61,4 +54,13 @@ def install(patches: PatchSet, litellm: Any, logger: type, module: ModuleType) -
             return asyncio.create_task(coroutine, **options)
 
     patches.replace(module, "asyncio", lambda _: Asyncio("asyncio", asyncio.__doc__))
-    return [FEATURE]
+    return True
+
+
+FEATURE = Feature(
+    "service_hooks",
+    "starts two tasks to report its own timing to nobody",
+    "no task unless `litellm.service_callback` has somebody",
+    _install,
+    needs=(_HOOK,),
+)

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.bands.fingerprints import is_known
+from fast_router.litellm_plugin.overhead.feature import Feature
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fast_router.litellm_plugin.overhead.parts import Parts
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["FEATURE", "install", "some_token_limit"]
-
-FEATURE = "token_counting"
+__all__ = ["FEATURE", "some_token_limit"]
 
 
 def some_token_limit(candidates: Any) -> bool:
@@ -87,25 +86,27 @@ def _by_name(original: Callable[..., Any]) -> Callable[..., Any]:
     return _common_checks_available_deployment
 
 
-def install(patches: PatchSet, handlers: dict[str, type]) -> list[str]:
-    """Spare the counting in the handlers of LiteLLM's strategies.
+_SITES = {
+    "LowestLatency._get_available_deployments": _synchronous,
+    "LowestCost.async_get_available_deployments": _asynchronous,
+    "LowestTPM.get_available_deployments": _synchronous,
+    "LowestTPM_v2._common_checks_available_deployment": _by_name,
+}
 
-    Args:
-        patches: Where to register the replacements.
-        handlers: Strategy handler classes by the short names ``LowestLatency``, ``LowestCost``,
-            ``LowestTPM``, ``LowestTPM_v2``; absent ones are left out.
-    """
-    sites = (
-        ("LowestLatency", "_get_available_deployments", _synchronous),
-        ("LowestCost", "async_get_available_deployments", _asynchronous),
-        ("LowestTPM", "get_available_deployments", _synchronous),
-        ("LowestTPM_v2", "_common_checks_available_deployment", _by_name),
-    )
-    done = False
-    for short, method, make in sites:
-        handler = handlers.get(short)
-        if handler is None or not is_known(f"{short}.{method}", vars(handler).get(method)):
-            continue
-        patches.replace(handler, method, make)
-        done = True
-    return [FEATURE] if done else []
+
+def _install(patches: PatchSet, parts: Parts) -> bool:
+    """Spare the counting in the handlers of LiteLLM's strategies."""
+    for name, make in _SITES.items():
+        if parts.knows(name):
+            place = parts.at(name)
+            patches.replace(place.owner, place.name, make)
+    return True
+
+
+FEATURE = Feature(
+    "token_counting",
+    "counts the prompt's tokens on the event loop for the latency, cost and usage strategies",
+    "only where a candidate has a token limit",
+    _install,
+    any_of=tuple(_SITES),
+)

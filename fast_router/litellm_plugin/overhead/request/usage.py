@@ -9,36 +9,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.bands.fingerprints import is_known, member
+from fast_router.litellm_plugin.overhead.feature import Feature
 from fast_router.litellm_plugin.overhead.lookups import Lookups, LookupService
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from types import ModuleType
 
-    from fast_router.litellm_plugin.bands.member_names import Names
+    from fast_router.litellm_plugin.overhead.parts import Parts
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["FEATURE", "install"]
-
-FEATURE = "usage_verdict"
+__all__ = ["FEATURE"]
 
 
-def install(patches: PatchSet, names: Names, service: LookupService, module: ModuleType) -> list[str]:
-    """Put the remembered verdict in front of `_increment_deployment_usage`, and of what asks it before an answer.
-
-    Args:
-        patches: Where to register the replacements.
-        names: Where this version keeps what.
-        service: What is remembered.
-        module: The module of the Router's core.
-    """
-    found = member(names.core, "_increment_deployment_usage")
-    if found is None or not is_known(*found):
-        return []
-    asking = member(names.core, "increment_deployment_usage_for_response")
-    if asking is not None and is_known(*asking):
-        patches.replace(names.core, asking[0], lambda original: _for_response(original, names.core, service, module))
+def _install(patches: PatchSet, parts: Parts) -> bool:
+    """Put the remembered verdict in front of `_increment_deployment_usage`, and of what asks it before an answer."""
+    names, service, asking = parts.names, parts.service, "increment_deployment_usage_for_response"
+    if parts.knows(asking):
+        name = parts.at(asking).name
+        patches.replace(names.core, name, lambda original: _for_response(original, names.core, service, parts.module))
 
     def make(original: Callable[..., Awaitable[str | None]]) -> Callable[..., Awaitable[str | None]]:
         async def _increment_deployment_usage(
@@ -54,8 +43,8 @@ def install(patches: PatchSet, names: Names, service: LookupService, module: Mod
 
         return _increment_deployment_usage
 
-    patches.replace(names.core, found[0], make)
-    return [FEATURE]
+    patches.replace(names.core, parts.at("_increment_deployment_usage").name, make)
+    return True
 
 
 def _for_response(original: Any, core: type, service: LookupService, module: ModuleType) -> Any:
@@ -85,3 +74,13 @@ def _for_response(original: Any, core: type, service: LookupService, module: Mod
         await original(self, response, request_kwargs)
 
     return increment_deployment_usage_for_response
+
+
+FEATURE = Feature(
+    "usage_verdict",
+    "builds the deployment anew and deep-copies its model info, twice, to find that nothing limits it",
+    "remembered; checked against the live entry and the price map's generation",
+    _install,
+    needs=("_increment_deployment_usage",),
+    remembers=True,
+)

@@ -14,18 +14,17 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.bands.fingerprints import is_known
+from fast_router.litellm_plugin.overhead.feature import Feature
 from fast_router.litellm_plugin.overhead.strategies.hand_back import HandBack
 from fast_router.litellm_plugin.picks.replaced_selectors import Replaced, all_replaced, before_choice, replaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fast_router.litellm_plugin.overhead.parts import Parts
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["FEATURE", "install"]
-
-FEATURE = "strategy_state"
+__all__ = ["FEATURE"]
 
 _STRATEGIES = {
     "LowestLatency": "latency_based",
@@ -49,19 +48,14 @@ _COUNTING = {
 _LIMITING = {"LowestTPM_v2": ("pre_call_check", "async_pre_call_check")}
 
 
-def install(patches: PatchSet, handlers: dict[str, type]) -> list[str]:
-    """Spare the strategy objects of the classes whose source is known.
-
-    Args:
-        patches: Where to register the replacements.
-        handlers: Short name → class.
-    """
+def _install(patches: PatchSet, parts: Parts) -> bool:
+    """Spare the strategy objects of the classes whose source is known."""
     kinds: dict[type, str] = {}
     word = "latency"
     for short, strategy in _STRATEGIES.items():
-        handler = handlers.get(short)
+        handler = parts.handlers.get(short)
         names = (*_COUNTING[short], *_LIMITING.get(short, ()))
-        if handler is None or not all(is_known(f"{short}.{name}", vars(handler).get(name)) for name in names):
+        if handler is None or not all(parts.knows(f"{short}.{name}") for name in names):
             continue
         kinds[handler] = strategy
         if short == "LowestLatency" and "latency_normalized" in inspect.getsource(handler):
@@ -73,7 +67,7 @@ def install(patches: PatchSet, handlers: dict[str, type]) -> list[str]:
         for name in _LIMITING.get(short, ()):
             patches.replace(handler, name, _bound(_check if name.startswith("async_") else _sync_check, strategy, 0))
     if not kinds:
-        return []
+        return False
     hand_back = HandBack(kinds, word)
     before_choice.append(hand_back)
 
@@ -83,7 +77,7 @@ def install(patches: PatchSet, handlers: dict[str, type]) -> list[str]:
             hand_back(selector)
 
     patches.on_restore(undo)
-    return [FEATURE]
+    return True
 
 
 def _bound(make: Callable[..., Any], strategy: str, sign: int) -> Callable[[Any], Any]:
@@ -178,3 +172,12 @@ def _sync_check(original: Any, strategy: str, _: int) -> Any:
         return original(self, deployment)
 
     return pre_call_check
+
+
+FEATURE = Feature(
+    "strategy_state",
+    "its strategies keep maps and counters from callbacks, for their own choices",
+    "not while fast_router chooses; see below",
+    _install,
+    any_of=tuple(f"{short}.{name}" for short in _STRATEGIES for name in (*_COUNTING[short], *_LIMITING.get(short, ()))),
+)
