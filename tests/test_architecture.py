@@ -172,14 +172,14 @@ def test_the_page_about_the_house_names_files_that_are_there():
 
 def test_the_page_names_the_layers_in_their_order():
     page = (ROOT / "docs" / "architecture.md").read_text()
-    for seam in stack.Seam:
-        layers = ", ".join(f"`{place.name}`" for place in stack.LAYERS if place.seam is seam)
+    for seam in stack.Around:
+        layers = ", ".join(f"`{place.name}`" for place in stack.LAYERS if place.around is seam)
         assert re.search(rf"^\| `{seam.name}` \|.* \| {layers} \|$", page, re.MULTILINE), seam
 
 
 def test_every_seam_is_patched_in_one_place():
     """Whatever stands around a request or an attempt is a layer: nothing else replaces those methods of LiteLLM."""
-    seams = [seam.value for seam in stack.Seam if seam.value is not None]
+    seams = [seam.value for seam in stack.Around if seam.value is not None]
     patching = [
         name
         for name, path in MODULES.items()

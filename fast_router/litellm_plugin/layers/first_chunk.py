@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from fast_router import settings
 from fast_router.litellm_plugin import request
 from fast_router.litellm_plugin.layers.failures import judge
-from fast_router.litellm_plugin.layers.stack import Call, Installed, Seam, plug
+from fast_router.litellm_plugin.layers.stack import Around, Call, Installed, plug
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _END = object()
 
 def install(patches: PatchSet, band: Band) -> list[str]:
     """Wait for the first chunk of every stream inside its attempt."""
-    plug(patches, band, Seam.ATTEMPT, "stream_failover", Installed(_wanted, _around))
+    plug(patches, band, Around.ATTEMPT, "stream_failover", Installed(_wanted, _around))
     module = sys.modules[band.core.__module__]
     if hasattr(module, "_aread_first_chunk"):
         patches.replace(module, "_aread_first_chunk", first_chunk_within)

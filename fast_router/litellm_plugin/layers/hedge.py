@@ -16,7 +16,7 @@ from fast_router.engine.failover.failures import FailureKind
 from fast_router.engine.failover.hedging import HedgeOptions, HedgePolicy
 from fast_router.litellm_plugin import request
 from fast_router.litellm_plugin.answers import is_cache_hit
-from fast_router.litellm_plugin.layers.stack import Call, Installed, Seam, plug
+from fast_router.litellm_plugin.layers.stack import Around, Call, Installed, plug
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _METADATA = ("metadata", "litellm_metadata")
 
 def install(patches: PatchSet, band: Band) -> list[str]:
     """Let first attempts be hedged where the options ask for it."""
-    plug(patches, band, Seam.ATTEMPT, "hedging", Installed(_wanted, _around))
+    plug(patches, band, Around.ATTEMPT, "hedging", Installed(_wanted, _around))
     return ["hedging"]
 
 

@@ -13,7 +13,7 @@ from fast_router.litellm_plugin import request
 from fast_router.litellm_plugin.answers import cached_of, is_cache_hit, usage_of
 from fast_router.litellm_plugin.layers.failures import judge
 from fast_router.litellm_plugin.layers.retry_timing import spend
-from fast_router.litellm_plugin.layers.stack import Call, Installed, Seam, plug
+from fast_router.litellm_plugin.layers.stack import Around, Call, Installed, plug
 from fast_router.litellm_plugin.layers.stream_end import driving, follow, install_usage, streams
 from fast_router.litellm_plugin.request import Attempt, current
 from fast_router.litellm_plugin.tally import tally
@@ -112,10 +112,10 @@ def _always(_binding: Binding, _core: Any) -> bool:
 
 def install(patches: PatchSet, band: Band) -> list[str]:
     """Follow every attempt of every Router."""
-    plug(patches, band, Seam.ATTEMPT, "attempts", Installed(_always, _around))
-    if band.has(Seam.RECOVERY.value):
+    plug(patches, band, Around.ATTEMPT, "attempts", Installed(_always, _around))
+    if band.has(Around.RECOVERY.value):
         from litellm.exceptions import MidStreamFallbackError  # noqa: PLC0415
 
-        plug(patches, band, Seam.RECOVERY, "attempts", Installed(_always, _recovering(MidStreamFallbackError)))
+        plug(patches, band, Around.RECOVERY, "attempts", Installed(_always, _recovering(MidStreamFallbackError)))
     install_usage(patches)
     return ["attempts"]

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fast_router.engine.deployment import CLOSED, FULL, QOS
-from fast_router.litellm_plugin.layers.stack import Installed, Pick, Seam, plug
+from fast_router.litellm_plugin.layers.stack import Around, Installed, Pick, plug
 from fast_router.litellm_plugin.request import current
 from fast_router.litellm_plugin.tally import tally
 
@@ -48,7 +48,7 @@ def limited(entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def install(patches: PatchSet, band: Band) -> list[str]:
     """Let asynchronous picks keep to the limits, in Routers with an entry that has one."""
-    plug(patches, band, Seam.PICK, "admission", Installed(_wanted, _around))
+    plug(patches, band, Around.PICK, "admission", Installed(_wanted, _around))
     return ["admission"]
 
 

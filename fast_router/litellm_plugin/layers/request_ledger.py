@@ -13,7 +13,7 @@ from fast_router import settings
 from fast_router.litellm_plugin import request as running
 from fast_router.litellm_plugin.layers import first_chunk, hedge, moderations, retry_timing, wait
 from fast_router.litellm_plugin.layers.failures import ended, enter, judged_later
-from fast_router.litellm_plugin.layers.stack import Call, Installed, Seam, plug
+from fast_router.litellm_plugin.layers.stack import Around, Call, Installed, plug
 from fast_router.litellm_plugin.layers.stream_end import driving
 from fast_router.litellm_plugin.layers.wait import ON_A_LOOP
 from fast_router.litellm_plugin.request import RequestLedger
@@ -39,8 +39,8 @@ def install(patches: PatchSet, band: Band) -> list[str]:
     """
     running.on_end.append(ended)
     patches.on_restore(lambda: running.on_end.remove(ended))
-    plug(patches, band, Seam.REQUEST, "failover", Installed(_always, _around))
-    plug(patches, band, Seam.RECOVERY, "failover", Installed(_always, _around_recovery))
+    plug(patches, band, Around.REQUEST, "failover", Installed(_always, _around))
+    plug(patches, band, Around.RECOVERY, "failover", Installed(_always, _around_recovery))
     retry_timing.install(patches, band)
     repairs.install(patches, band, judged_later)
     moderations.install(patches, band)

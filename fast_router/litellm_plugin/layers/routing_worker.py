@@ -18,7 +18,7 @@ from fast_router.celery_routing.process import candidates_of, process_routing
 from fast_router.engine.failover.blame import Blame, Case
 from fast_router.errors import ModelBusyError, RoutingTimeoutError
 from fast_router.litellm_plugin import request as running
-from fast_router.litellm_plugin.layers.stack import Installed, Pick, PickSync, Seam, plug
+from fast_router.litellm_plugin.layers.stack import Around, Installed, Pick, PickSync, plug
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -275,7 +275,7 @@ def install(patches: PatchSet, band: Band) -> list[str]:
     if options.current().routing != "celery":
         return []
     process_routing()
-    plug(patches, band, Seam.PICK, "celery_routing", Installed(lambda _binding, _core: True, _around, _around_sync))
+    plug(patches, band, Around.PICK, "celery_routing", Installed(lambda _binding, _core: True, _around, _around_sync))
     running.on_end.append(_ended)
     patches.on_restore(lambda: running.on_end.remove(_ended))
     return ["celery_routing"]

@@ -28,7 +28,7 @@ from fast_router.litellm_plugin.tally import tally
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.methods import Band
 
-__all__ = ["LAYERS", "Call", "CallSync", "Installed", "Pick", "PickSync", "Place", "Seam", "plug"]
+__all__ = ["LAYERS", "Around", "Call", "CallSync", "Installed", "Pick", "PickSync", "Place", "plug"]
 
 Call = Callable[..., Awaitable[Any]]
 """`await call(core, *args, **kwargs)`: the method behind a seam, called as LiteLLM has called it."""
@@ -43,8 +43,8 @@ PickSync = Callable[..., Any]
 """The same for synchronous picks: `pick(lane, core, model, messages, input, specific_deployment, request_kwargs)`."""
 
 
-class Seam(Enum):
-    """Where LiteLLM can be held on to: a method, None where a layer stands around what is replaced elsewhere."""
+class Around(Enum):
+    """What a layer stands around: a method of LiteLLM's, None where it is replaced elsewhere."""
 
     REQUEST = "async_function_with_fallbacks"
     """One request, with all its retries and fallbacks."""
@@ -63,43 +63,43 @@ class Place:
     """A place in the stack.
 
     Attributes:
-        seam: What it stands around.
+        around: What it stands around.
         name: The feature's, as `disabled_features` knows it.
         each: True for a layer that must see every pick: the fast lane of its Routers is closed.
     """
 
-    seam: Seam
+    around: Around
     name: str
     each: bool = False
 
 
 LAYERS = (
     # Whatever happens to a request is entered in its ledger, so nothing of a request is outside of it.
-    Place(Seam.REQUEST, "failover"),
+    Place(Around.REQUEST, "failover"),
     # Outlasting an outage repeats LiteLLM's whole walk through retries and fallbacks, with one ledger.
-    Place(Seam.REQUEST, "waiting"),
+    Place(Around.REQUEST, "waiting"),
     # On the way to LiteLLM's own loop: the last place that sees whose thread a synchronous call blocks.
-    Place(Seam.REQUEST_SYNC, "waiting"),
+    Place(Around.REQUEST_SYNC, "waiting"),
     # A fallback that begins in the middle of a stream needs the ledger of who broke before anything is tried, …
-    Place(Seam.RECOVERY, "failover"),
+    Place(Around.RECOVERY, "failover"),
     # … and the attempt that broke ends before the one that takes over is picked.
-    Place(Seam.RECOVERY, "attempts"),
+    Place(Around.RECOVERY, "attempts"),
     # A synchronous call waits for its turn as a whole, or again if another thread was quicker.
-    Place(Seam.ATTEMPT, "waiting"),
+    Place(Around.ATTEMPT, "waiting"),
     # A hedge races two whole attempts, each with a lease, a first chunk and a failure of its own.
-    Place(Seam.ATTEMPT, "hedging"),
+    Place(Around.ATTEMPT, "hedging"),
     # A stream is an attempt up to its first chunk, which is read when the attempt has been handed to the stream.
-    Place(Seam.ATTEMPT, "stream_failover"),
+    Place(Around.ATTEMPT, "stream_failover"),
     # The attempt itself: whatever LiteLLM does with it, its pick finds it, and its end releases the lease.
-    Place(Seam.ATTEMPT, "attempts"),
+    Place(Around.ATTEMPT, "attempts"),
     # The routing worker is asked first: whatever it chooses, all that this process knows of limits must allow.
-    Place(Seam.PICK, "celery_routing", each=True),
+    Place(Around.PICK, "celery_routing", each=True),
     # The whole fleet's limits are asked about the deployment that was chosen, so everything that chooses is inside.
-    Place(Seam.PICK, "strict limits", each=True),
+    Place(Around.PICK, "strict limits", each=True),
     # A quality limit refuses at once or after its own retries: it is outside of waiting, which would hold it up.
-    Place(Seam.PICK, "admission"),
+    Place(Around.PICK, "admission"),
     # Whoever waits has passed everything else; when its turn comes, nothing but the pick is left.
-    Place(Seam.PICK, "waiting"),
+    Place(Around.PICK, "waiting"),
 )
 """The layers around each seam, the outermost first."""
 
@@ -119,12 +119,12 @@ class Installed:
     around_sync: Callable[[CallSync, Binding], CallSync] | None = None
 
 
-_installed: dict[tuple[Seam, str], Installed] = {}
+_installed: dict[tuple[Around, str], Installed] = {}
 # The seams that are patched, with what each of them was before: the innermost of every Router.
-_patched: dict[Seam, Call] = {}
+_patched: dict[Around, Call] = {}
 
 
-def plug(patches: PatchSet, band: Band | None, seam: Seam, name: str, layer: Installed) -> None:
+def plug(patches: PatchSet, band: Band | None, seam: Around, name: str, layer: Installed) -> None:
     """Put a layer into its place for as long as `patches` are on.
 
     Args:
@@ -134,7 +134,7 @@ def plug(patches: PatchSet, band: Band | None, seam: Seam, name: str, layer: Ins
         name: Of a `Place` there.
         layer: What stands there.
     """
-    assert any(place.seam is seam and place.name == name for place in LAYERS), name
+    assert any(place.around is seam and place.name == name for place in LAYERS), name
     if not _installed:
         _begin()
     if band is not None and seam.value is not None and seam not in _patched:
@@ -169,7 +169,7 @@ def _end() -> None:
 # -- seams -------------------------------------------------------------------------------------------------
 
 
-def _patch(patches: PatchSet, band: Band, seam: Seam) -> None:
+def _patch(patches: PatchSet, band: Band, seam: Around) -> None:
     """Replace the method behind a seam, once for all layers around it."""
     name: str = seam.value
 
@@ -229,12 +229,12 @@ def _compose(binding: Binding, core: Any) -> None:
     around_sync: PickSync | None = None
     each = False
     for place in reversed(LAYERS):
-        layer = _installed.get((place.seam, place.name))
+        layer = _installed.get((place.around, place.name))
         if layer is None or not layer.wanted(binding, core):
             continue
-        if place.seam.value is not None:
+        if place.around.value is not None:
             if layer.around is not None:
-                calls[place.seam.value] = layer.around(calls[place.seam.value], binding)
+                calls[place.around.value] = layer.around(calls[place.around.value], binding)
             continue
         each = each or place.each
         if layer.around is not None:

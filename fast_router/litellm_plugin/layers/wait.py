@@ -14,7 +14,7 @@ from fast_router import settings
 from fast_router.engine.failover.waiting import QueueFullError, Ticket, TicketState, WaitQueue
 from fast_router.litellm_plugin import request as running
 from fast_router.litellm_plugin.layers.outage import Outage, outlast
-from fast_router.litellm_plugin.layers.stack import Call, CallSync, Installed, Pick, Seam, plug
+from fast_router.litellm_plugin.layers.stack import Around, Call, CallSync, Installed, Pick, plug
 from fast_router.litellm_plugin.picks.binding import Binding, existing
 from fast_router.litellm_plugin.tally import tally
 
@@ -30,17 +30,16 @@ __all__ = ["ON_A_LOOP", "Turns", "Waiting", "install", "outlasting", "priority_o
 
 ON_A_LOOP = "_fast_router_on_a_loop"
 """A keyword argument on its way from a synchronous call to the loop that LiteLLM runs it on; it goes no further."""
-_STATE = "_fast_router_waiting"
 # Asked again at the latest after this many seconds: a limit that LiteLLM keeps by itself tells nobody when it is over.
 _LONGEST_NAP = 1.0
 
 
 def install(patches: PatchSet, band: Band) -> list[str]:
     """Let requests, synchronous attempts and picks wait where `max_wait` asks for it."""
-    plug(patches, band, Seam.REQUEST, "waiting", Installed(_wanted, _around_request))
-    plug(patches, band, Seam.REQUEST_SYNC, "waiting", Installed(_wanted, _around_sync_request))
-    plug(patches, band, Seam.ATTEMPT, "waiting", Installed(_wanted, _around_attempt))
-    plug(patches, band, Seam.PICK, "waiting", Installed(_wanted, _around))
+    plug(patches, band, Around.REQUEST, "waiting", Installed(_wanted, _around_request))
+    plug(patches, band, Around.REQUEST_SYNC, "waiting", Installed(_wanted, _around_sync_request))
+    plug(patches, band, Around.ATTEMPT, "waiting", Installed(_wanted, _around_attempt))
+    plug(patches, band, Around.PICK, "waiting", Installed(_wanted, _around))
     return ["waiting"]
 
 
@@ -191,15 +190,15 @@ async def _room(core: Any, request: dict[str, Any], seconds: float) -> float:
 
 def waiting_of(core: Any) -> Waiting | None:
     """Give the waiters of a Router, None before its first pick."""
-    found: Waiting | None = vars(core).get(_STATE)
+    binding = existing(core)
+    if binding is None:
+        return None
+    found: Waiting | None = binding.waiting
     if found is None:
-        binding = existing(core)
-        if binding is None:
-            return None
         with binding.lock:
-            found = vars(core).get(_STATE)
+            found = binding.waiting
             if found is None:
-                found = vars(core)[_STATE] = Waiting(binding)
+                found = binding.waiting = Waiting(binding)
     return found
 
 

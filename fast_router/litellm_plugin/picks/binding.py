@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fast_router.engine import Deployment, ModelGroup
-from fast_router.litellm_plugin.picks import strategies_by_name
+from fast_router.litellm_plugin.picks.given import known as given_now
 from fast_router.litellm_plugin.picks.plan import Plan
 from fast_router.litellm_plugin.picks.plan_compiler import compile_plan
 from fast_router.litellm_plugin.picks.prices import price_of
@@ -25,6 +25,7 @@ from fast_router.router import AdvancedRouter
 
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.methods import Band
+    from fast_router.litellm_plugin.request import Failover
 
 __all__ = ["KEY", "Binding", "bind", "clear_layers", "existing", "on_bind", "on_change", "on_compile", "outdate"]
 
@@ -74,6 +75,8 @@ class Binding:
         engine: The engine of `router`.
         around: The layers around its asynchronous picks that the fast lane leaves, None if it has none.
         around_sync: The same for synchronous picks.
+        failover: Its breakers and budgets, made at the first request that needs them.
+        waiting: Those of its requests that wait, as `layers.wait` keeps them.
         calls: What stands around its requests and attempts, by the name of LiteLLM's method.
         stacked: The version that `calls` and the layers around picks were composed for.
         detour: Zero while the fast lane is open: no layer must see each pick, and nobody queues.
@@ -100,6 +103,7 @@ class Binding:
         "core",
         "detour",
         "engine",
+        "failover",
         "lock",
         "look",
         "plans",
@@ -107,6 +111,7 @@ class Binding:
         "router",
         "stacked",
         "version",
+        "waiting",
     )
 
     def __init__(self, band: Band, core: Any) -> None:
@@ -124,6 +129,8 @@ class Binding:
         self.around_sync: Callable[..., Any] | None = None
         self.calls: dict[str, Callable[..., Any]] = {}
         self.stacked = -1
+        self.failover: Failover | None = None
+        self.waiting: Any = None
         self.detour = 0
         self._closed = False
         # The version and the length of the model list that `on_change` was told last.
@@ -204,7 +211,7 @@ class Binding:
 
     def _name_strategy(self, core: Any) -> None:
         """Have `router` say which strategy the Router is set to."""
-        given: strategies_by_name.Strategies | None = vars(core).get(strategies_by_name.KEY)
+        given = given_now(core)
         told = self._litellms_strategy(core)
         name = getattr(told, "value", told)  # LiteLLM takes its enumeration, too
         self.router.routes_by = (given.router if given is not None else None) or STRATEGIES.get(name, name)

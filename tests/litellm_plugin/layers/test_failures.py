@@ -17,6 +17,7 @@ from litellm.types.router import RouterRateLimitError
 
 import fast_router
 from fast_router import settings
+from fast_router.litellm_plugin.picks.binding import existing
 from fast_router.litellm_plugin.rests.policy import policy_of
 from fast_router.litellm_plugin.rests.store import memory_of, seconds_left
 from fast_router.litellm_plugin.switch import switch as _switch
@@ -469,9 +470,9 @@ async def test_a_cancelled_waiter_leaves_nothing_behind(servers):
     waiting = asyncio.ensure_future(ask(r))
     core = r.__dict__.get("_core", r)
     deadline = time.monotonic() + 10
-    while "_fast_router_waiting" not in vars(core) and time.monotonic() < deadline:
+    while getattr(existing(core), "waiting", None) is None and time.monotonic() < deadline:
         await asyncio.sleep(0.01)
-    queue = vars(core)["_fast_router_waiting"].queue(fast_router.advanced_router(r).groups["m"])
+    queue = existing(core).waiting.queue(fast_router.advanced_router(r).groups["m"])
     while len(queue) != 1 and time.monotonic() < deadline:
         await asyncio.sleep(0.01)
     waiting.cancel()

@@ -192,7 +192,7 @@ def test_a_layer_that_must_see_each_pick_closes_the_fast_lane_of_its_router_alon
         return pick
 
     layer = stack.Installed(lambda binding, core: core is core_of(one), around)
-    monkeypatch.setitem(stack._installed, (stack.Seam.PICK, "celery_routing"), layer)
+    monkeypatch.setitem(stack._installed, (stack.Around.PICK, "celery_routing"), layer)
     fast_router.invalidate(one), fast_router.invalidate(other)
     pick_id(one), pick_id(other)
     assert fast_picks(one) == 5  # answered from the plan, though by way of the layer
@@ -219,7 +219,7 @@ def test_a_layer_that_fails_is_counted_and_litellm_answers(monkeypatch):
     def broken(_binding, _core):
         raise ZeroDivisionError
 
-    monkeypatch.setitem(stack._installed, (stack.Seam.PICK, "waiting"), stack.Installed(broken))
+    monkeypatch.setitem(stack._installed, (stack.Around.PICK, "waiting"), stack.Installed(broken))
     fast_router.invalidate(made)
     errors = fast_router.status()["errors"]["count"]
     assert pick_id(made) == "a"
@@ -267,14 +267,14 @@ async def test_a_layer_around_attempts_is_there_while_its_setting_is_on():
 async def test_each_seam_is_patched_once_however_many_layers_stand_around_it():
     patches = switch.patches
     assert patches is not None
-    slots = {switch.band.slot(seam.value) for seam in stack.Seam if seam.value is not None}
+    slots = {switch.band.slot(seam.value) for seam in stack.Around if seam.value is not None}
     layers = {attribute: len(patch.layers) for (_, attribute), patch in patches._patches.items() if attribute in slots}
     assert layers == dict.fromkeys(slots, 1)
 
 
 async def test_the_methods_behind_the_seams_still_look_like_litellms():
     core = type(core_of(router(entry("a"))))
-    for seam in stack.Seam:
+    for seam in stack.Around:
         if seam.value is not None:
             ours = getattr(core, switch.band.slot(seam.value))
             theirs = ours.__fast_router_original__
@@ -289,7 +289,7 @@ async def test_an_attempt_whose_layers_cannot_be_composed_is_litellms_alone(monk
     def broken(_binding, _core):
         raise ZeroDivisionError
 
-    monkeypatch.setitem(stack._installed, (stack.Seam.ATTEMPT, "hedging"), stack.Installed(broken))
+    monkeypatch.setitem(stack._installed, (stack.Around.ATTEMPT, "hedging"), stack.Installed(broken))
     fast_router.invalidate(made)
     errors = fast_router.status()["errors"]["count"]
     assert await frames_of_an_attempt(made) == []
