@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fast_router.engine.failover.hedging import HedgeOptions, HedgePolicy
     from fast_router.engine.failover.policy import FailoverPolicy
 
-__all__ = ["Attempt", "Failover", "Ledger", "RequestLedger", "current", "ledger", "on_end"]
+__all__ = ["Attempt", "Failover", "Ledger", "Reading", "RequestLedger", "current", "ledger", "on_end", "reading"]
 
 
 class Ledger(Protocol):
@@ -78,6 +78,7 @@ class RequestLedger(AttemptLedger):
         retries: How many retries it has spent.
         own_retries: Retries beyond which they are the caller's own wish, None if the Router's setting is not known.
         hedge: Whether it is a second attempt's beside the first.
+        beginning: Whether a stream of it is asked for its first chunk.
         hop: Whether LiteLLM has gone on to a fallback with it.
         error: Identity of the error of the latest failure.
         model: The model name of the latest attempt.
@@ -87,8 +88,8 @@ class RequestLedger(AttemptLedger):
     """
 
     __slots__ = (
-        "error", "failover", "hedge", "hop", "may_wait", "model", "own_retries", "raised", "request", "retries",
-        "wait_until",
+        "beginning", "error", "failover", "hedge", "hop", "may_wait", "model", "own_retries", "raised", "request",
+        "retries", "wait_until",
     )  # fmt: skip
 
     def __init__(
@@ -98,6 +99,7 @@ class RequestLedger(AttemptLedger):
         self.failover = failover
         self.hedge = False
         self.hop = False
+        self.beginning = False
         self.request = request
         if request is not None:
             self.terms = terms_of(request)
@@ -227,3 +229,29 @@ class Attempt:
 
 current: ContextVar[Attempt | None] = ContextVar("fast_router_attempt", default=None)
 """The attempt that is running in this context."""
+
+
+class Reading(Protocol):
+    """Who hears of what is read of a stream.
+
+    Attributes:
+        attempt: Ends with the stream.
+    """
+
+    attempt: Attempt
+
+    def item(self, chunk: object) -> None:
+        """A chunk has arrived."""
+
+    def finished(self) -> None:
+        """It was read to its end."""
+
+    def broken(self, error: BaseException) -> None:
+        """It failed, or somebody stopped it."""
+
+    def closed(self) -> None:
+        """The caller closed it before its end."""
+
+
+reading: ContextVar[Reading | None] = ContextVar("fast_router_stream", default=None)
+"""The stream that is asking its source for the next chunk in this context."""

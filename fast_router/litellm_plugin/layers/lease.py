@@ -14,8 +14,8 @@ from fast_router.litellm_plugin.answers import cached_of, is_cache_hit, usage_of
 from fast_router.litellm_plugin.layers.failures import judge
 from fast_router.litellm_plugin.layers.retry_timing import spend
 from fast_router.litellm_plugin.layers.stack import Around, Call, Installed, plug
-from fast_router.litellm_plugin.layers.stream_end import driving, follow, install_usage, streams
-from fast_router.litellm_plugin.request import Attempt, current
+from fast_router.litellm_plugin.layers.stream import follow, install_usage, streams
+from fast_router.litellm_plugin.request import Attempt, current, reading
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def failed(attempt: Attempt, error: BaseException) -> None:
 def _recovering(mid_stream: type[BaseException]) -> Any:
     def around(inner: Call, _binding: Binding) -> Call:
         async def recovered(core: Any, *args: Any, **kwargs: Any) -> Any:
-            watch = driving.get()
+            watch = reading.get()
             if watch is not None:
                 error = kwargs.get("e", args[0] if args else None)
                 if isinstance(error, mid_stream):

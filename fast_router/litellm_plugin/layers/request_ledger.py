@@ -14,7 +14,6 @@ from fast_router.litellm_plugin import request as running
 from fast_router.litellm_plugin.layers import first_chunk, hedge, moderations, retry_timing, wait
 from fast_router.litellm_plugin.layers.failures import ended, enter, judged_later
 from fast_router.litellm_plugin.layers.stack import Around, Call, Installed, plug
-from fast_router.litellm_plugin.layers.stream_end import driving
 from fast_router.litellm_plugin.layers.wait import ON_A_LOOP
 from fast_router.litellm_plugin.request import RequestLedger
 from fast_router.litellm_plugin.rests import repairs
@@ -111,7 +110,7 @@ def _around_recovery(inner: Call, binding: Binding) -> Call:
         if isinstance(error, Exception) and _before_its_first_token(error, kwargs.get("kwargs")):
             # Nobody has seen a token of it: LiteLLM's retries come before its fallbacks.
             raise getattr(error, "original_exception", None) or error
-        watch = driving.get()
+        watch = running.reading.get()
         if watch is None or running.ledger.get() is not None:
             return await inner(core, *args, **kwargs)
         request = kwargs.get("kwargs")
@@ -133,9 +132,10 @@ def _around_recovery(inner: Call, binding: Binding) -> Call:
 
 
 def _before_its_first_token(error: Exception, request: Any) -> bool:
-    if first_chunk.beginning.get():
+    ledger = running.ledger.get()
+    if ledger is not None and ledger.beginning:
         return True
-    # LiteLLM takes a synchronous stream's failure to a thread of its own, where that variable is not set. With
+    # LiteLLM takes a synchronous stream's failure to a thread of its own, where its request is not known. With
     # `stream_failover` nobody but us asks such a stream for its first chunk.
     function = request.get("original_function") if isinstance(request, dict) else None
     return (

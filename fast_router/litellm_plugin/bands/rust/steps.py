@@ -21,7 +21,7 @@ from fast_router.litellm_plugin import request as running
 from fast_router.litellm_plugin.answers import is_cache_hit
 from fast_router.litellm_plugin.layers import failures, request_ledger
 from fast_router.litellm_plugin.layers.lease import answered, failed
-from fast_router.litellm_plugin.layers.stream_end import driving, install_usage
+from fast_router.litellm_plugin.layers.stream import install_usage
 from fast_router.litellm_plugin.picks import strategies_by_name
 from fast_router.litellm_plugin.picks.filtered import Filtered, filtered_pick, install_selectors
 from fast_router.litellm_plugin.picks.given import known as given_now
@@ -219,7 +219,7 @@ def _stream_broke(core: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
     """End the attempt of the stream that is to be recovered; its last argument is how it failed."""
     try:
         error = kwargs.get("failure", args[-1] if args else None)
-        watch = driving.get()
+        watch = running.reading.get()
         if watch is None or not isinstance(error, BaseException):
             return None
         error = getattr(error, "original_exception", None) or error
