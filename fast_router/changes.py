@@ -67,6 +67,8 @@ class Changes:
             self._away.setdefault(deployment.id, now)
             if deployment.held & RESTING:
                 what = f"rests for {max(0.0, change.until - self._engine.clock()):.1f} s"
+            elif len(group) == 1:
+                what = "fails, and serves those who have no fallback"
             else:
                 what = "fails and goes on serving, since too many others rest"
             self._say(logging.WARNING, deployment, f"{what}: {change.reason}; {_meanwhile(group, deployment)}")

@@ -10,37 +10,12 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
+from fast_router.deployment_options import options_of
 from fast_router.errors import ConfigurationError
 
-__all__ = ["KEYS", "Spec", "labels", "read_entry", "read_list", "unknown_keys"]
+__all__ = ["Spec", "labels", "read_entry", "read_list"]
 
 _EMPTY: Mapping[str, Any] = {}
-_EVENTS = ("kv_events", "kv_replay", "kv_topic", "tokenizer")
-
-KEYS = frozenset(
-    {
-        "strategy",
-        "options",
-        "aliases",
-        "capacity",
-        "max_parallel",
-        "qos_metric",
-        "qos_limit",
-        "retries",
-        "retry_countdown",
-        "breaker_connection_errors",
-        "breaker_server_errors",
-        "breaker_growth",
-        "breaker_max_cooldown",
-        "breaker_probe_timeout",
-        "breaker_slow_start",
-        "kv_events",
-        "kv_replay",
-        "kv_topic",
-        "tokenizer",
-    }
-)
-"""What `model_info: {fast_router: {...}}` may say, the settings of failover for one deployment included."""
 
 
 class Spec(NamedTuple):
@@ -77,22 +52,6 @@ def labels(entry: Mapping[str, Any]) -> set[str]:
     if isinstance(info, Mapping):
         found.add(info.get("id"))
     return {word for word in found if isinstance(word, str)}
-
-
-def unknown_keys(entry: Mapping[str, Any]) -> dict[str, str]:
-    """The keys of `model_info.fast_router` that mean nothing, and what to do about each."""
-    info = entry.get("model_info")
-    ours = info.get("fast_router") if isinstance(info, Mapping) else None
-    wrong = [str(key) for key in ours if key not in KEYS] if isinstance(ours, Mapping) else []
-    if not wrong:
-        return {}
-    from difflib import get_close_matches  # noqa: PLC0415 - wanted only for a mistake
-
-    found = {}
-    for key in wrong:
-        near = get_close_matches(key, KEYS, n=1)
-        found[key] = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(sorted(KEYS))}"
-    return found
 
 
 def read_list(model_list: Sequence[Mapping[str, Any]], *, where: str = "model_list") -> list[Spec]:
@@ -141,9 +100,9 @@ def read_entry(entry: Mapping[str, Any], where: str, index: int = 0) -> Spec:
     params = _section(entry, "litellm_params", where)
     info = _section(entry, "model_info", where)
     metadata = _section(entry, "metadata", where)
-    ours = _section(info, "fast_router", f"{where}.model_info")
+    ours = options_of(entry, where)
 
-    if any(key in ours for key in _EVENTS):
+    if any(said is not None for said in (ours.kv_events, ours.kv_replay, ours.kv_topic, ours.tokenizer)):
         from fast_router.kv_events import follow  # noqa: PLC0415 - an extra: only who asks for it pays
 
         follow.read(ours, f"{where}: model_info.fast_router")
@@ -155,22 +114,19 @@ def read_entry(entry: Mapping[str, Any], where: str, index: int = 0) -> Spec:
         return None
 
     weight = number("weight", params, entry)
-    capacity = number("capacity", ours, entry, info, metadata)
+    capacity = ours.capacity if ours.capacity is not None else number("capacity", entry, info, metadata)
     if weight is None and capacity is not None and not params:
         weight = capacity
     parallel = number("max_parallel_requests", params, entry)
     if parallel is None:
-        parallel = number("max_parallel", ours, entry)
-    qos_metric = ours.get("qos_metric")
-    qos_limit = number("qos_limit", ours)
-    if qos_metric == "inflight" and qos_limit is not None:
-        parallel = qos_limit
+        parallel = ours.max_parallel if ours.max_parallel is not None else number("max_parallel", entry)
+    if ours.qos_metric == "inflight" and ours.qos_limit is not None:
+        parallel = ours.qos_limit
     order = params.get("order", info.get("order"))
     if order is None:
         order = metadata.get("priority")
     if order is not None:
         order = int(_number(order, f"{where}: 'order'", negative=True))
-    strategy = ours.get("strategy")
     id_ = info.get("id") or entry.get("id") or entry.get("name") or f"{name}#{index}"
     return Spec(
         id=str(id_),
@@ -183,9 +139,9 @@ def read_entry(entry: Mapping[str, Any], where: str, index: int = 0) -> Spec:
         order=order,
         price=_price(entry, params, info, where),
         capacity=capacity or 1.0,
-        qos_metric=qos_metric if isinstance(qos_metric, str) else None,
-        qos_limit=qos_limit,
-        strategy=strategy if isinstance(strategy, str) else None,
+        qos_metric=ours.qos_metric,
+        qos_limit=ours.qos_limit,
+        strategy=ours.strategy,
         region=metadata.get("region"),
     )
 

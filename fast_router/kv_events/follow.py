@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
+from fast_router.deployment_options import DeploymentOptions, options_of
 from fast_router.engine.prefix_cache import fleet as fleets
 from fast_router.engine.prefix_cache.exact import ExactMirror
 from fast_router.errors import ConfigurationError
@@ -37,7 +38,7 @@ _BREATH = 0.05
 _WAITING = 256  # prompts that wait to be tokenised: the newest count, since what is repeated comes again
 
 
-def endpoint_of(said: Mapping[str, Any], where: str) -> Endpoint | None:
+def endpoint_of(said: DeploymentOptions, where: str) -> Endpoint | None:
     """Read a deployment's addresses.
 
     Args:
@@ -47,12 +48,10 @@ def endpoint_of(said: Mapping[str, Any], where: str) -> Endpoint | None:
     Raises:
         ConfigurationError: An address is none, or the extra is not installed; the message says what to do.
     """
-    given: dict[str, Any] = {name: said.get(name) for name in OPTIONS if said.get(name) is not None}
+    given: dict[str, str] = {name: value for name in OPTIONS if (value := getattr(said, name)) is not None}
     if not given:
         return None
     for name, value in given.items():
-        if not isinstance(value, str):
-            raise ConfigurationError(f"{where}: {name} is {value!r}; it must be a text")
         if name in ("kv_events", "kv_replay") and not value.startswith(("tcp://", "ipc://")):
             raise ConfigurationError(f"{where}: {name} is {value!r}; give an address such as tcp://10.0.0.1:5557")
     if "kv_events" not in given:
@@ -159,7 +158,7 @@ _known: WeakKeyDictionary[Work, Endpoint] = WeakKeyDictionary()
 _process = os.getpid()
 
 
-def read(said: Mapping[str, Any], where: str) -> None:
+def read(said: DeploymentOptions, where: str) -> None:
     """Read what a deployment says of its events, and have it followed from the moment `cache_aware` knows it.
 
     Args:
@@ -171,7 +170,7 @@ def read(said: Mapping[str, Any], where: str) -> None:
     """
     if endpoint_of(said, where) is None:
         return
-    _follower(said.get("tokenizer"))
+    _follower(said.tokenizer)
     if _joined not in fleets.on_members:
         fleets.on_members.append(_joined)
 
@@ -192,20 +191,14 @@ def _follower(tokenizer: str | None) -> Follower:
 def _joined(works: Sequence[Work]) -> None:
     """Deployments are together in a group of `cache_aware`. Called under the engine's lock."""
     for work in works:
-        said = _said(work.deployment.entry)
-        endpoint = endpoint_of(said, work.deployment.id) if said else None
+        said = options_of(work.deployment.entry)
+        endpoint = endpoint_of(said, work.deployment.id)
         if endpoint is None:
             continue
-        follower = _follower(said.get("tokenizer"))
+        follower = _follower(said.tokenizer)
         if _known.get(work) != endpoint:
             _known[work] = endpoint
             follower.follow(work, endpoint)
-
-
-def _said(entry: Mapping[str, Any]) -> Mapping[str, Any]:
-    info = entry.get("model_info")
-    said = info.get("fast_router") if isinstance(info, Mapping) else None
-    return said if isinstance(said, Mapping) else {}
 
 
 def state(work: Work) -> dict[str, Any] | None:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from fast_router.engine.failover.hedging import HedgeOptions, HedgePolicy
     from fast_router.engine.failover.policy import FailoverPolicy
 
-__all__ = ["Attempt", "Failover", "Ledger", "Reading", "RequestLedger", "current", "ledger", "on_end", "reading"]
+__all__ = [
+    "Attempt", "Bypass", "Failover", "Ledger", "Reading", "RequestLedger", "current", "ledger", "on_end", "reading",
+]  # fmt: skip
 
 
 class Ledger(Protocol):
@@ -69,6 +71,27 @@ class Failover(Protocol):
         """Forget the hedging of an older name, if `model` is one more that nobody configured."""
 
 
+class Bypass:
+    """What a request has passed by.
+
+    Attributes:
+        used: Whether it has passed a model by.
+        skipped: Whether one of these was a fallback.
+        over: Whether it is made as ever now: nothing is passed by any more.
+        probe: The deployment that it is to probe, None for none.
+        ways: The fallbacks of the model that it asked for, in their order.
+    """
+
+    __slots__ = ("over", "probe", "skipped", "used", "ways")
+
+    def __init__(self) -> None:
+        self.used = False
+        self.skipped = False
+        self.over = False
+        self.probe: str | None = None
+        self.ways: tuple[str, ...] | None = None
+
+
 class RequestLedger(AttemptLedger):
     """The ledger of one request, over its retries and fallbacks.
 
@@ -78,6 +101,7 @@ class RequestLedger(AttemptLedger):
         retries: How many retries it has spent.
         own_retries: Retries beyond which they are the caller's own wish, None if the Router's setting is not known.
         hedge: Whether it is a second attempt's beside the first.
+        bypass: What it has passed by, None before it was asked.
         beginning: Whether a stream of it is asked for its first chunk.
         hop: Whether LiteLLM has gone on to a fallback with it.
         error: Identity of the error of the latest failure.
@@ -88,8 +112,8 @@ class RequestLedger(AttemptLedger):
     """
 
     __slots__ = (
-        "beginning", "error", "failover", "hedge", "hop", "may_wait", "model", "own_retries", "raised", "request",
-        "retries", "wait_until",
+        "beginning", "bypass", "error", "failover", "hedge", "hop", "may_wait", "model", "own_retries", "raised",
+        "request", "retries", "wait_until",
     )  # fmt: skip
 
     def __init__(
@@ -99,6 +123,7 @@ class RequestLedger(AttemptLedger):
         self.failover = failover
         self.hedge = False
         self.hop = False
+        self.bypass: Bypass | None = None
         self.beginning = False
         self.request = request
         if request is not None:

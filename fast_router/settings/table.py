@@ -142,6 +142,9 @@ class Settings:
     breaker_slow_start: float = option(
         2.0, "How long a recovered deployment takes to its full share.", section="Failover", unit="seconds", ge=0
     )
+    fallback_at_once: bool = option(
+        True, "Ask a model's fallback at once while nobody of the model is well.", section="Failover"
+    )
     stream_failover: bool = option(
         True, "Hand a stream out with its first token, so that a failure before it is retried.", section="Failover"
     )

@@ -180,7 +180,7 @@ def test_a_router_that_goes_is_no_longer_followed(fleet):
 @pytest.mark.parametrize(
     ("said", "why"),
     [
-        ({"kv_events": 5557}, "kv_events is 5557; it must be a text"),
+        ({"kv_events": 5557}, "'kv_events' must be a text, not 5557"),
         ({"kv_events": "10.0.0.1:5557"}, "give an address such as tcp://"),
         ({"kv_replay": "tcp://10.0.0.1:5558"}, "kv_replay is of no use without kv_events"),
         ({"kv_events": "tcp://127.0.0.1:1", "tokenizer": "/nowhere"}, "tokenizer: no "),

@@ -20,6 +20,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final
 
 from fast_router import operator_holds
+from fast_router.cluster.shared_state.calls_exchange import CallsExchange
 from fast_router.cluster.shared_state.engine_port import EnginePort, Sample
 from fast_router.cluster.shared_state.fleet import Fleet
 from fast_router.cluster.shared_state.litellm_keys import LiteLLMKeys
@@ -90,6 +91,7 @@ class Exchange:
         self.woken: deque[Deployment] = deque(maxlen=10_000)
         # Orders of this machine's operator: given (True) and taken back.
         self.orders: deque[tuple[bool, Hold]] = deque(maxlen=10_000)
+        self.calls = CallsExchange(self.port, options.interval)
         self._ordered: list[Hold] = []
         self._over: list[str] = []
         self._engine = engine
@@ -147,9 +149,14 @@ class Exchange:
                     del self._told[short]
                 if seconds <= 0:
                     self._ended(short)
+        elif message.kind == "calls":
+            if message.calls is not None:
+                self.calls.hear(message.instance, message.calls)
         else:
             self.fleet.apply(message, now)
             self.apply()
+            if message.kind == "bye":
+                self.calls.gone(message.instance)
 
     def apply(self) -> None:
         """Hand the engine what changed."""
@@ -172,7 +179,8 @@ class Exchange:
 
     def expire(self) -> None:
         """Let go of those who fell silent."""
-        self.fleet.expire(self._clock())
+        for instance in self.fleet.expire(self._clock()):
+            self.calls.gone(instance)
         self.apply()
 
     # -- telling ---------------------------------------------------------------------------------
@@ -194,6 +202,11 @@ class Exchange:
             sample.load != self._sent.load or sample.usage != self._sent.usage
         ):
             self._say_load(batch, sample, now)
+        told = self.calls.collect(now, alone=not len(self.fleet))
+        if told is not None:
+            message = self._message("calls")
+            message.calls = told
+            self._publish(batch, message)
         if now - self._read_at >= READ_EVERY:
             self._ask_all(batch, now)
         if self.litellm is not None:

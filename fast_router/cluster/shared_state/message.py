@@ -1,7 +1,7 @@
 """What instances tell each other: small JSON messages that old and new versions can both read.
 
-A message says everything about one instance of that kind (never a difference), so a lost one is healed by
-the next. Readers take what they understand, ignore what they do not, and never trust a number: another
+A message says everything about one instance of that kind (never a difference, `calls` apart), so a lost one is healed
+by the next. Readers take what they understand, ignore what they do not, and never trust a number: another
 version, or another program, may have written it.
 """
 
@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Final
+
+from fast_router.cluster.shared_state.calls import Calls
 
 __all__ = ["PROTOCOL", "Digest", "Message", "decode", "encode", "short_id"]
 
@@ -33,7 +35,7 @@ class Message:
     """One message.
 
     Attributes:
-        kind: `load` (often), `full` (each second, with latency), `rest` (at once) or `bye`.
+        kind: `load` (often), `full` (each second, with latency), `rest` (at once), `calls` (often) or `bye`.
         instance: Who sent it; a new one for each process and start.
         sequence: Grows with each message of the instance.
         stamp: When it was sent, seconds of the Redis server's clock; 0 if the sender did not know it.
@@ -43,6 +45,7 @@ class Message:
         latency: Deployment → digest.
         rests: Deployment → seconds that it rests from now on; 0 wakes it.
         about: Host, process id and version, for people.
+        calls: What became of calls whose prompts matter.
     """
 
     kind: str
@@ -55,6 +58,7 @@ class Message:
     latency: dict[str, Digest] = field(default_factory=dict)
     rests: dict[str, float] = field(default_factory=dict)
     about: dict[str, str] = field(default_factory=dict)
+    calls: Calls | None = None
 
 
 def short_id(deployment_id: str) -> str:
@@ -84,6 +88,8 @@ def encode(message: Message) -> bytes:
         out["r"] = message.rests
     if message.about:
         out["a"] = message.about
+    if message.calls is not None:
+        out["s"], out["c"] = message.calls.servers, message.calls.data
     return json.dumps(out, separators=(",", ":")).encode()
 
 
@@ -128,7 +134,16 @@ def decode(raw: object) -> Message | None:
             for key, value in _items(data.get("a"))
             if isinstance(value, str)
         },
+        calls=_calls(data.get("s"), data.get("c")),
     )
+
+
+def _calls(servers: object, data: object) -> Calls | None:
+    if not isinstance(servers, list) or not isinstance(data, str) or len(servers) > _MOST_DEPLOYMENTS:
+        return None
+    if not all(isinstance(server, str) and len(server) <= _LONGEST_ID for server in servers):
+        return None
+    return Calls(servers, data)
 
 
 def _items(value: object) -> list[tuple[str, object]]:

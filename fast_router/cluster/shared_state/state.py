@@ -112,6 +112,7 @@ class ClusterState:
             thread.join(timeout)
         self.exchange.fleet.forget()
         self.exchange.apply()
+        self.exchange.calls.close()
 
     @property
     def closed(self) -> bool:

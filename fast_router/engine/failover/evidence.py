@@ -149,6 +149,13 @@ class Evidence:
                 return False
         return True
 
+    def opened(self, deployment: Deployment, group: Sequence[Deployment]) -> None:
+        """Note on whose word the only one of a group is taken for dead: where it is one caller's, others may appeal."""
+        testimony = self._breaker(deployment).testimony
+        voices = testimony.voices.union(testimony.suspicions)
+        if len(group) == 1 and len(voices) == 1 and not testimony.certain:
+            (self.alone[deployment.name],) = voices
+
     def appeal(self, name: str | None, voice: Hashable) -> list[str]:
         """Give the groups that another caller asks for than the one on whose word they rest; None: for any."""
         found = [group for group, only in self.alone.items() if only != voice and name in (None, group)]

@@ -23,6 +23,7 @@ from fast_router.engine import slow_start
 from fast_router.engine.deployment import CLOSED, OPERATOR, PROBING, RESTING
 from fast_router.engine.failover.blame import Blame, Case, Charge, blame
 from fast_router.engine.failover.breaker import Breaker, BreakerOptions, BreakerState, Change
+from fast_router.engine.failover.dead_groups import DeadGroups
 from fast_router.engine.failover.ejection import EjectionOptions, OvertakenTimeoutError, SilentTimeoutError
 from fast_router.engine.failover.evidence import Evidence
 from fast_router.engine.failover.failures import FailureKind, certain, classify
@@ -78,6 +79,9 @@ class FailoverPolicy:
             deadline that has become later.
         wall_clock: Unix time in seconds, for the dates in Retry-After headers.
         rng: Source of the jitter.
+
+    Attributes:
+        dead: The groups of which nobody is well.
     """
 
     def __init__(
@@ -119,6 +123,7 @@ class FailoverPolicy:
         self._panics: set[str] = set()
         self._resting_by_us = False
         self._changes: list[tuple[Deployment, Change]] = []
+        self.dead = DeadGroups(engine, self._breakers, lambda *change: self._changes.append(change))
         engine.on_release.append(self._released)
         engine.on_rest.append(self._rested)
         self._silences = (
@@ -491,11 +496,14 @@ class FailoverPolicy:
                 if member.held & RESTING:
                     self.engine.wake(member, quiet=True)
         self._somebody(group)
+        self._evidence.opened(deployment, group)
+        self.dead.look(deployment, group)
         self._changes.append((deployment, change))
 
     def _closed(self, deployment: Deployment, breaker: Breaker, change: Change, *, gently: bool = True) -> None:
         group = self._members(deployment)
         self.engine.free(deployment, PROBING)
+        self.dead.look(deployment, group)
         if deployment.held & RESTING:
             self.engine.wake(deployment)
         if gently and len(group) > 1 and breaker.options.slow_start > 0 and deployment.name not in self._panics:
@@ -539,6 +547,7 @@ class FailoverPolicy:
             if change is not None:
                 self._changes.append((deployment, replace(change, ordered=True)))
             self._somebody(self._members(deployment))
+            self.dead.look(deployment, self._members(deployment))
         self._tell()
 
     def _watch(self, deployment: Deployment) -> None:

@@ -23,7 +23,7 @@ class Backlog:
         tokens: Prompt tokens of what it has yet to compute, whether cached or not.
     """
 
-    __slots__ = ("_began", "_calls", "_full", "_rest", "_speaks", "_spoke", "free_at", "tokens")
+    __slots__ = ("_answered", "_began", "_calls", "_full", "_rest", "_speaks", "_spoke", "free_at", "tokens")
 
     def __init__(self) -> None:
         self._calls: dict[Any, Call] = {}
@@ -32,6 +32,8 @@ class Backlog:
         # When the last first token came; when the call at the head began to be computed, the seconds that it takes
         # if nothing of it is cached, and the seconds of those after it.
         self._spoke = 0.0
+        # When the latest call whose first token came was sent: whatever was sent before it is computed.
+        self._answered = 0.0
         self._began = 0.0
         self._full = 0.0
         self._rest = 0.0
@@ -64,6 +66,26 @@ class Backlog:
         self.tokens += call.tokens
         self.free_at = max(now, self.free_at) + call.work
 
+    def add_late(self, key: Any, call: Call) -> None:
+        """A call joined the queue when it began, which is heard of only now."""
+        calls = self._calls
+        if call.began <= self._answered:
+            return
+        later = [other for other, its in calls.items() if its.began > call.began]
+        if len(later) == len(calls):
+            self._head(call, max(call.began, self._spoke))
+        moved = [(other, calls.pop(other)) for other in later]
+        calls[key] = call
+        calls.update(moved)
+        self.tokens += call.tokens
+        # Where the others stand with it in line.
+        free_at = self._began
+        self._rest = -next(iter(calls.values())).work
+        for one in calls.values():
+            free_at = max(free_at, one.began) + one.work
+            self._rest += one.work
+        self.free_at = free_at
+
     def spoke(self, key: Any, now: float) -> float | None:
         """The first token of a call has come.
 
@@ -78,13 +100,15 @@ class Backlog:
         # Those before it that do not stream are done.
         for earlier in list(self._calls):
             other = self._calls[earlier]
-            if other.number > call.number:
+            if (other.began, other.number) > (call.began, call.number):
                 break
             alone = False
             if not other.stream:
                 self._drop(earlier)
         seconds = now - max(call.began, self._spoke)
-        self._spoke = now
+        # What others tell comes late: a first token since then is newer.
+        self._spoke = now = max(now, self._spoke)
+        self._answered = max(self._answered, call.began)
         self._recount(now)
         return seconds if alone else None
 
@@ -93,13 +117,20 @@ class Backlog:
         call = self._calls.get(key)
         if call is None:
             return
-        if not call.stream:
+        if call.stream:
+            self.drop(key, now)
+        else:
             self.spoke(key, now)
+
+    def drop(self, key: Any, now: float) -> None:
+        """A call is not in the queue any more, whatever became of it."""
+        call = self._calls.get(key)
+        if call is None:
             return
         first = next(iter(self._calls)) == key
         self._drop(key)
         if first:
-            self._spoke = now
+            self._spoke = now = max(now, self._spoke)
             self._recount(now)
         else:
             self._rest -= call.work

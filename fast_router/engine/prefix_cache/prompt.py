@@ -11,7 +11,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from itertools import pairwise
 from operator import add
+from typing import TYPE_CHECKING
 from zlib import crc32
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["BYTES_PER_TOKEN", "Prompt"]
 
@@ -52,10 +56,11 @@ class Prompt:
         length: Bytes of the text.
         tokens: Of the prompt, estimated if they were not counted.
         counted: Whether they were.
+        finer: By what the usual blocks were divided.
         teaches: Whether it is to be remembered where it is sent.
     """
 
-    __slots__ = ("counted", "ends", "hashes", "length", "teaches", "tokens")
+    __slots__ = ("counted", "ends", "finer", "hashes", "length", "teaches", "tokens")
 
     def __init__(self, text: str, tokens: float = 0, namespace: str = "") -> None:
         """Hash a text.
@@ -70,14 +75,45 @@ class Prompt:
         self.teaches = True
         self.counted = tokens > 0
         self.tokens = tokens if tokens > 0 else length / BYTES_PER_TOKEN
-        cuts = _CUTS[1]
+        self.finer = 1
         if tokens > 0 and length < 0.7 * tokens:
-            cuts = _CUTS[next(finer for share, finer in _FINER if length >= share * tokens)]
+            self.finer = next(finer for share, finer in _FINER if length >= share * tokens)
+        cuts = _CUTS[self.finer]
         ends = self.ends = cuts.ends
         count = bisect_right(ends, length)
         state = crc32(namespace.encode("utf-8", "surrogatepass")) if namespace else 0
         sums = [state := crc32(data[block], state) for block in cuts.slices[:count]]
         self.hashes = list(map(add, sums, cuts.places))
+
+    @classmethod
+    def known(cls, sums: Sequence[int], length: int, tokens: float, finer: int, *, counted: bool) -> Prompt:
+        """A prompt of which another process told; see the attributes.
+
+        Args:
+            sums: `sums` of the prompt there.
+            length: Bytes of its text.
+            tokens: Of the prompt.
+            finer: By what the usual blocks were divided.
+            counted: Whether its tokens were counted.
+
+        Raises:
+            ValueError: No text has these figures.
+        """
+        cuts = _CUTS.get(finer)
+        if cuts is None or not 0 < len(sums) == bisect_right(cuts.ends, length) or tokens < 0:
+            msg = f"{len(sums)} blocks of {length} bytes, cut {finer} times finer"
+            raise ValueError(msg)
+        prompt = cls.__new__(cls)
+        prompt.length, prompt.tokens, prompt.finer, prompt.counted = length, tokens, finer, counted
+        prompt.teaches = True
+        prompt.ends = cuts.ends
+        prompt.hashes = list(map(add, sums, cuts.places))
+        return prompt
+
+    @property
+    def sums(self) -> list[int]:
+        """The checksums alone, 32 bits each: what another process needs to know of it."""
+        return [number & 0xFFFFFFFF for number in self.hashes]
 
     def __repr__(self) -> str:
         # Not the numbers: what was asked stays with who asked.

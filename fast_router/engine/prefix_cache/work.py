@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router.engine.prefix_cache.backlog import Backlog
 from fast_router.engine.prefix_cache.call import Call
+from fast_router.engine.prefix_cache.event import Event, What
 from fast_router.engine.prefix_cache.mirror import Mirror
+from fast_router.engine.prefix_cache.others import Others
 from fast_router.engine.prefix_cache.prompt import Prompt
 from fast_router.engine.prefix_cache.speed import Speed
 
@@ -72,6 +74,8 @@ class Work:
         "learnt_at",
         "mirror",
         "news",
+        "others",
+        "outbox",
         "prompt_tokens",
         "reported_tokens",
         "reported_total",
@@ -100,6 +104,9 @@ class Work:
         # left here to be done under the engine's lock.
         self.heard: Callable[[Prompt, Ask], None] | None = None
         self.news: deque[Callable[[], None]] = deque()
+        # Where other processes send prompts here as well: what is told them, and what they told.
+        self.outbox: deque[Event] | None = None
+        self.others: Others | None = None
         self._calls: dict[Any, Call] = {}
         self._number = 0
         self._missed = 0
@@ -110,6 +117,18 @@ class Work:
         """Belong to `fleet` from now on."""
         self.fleet = fleet
         self.mirror.most = fleet.most
+
+    def share(self, outbox: deque[Event] | None, delay: float) -> None:
+        """Tell other processes what is sent here, and learn only after they could tell.
+
+        Args:
+            outbox: Where to leave what is to be told, None to share no longer.
+            delay: Seconds that others' news take, at the most.
+        """
+        if self.others is not None:
+            self.gone(None, 0.0)
+        self.others = None if outbox is None else Others(delay)
+        self.outbox = outbox
 
     # -- the estimate ----------------------------------------------------------------------------
 
@@ -169,6 +188,19 @@ class Work:
         fleet.arrived(tokens)
         self._number += 1
         call = Call(self._number, now, tokens, stream)
+        self._foresee(call, prompt)
+        if call.prompt is not None and self.heard is not None and ask is not None:
+            self.heard(call.prompt, ask)
+        self._calls[key] = call
+        self.backlog.add(key, call, now)
+        self.prompt_tokens += tokens
+        self.hit_tokens += call.cached
+        self._tell(What.SENT, call, now)
+
+    def _foresee(self, call: Call, prompt: Prompt | None) -> None:
+        """What a call will cost here; what it brings into the cache is entered."""
+        tokens = call.tokens
+        fleet = self.fleet
         if prompt is not None and prompt.hashes:
             if self.news:
                 self._read()
@@ -187,15 +219,9 @@ class Work:
                 call.serial = mirror.serial
                 for holders in fleet.holders:
                     holders.add(hashes, found, self.deployment)
-                if self.heard is not None and ask is not None:
-                    self.heard(prompt, ask)
         rate, fixed = self.rate, self.fixed
         call.work = fixed + (tokens - call.cached) / rate
         call.full = fixed + tokens / rate
-        self._calls[key] = call
-        self.backlog.add(key, call, now)
-        self.prompt_tokens += tokens
-        self.hit_tokens += call.cached
 
     def spoke(self, key: Any, now: float) -> None:
         """The first token of a call has come."""
@@ -206,8 +232,58 @@ class Work:
         call.seconds = self.backlog.spoke(key, now)
         call.stream = True
         self._failed = 0
-        if call.seconds is not None and not self.fleet.reports:
+        if self.others is not None:
+            self.others.spoke(call, now)
+            self.settle(now)
+            self._tell(What.SPOKE, call, now)
+        elif call.seconds is not None and not self.fleet.reports:
             self._judge(call, now)
+
+    def _tell(self, what: What, call: Call, now: float) -> None:
+        if self.outbox is not None:
+            prompt = call.prompt if what is What.SENT else None
+            self.outbox.append(Event(what, self.deployment.id, call.number, now, call.tokens, call.stream, prompt))
+
+    # -- what other processes tell ---------------------------------------------------------------
+
+    def hear(self, source: str, event: Event, now: float) -> None:
+        """Another process told what became of a call of its own here; `event.at` is by the engine's clock."""
+        others = self.others
+        if others is None:
+            return
+        self.settle(now)
+        key = (source, event.number)
+        if event.what is What.SENT:
+            if key in others:
+                return
+            self.fleet.arrived(event.tokens)
+            # As if it did not stream: whatever is heard of its first token may be lost on the way.
+            call = Call(0, event.at, event.tokens, stream=False)
+            self._foresee(call, event.prompt)
+            for old in others.sent(key, call, now):
+                self.backlog.drop(old, now)
+            self.backlog.add_late(key, call)
+            return
+        theirs = others.over(key, event.at, event.what)
+        if event.what is What.UNDONE:
+            self.backlog.drop(key, event.at)
+            if theirs is not None:
+                self._unlearn(theirs)
+        else:
+            self.backlog.spoke(key, event.at)
+
+    def gone(self, source: str | None, now: float) -> None:
+        """A process is no more, nor are its calls; None for every process."""
+        if self.others is not None:
+            for key in self.others.forget(source):
+                self.backlog.drop(key, now)
+
+    def settle(self, now: float) -> None:
+        """Learn from answers about which others have had their say."""
+        assert self.others is not None
+        for call, at in self.others.due(now):
+            if call.seconds is not None and not self.fleet.reports:
+                self._judge(call, at)
 
     def ended(
         self,
@@ -235,6 +311,9 @@ class Work:
             self.talking -= 1
         else:
             self.backlog.leave(key, now)
+            self._tell(What.UNDONE if failed else What.DONE, call, now)
+        if self.others is not None:
+            self.settle(now)
         if failed:
             if not spoken:
                 self._unlearn(call)
@@ -258,6 +337,7 @@ class Work:
         if call is not None:
             self.backlog.leave(key, now)
             self._unlearn(call)
+            self._tell(What.UNDONE, call, now)
 
     def _unlearn(self, call: Call) -> None:
         """What of its prompt was new here was not computed."""
@@ -297,7 +377,7 @@ class Work:
     def _reported(self, call: Call, tokens: float, cached: float, now: float) -> None:
         self.reported_total += tokens
         self.reported_tokens += min(tokens, cached)
-        if call.seconds is not None:
+        if call.seconds is not None and (self.others is None or self.others.settled(call)):
             self._learn(max(0.0, tokens - cached), call.seconds, 0.0, now)
         self._correct(call, cached / tokens, _OFF / tokens)
 

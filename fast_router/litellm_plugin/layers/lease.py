@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fast_router.litellm_plugin import request
 from fast_router.litellm_plugin.answers import cached_of, is_cache_hit, usage_of
 from fast_router.litellm_plugin.layers.failures import judge
+from fast_router.litellm_plugin.layers.fallback_at_once import passes_by
 from fast_router.litellm_plugin.layers.retry_timing import spend
 from fast_router.litellm_plugin.layers.stack import Around, Call, Installed, plug
 from fast_router.litellm_plugin.layers.stream import follow, install_usage, streams
@@ -35,7 +36,7 @@ def _around(inner: Call, binding: Binding) -> Call:
         model = kwargs.get("model")
         if ledger is not None:
             if ledger.attempts and ledger.raised is not None and ledger.model == model:
-                if not spend(ledger):
+                if passes_by(core, band, ledger, model) or not spend(ledger):
                     raise ledger.raised
                 tally.event("retry", model)
             ledger.model = model

@@ -11,7 +11,9 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fast_router.deployment_options import DeploymentOptions, options_of
 from fast_router.engine.deployment import CLOSED, FULL, QOS
+from fast_router.errors import ConfigurationError
 from fast_router.litellm_plugin.layers.stack import Around, Installed, Pick, plug
 from fast_router.litellm_plugin.request import current
 from fast_router.litellm_plugin.tally import tally
@@ -39,11 +41,13 @@ class Rule(NamedTuple):
     countdown: float
 
 
-def limited(entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def limited(entry: Mapping[str, Any]) -> DeploymentOptions | None:
     """What a model-list entry says about its limit, None if it has none."""
-    info = entry.get("model_info")
-    said = info.get("fast_router") if isinstance(info, Mapping) else None
-    return said if isinstance(said, Mapping) and said.get("qos_limit") is not None else None
+    try:
+        said = options_of(entry)
+    except ConfigurationError:
+        return None  # LiteLLM has it then, which is said when it is compiled
+    return said if said.qos_limit is not None else None
 
 
 def install(patches: PatchSet, band: Band) -> list[str]:
@@ -97,8 +101,7 @@ def rule_of(binding: Binding, group: ModelGroup) -> Rule | None:
     said = [found for found in map(limited, (member.entry for member in group.members)) if found is not None]
     if not said:
         return None
-    retries = max(int(one.get("retries") or 0) for one in said)
-    return Rule(binding, group, retries, max(float(one.get("retry_countdown") or 0.0) for one in said))
+    return Rule(binding, group, max(one.retries for one in said), max(one.retry_countdown for one in said))
 
 
 def has_room(rule: Rule) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router import settings
 from fast_router.litellm_plugin import request as running
-from fast_router.litellm_plugin.layers import first_chunk, hedge, moderations, retry_timing, wait
+from fast_router.litellm_plugin.layers import fallback_at_once, first_chunk, hedge, moderations, retry_timing, wait
 from fast_router.litellm_plugin.layers.failures import ended, enter, judged_later
 from fast_router.litellm_plugin.layers.stack import Around, Call, Installed, plug
 from fast_router.litellm_plugin.layers.wait import ON_A_LOOP
@@ -41,6 +41,7 @@ def install(patches: PatchSet, band: Band) -> list[str]:
     plug(patches, band, Around.REQUEST, "failover", Installed(_always, _around))
     plug(patches, band, Around.RECOVERY, "failover", Installed(_always, _around_recovery))
     retry_timing.install(patches, band)
+    fallback_at_once.install(patches, band)
     repairs.install(patches, band, judged_later)
     moderations.install(patches, band)
     off = settings.current().disabled_features

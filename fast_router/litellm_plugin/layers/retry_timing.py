@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fast_router.litellm_plugin import request
+from fast_router.litellm_plugin.layers.fallback_at_once import passes_by
 from fast_router.litellm_plugin.picks.binding import existing
 from fast_router.litellm_plugin.request import RequestLedger
 from fast_router.litellm_plugin.tally import tally
@@ -27,18 +28,24 @@ _OWN_AFFAIR = 5.0
 
 def install(patches: PatchSet, band: Band) -> None:
     """Have LiteLLM ask for a budget before a retry, and wait as long as the provider asks for."""
-    patches.replace(band.core, band.slot("should_retry_this_error"), _should_retry)
-    patches.replace(band.core, band.slot("_time_to_sleep_before_retry"), _sleep)
+    patches.replace(band.core, band.slot("should_retry_this_error"), lambda original: _should_retry(original, band))
+    patches.replace(band.core, band.slot("_time_to_sleep_before_retry"), lambda original: _sleep(original, band))
 
 
-def _should_retry(original: Any) -> Any:
+def _should_retry(original: Any, band: Band) -> Any:
     def should_retry_this_error(self: Any, error: Exception, *args: Any, **kwargs: Any) -> Any:
         result = original(self, error, *args, **kwargs)
-        if not within_budget():
+        if _passes_by(self, band) or not within_budget():
             raise error
         return result
 
     return should_retry_this_error
+
+
+def _passes_by(core: Any, band: Band) -> bool:
+    """Tell whether the model of the latest attempt was found dead meanwhile: its fallback is asked instead."""
+    ledger = request.ledger.get()
+    return ledger is not None and passes_by(core, band, ledger, ledger.model)
 
 
 def _budget(ledger: RequestLedger | None) -> tuple[RetryBudget | CallersPart, float] | None:
@@ -90,9 +97,11 @@ def spend(ledger: RequestLedger) -> bool:
     return found is None or found[0].retry(found[1])
 
 
-def _sleep(original: Any) -> Any:
+def _sleep(original: Any, band: Band) -> Any:
     def _time_to_sleep_before_retry(self: Any, e: Exception, *args: Any, **kwargs: Any) -> float:
         seconds = float(original(self, e, *args, **kwargs))
+        if _passes_by(self, band):
+            return 0.0  # no retry follows
         # LiteLLM sleeps after its last attempt, too; nothing follows for which the provider's time were worth heeding.
         return seconds if kwargs.get("remaining_retries") == 0 else longer(self, seconds)
 

@@ -52,6 +52,8 @@ class Around(Enum):
     """The same of a synchronous call, which LiteLLM runs on a loop of its own."""
     RECOVERY = "async_function_with_fallbacks_common_utils"
     """What LiteLLM does after a request has failed, a stream that broke on its way included."""
+    RETRIES = "async_function_with_retries"
+    """What LiteLLM asks of one model: the first attempt and its retries."""
     ATTEMPT = "make_call"
     """One attempt: a pick, and the call of what was picked. Synchronous endpoints come by here, too."""
     PICK = None
@@ -64,7 +66,7 @@ class Place:
 
     Attributes:
         around: What it stands around.
-        name: The feature's, as `disabled_features` knows it.
+        name: The feature's or option's that it belongs to.
         each: True for a layer that must see every pick: the fast lane of its Routers is closed.
     """
 
@@ -78,12 +80,16 @@ LAYERS = (
     Place(Around.REQUEST, "failover"),
     # Outlasting an outage repeats LiteLLM's whole walk through retries and fallbacks, with one ledger.
     Place(Around.REQUEST, "waiting"),
+    # Once every fallback has failed, a request is made again as ever; each time that an outage is outlasted anew.
+    Place(Around.REQUEST, "fallback_at_once"),
     # On the way to LiteLLM's own loop: the last place that sees whose thread a synchronous call blocks.
     Place(Around.REQUEST_SYNC, "waiting"),
     # A fallback that begins in the middle of a stream needs the ledger of who broke before anything is tried, …
     Place(Around.RECOVERY, "failover"),
     # … and the attempt that broke ends before the one that takes over is picked.
     Place(Around.RECOVERY, "attempts"),
+    # A model that is known to be down is passed by before anything is tried at it.
+    Place(Around.RETRIES, "fallback_at_once"),
     # A synchronous call waits for its turn as a whole, or again if another thread was quicker.
     Place(Around.ATTEMPT, "waiting"),
     # A hedge races two whole attempts, each with a lease, a first chunk and a failure of its own.

@@ -81,7 +81,7 @@ def _around_request(inner: Call, _binding: Binding) -> Call:
             return inner(core, *args, **kwargs)
 
         async def call(again: dict[str, Any]) -> Any:
-            ledger.raised = None
+            ledger.raised, ledger.hop = None, False
             return await inner(core, *args, **again)
 
         return outlasting(core, call, kwargs, ledger)

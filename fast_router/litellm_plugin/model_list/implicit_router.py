@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fast_router import settings
+from fast_router.deployment_options import options_of
 from fast_router.errors import ConfigurationError, UnknownStrategyError
 
 __all__ = ["ImplicitRouter", "is_deployments"]
@@ -196,10 +197,8 @@ def _aliases(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """Other names of the entries' model groups, from ``model_info: {fast_router: {aliases: […]}}``."""
     aliases: dict[str, str] = {}
     for entry in entries.values():
-        ours = (entry.get("model_info") or {}).get("fast_router")
-        if isinstance(ours, Mapping):
-            for alias in ours.get("aliases") or ():
-                aliases.setdefault(str(alias), entry["model_name"])
+        for alias in options_of(entry).aliases:
+            aliases.setdefault(alias, entry["model_name"])
     return aliases
 
 

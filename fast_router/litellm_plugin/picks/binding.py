@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fast_router.deployment_options import unknown_keys
 from fast_router.engine import Deployment, ModelGroup
 from fast_router.litellm_plugin.picks.given import known as given_now
 from fast_router.litellm_plugin.picks.plan import Plan
@@ -19,7 +20,7 @@ from fast_router.litellm_plugin.picks.plan_compiler import compile_plan
 from fast_router.litellm_plugin.picks.prices import price_of
 from fast_router.litellm_plugin.strategy_names import STRATEGIES
 from fast_router.litellm_plugin.tally import LOGGER, tally
-from fast_router.model_entry import read_entry, unknown_keys
+from fast_router.model_entry import read_entry
 from fast_router.naming import Name, server_of, short_id
 from fast_router.router import AdvancedRouter
 

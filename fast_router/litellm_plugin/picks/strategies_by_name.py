@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from fast_router.deployment_options import options_of
 from fast_router.engine import canonical, known_strategies
 from fast_router.errors import UnknownStrategyError
 from fast_router.litellm_plugin.picks.given import given_to
@@ -97,15 +98,12 @@ def of_model(entries: Sequence[Mapping[str, Any]]) -> tuple[str, Mapping[str, An
     """The strategy that `model_info: {fast_router: {strategy: ...}}` of the first entry with one asks for.
 
     Raises:
-        UnknownStrategyError: It is unknown.
+        ConfigurationError: It is unknown, or what the entry says has a wrong value.
     """
     for entry in entries:
-        info = entry.get("model_info")
-        ours = info.get("fast_router") if isinstance(info, Mapping) else None
-        name = ours.get("strategy") if isinstance(ours, Mapping) else None
-        if name is not None:
-            options = ours.get("options") if isinstance(ours, Mapping) else None
-            return canonical(name), options if isinstance(options, Mapping) else {}
+        said = options_of(entry)
+        if said.strategy is not None:
+            return canonical(said.strategy), said.options
     return None
 
 

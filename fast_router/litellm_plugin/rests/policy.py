@@ -12,6 +12,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from fast_router import settings
+from fast_router.deployment_options import options_of
 from fast_router.engine.deployment import RESTING
 from fast_router.engine.failover.breaker import BreakerOptions, BreakerState, Change
 from fast_router.engine.failover.failures import FailureKind
@@ -142,9 +143,7 @@ class LiteLLMFailover:
             "probe_timeout": current.breaker_probe_timeout,
             "slow_start": current.breaker_slow_start,
         }
-        own = _info(deployment).get("fast_router")
-        if isinstance(own, dict):
-            values.update({_PER_DEPLOYMENT[k]: v for k, v in own.items() if k in _PER_DEPLOYMENT})
+        values.update({_PER_DEPLOYMENT[name]: value for name, value in options_of(deployment.entry).breaker.items()})
         allowed = self._allowed_fails(deployment)
         # Rates, rate limits, refused keys and missing models are LiteLLM's to judge.
         return BreakerOptions(

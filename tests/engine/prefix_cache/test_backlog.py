@@ -72,3 +72,58 @@ def test_call_that_leaves_takes_its_work_along() -> None:
     assert backlog.wait(0.5) == 0
     backlog.leave("c", 0.5)
     assert backlog.spoke("c", 0.5) is None
+
+
+def test_call_that_is_heard_of_late_takes_its_place_in_line() -> None:
+    """Another's of a second, sent at 9.5: ours of 10.0 began at 10.5, and the next waits as long as both take."""
+    backlog = Backlog()
+    backlog.add("ours", call(1, 10.0, 1.0), 10.0)
+    backlog.add_late("theirs", call(0, 9.5, 1.0, stream=False))
+    assert backlog.wait(10.2) == pytest.approx(10.5 + 1.0 - 10.2)
+    assert backlog.tokens == 200
+    # By its first token the other one is done, too.
+    assert backlog.spoke("ours", 11.6) is None
+    assert backlog.wait(11.6) == 0
+    assert backlog.tokens == 0
+
+
+def test_call_that_is_heard_of_late_fills_a_pause_first() -> None:
+    """Another's was sent while the server had nothing to do: only what ran into ours delays it."""
+    backlog = Backlog()
+    backlog.add("ours", call(1, 10.0, 1.0), 10.0)
+    backlog.add_late("theirs", call(0, 9.2, 1.0, stream=False))
+    assert backlog.wait(10.1) == pytest.approx(10.2 + 1.0 - 10.1)
+    backlog.add_late("behind", call(0, 10.05, 1.0, stream=False))
+    assert backlog.wait(10.1) == pytest.approx(10.2 + 2.0 - 10.1)
+
+
+def test_call_that_is_heard_of_when_a_later_one_has_answered_is_over() -> None:
+    backlog = Backlog()
+    backlog.add("ours", call(1, 10.0, 1.0), 10.0)
+    backlog.spoke("ours", 11.0)
+    backlog.add_late("theirs", call(0, 9.9, 1.0, stream=False))
+    assert len(backlog) == 0
+    assert backlog.wait(11.0) == 0
+
+
+def test_first_token_that_is_heard_of_late_does_not_turn_the_clock_back() -> None:
+    """Another's came at 10.5, ours at 10.6; of the first we hear at last: the next call took 0.4 s by itself."""
+    backlog = Backlog()
+    backlog.add("ours", call(1, 9.0, 0.5), 9.0)
+    backlog.add_late("theirs", call(0, 9.1, 0.5, stream=False))
+    backlog.add("next", call(2, 9.2, 0.5), 9.2)
+    assert backlog.spoke("ours", 10.6) == pytest.approx(1.6)
+    backlog.spoke("theirs", 10.5)
+    assert backlog.spoke("next", 11.0) == pytest.approx(0.4)
+
+
+def test_dropped_call_was_never_there() -> None:
+    backlog = Backlog()
+    backlog.add("a", call(1, 0.0, 1.0), 0.0)
+    backlog.add("b", call(2, 0.0, 2.0), 0.0)
+    backlog.drop("b", 0.5)
+    assert backlog.wait(0.5) == pytest.approx(0.5)
+    backlog.drop("a", 0.5)
+    backlog.drop("a", 0.5)
+    assert backlog.wait(0.5) == 0
+    assert backlog.tokens == 0

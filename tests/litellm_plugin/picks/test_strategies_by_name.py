@@ -8,10 +8,10 @@ import pytest
 from litellm import Router
 
 import fast_router
+from fast_router.deployment_options import KEYS
 from fast_router.errors import FastRouterError
 from fast_router.litellm_plugin.picks import strategies_by_name
 from fast_router.litellm_plugin.rests import policy
-from fast_router.model_entry import KEYS
 from tests.support.plugin import core_of, deployments, discard, entry, pick_id, picks, router, sync_id
 
 GROUPS = hasattr(Router, "_init_routing_groups")

@@ -8,7 +8,7 @@ which order stays its own affair.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from fast_router.engine.failover.retry_after import retry_after_from_error
 from fast_router.litellm_plugin.bands.rust import first_chunk, hedge, rests, steps, waiting
 from fast_router.litellm_plugin.bands.rust.judgement import judged
 from fast_router.litellm_plugin.layers import request_ledger, retry_timing
+from fast_router.litellm_plugin.layers.fallback_at_once import as_ever, members_of, passes_by
 from fast_router.litellm_plugin.request import RequestLedger
 from fast_router.litellm_plugin.tally import tally
 
@@ -54,27 +55,55 @@ def _cooling(band: RustBand, core: Any, ids: list[str], answer: Any) -> Any:
         walking = steps.walk.get()
         ledger = None if walking is None else walking.ledger
         tiers = walking is not None and not walking.targeted and not steps.filters(core)
-        return rests.cooling(band.binding(core), ids, answer, ledger, tiers=tiers)
+        answer = rests.cooling(band.binding(core), ids, answer, ledger, tiers=tiers)
+        return answer if walking is None else _passed_by(band, walking, ids, answer)
     except Exception as error:  # noqa: BLE001 - LiteLLM's own answer stands
         tally.failed(error, "who cools down")
         return answer
 
 
+def _take_events(original: Any) -> Any:
+    def take_events(self: Any, events: Any) -> Any:
+        walking = _walking()
+        if walking is not None and events and walking.ledger.failover.policy.dead:  # type: ignore[union-attr]
+            for event in events:
+                if event.get("kind") == "pick_started":
+                    walking.picking = event.get("model")
+        return original(self, events)
+
+    return take_events
+
+
+def _passed_by(band: RustBand, walking: Walk, ids: Sequence[str], answers: Sequence[Any]) -> Sequence[Any]:
+    """Say that everybody cools down of a model that the request is to leave alone."""
+    model, walking.picking = walking.picking, None
+    if model is None or not passes_by(walking.core, band, walking.ledger, model):
+        return answers
+    left_alone = {member.id for member in members_of(walking.core, band, model)}
+    return rests.all_cooling(band.binding(walking.core), ids, answers, left_alone)
+
+
+def _dead(band: RustBand, walking: Walk) -> bool:
+    """Tell whether the model of the latest attempt was found dead meanwhile: its fallback is asked instead."""
+    step = walking.step or {}
+    return passes_by(walking.core, band, walking.ledger, step.get("model"))
+
+
 # -- how an attempt ended ------------------------------------------------------------------------------------
 
 
-def _attempt(original: Any) -> Any:
+def _attempt(original: Any, band: RustBand) -> Any:
     async def attempt(self: Any, step: Any) -> Any:
-        refused = _refused(self, step)
-        return refused if refused is not None else _outcome(await original(self, step))
+        refused = _refused(band, self, step)
+        return refused if refused is not None else _outcome(band, await original(self, step))
 
     return attempt
 
 
-def _attempt_sync(original: Any) -> Any:
+def _attempt_sync(original: Any, band: RustBand) -> Any:
     def attempt_sync(self: Any, step: Any) -> Any:
-        refused = _refused(self, step)
-        return refused if refused is not None else _outcome(original(self, step))
+        refused = _refused(band, self, step)
+        return refused if refused is not None else _outcome(band, original(self, step))
 
     return attempt_sync
 
@@ -84,7 +113,7 @@ def _walking() -> Walk | None:
     return walking if walking is not None and walking.ledger.failover is not None else None
 
 
-def _refused(driver: Any, step: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _refused(band: RustBand, driver: Any, step: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The failed outcome of a retry for which there is no budget, as of the failure that it would have followed.
 
     The core lets a first failure end the retries (see `_outcome`), but not a later one: those are ended here.
@@ -93,7 +122,7 @@ def _refused(driver: Any, step: Mapping[str, Any]) -> Mapping[str, Any] | None:
     if walking is None or not step.get("retry") or walking.ledger.raised is None:
         return None
     try:
-        if retry_timing.spend(walking.ledger):
+        if not _dead(band, walking) and retry_timing.spend(walking.ledger):
             return None
         from litellm.router_rust.core import attempt_failure  # noqa: PLC0415 - LiteLLM is imported
 
@@ -108,7 +137,7 @@ def _refused(driver: Any, step: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return {**attempt_failure(raised), "num_retries": 0, "recorded": True, "uncounted_request": True}
 
 
-def _outcome(outcome: Any) -> Any:
+def _outcome(band: RustBand, outcome: Any) -> Any:
     """What the core is told about an attempt that failed: no retries without a budget, the rest that was asked for."""
     walking = _walking()
     if walking is None or outcome.get("ok") is True:
@@ -118,7 +147,7 @@ def _outcome(outcome: Any) -> Any:
         running = walking.running
         lease = None if running is None else running.lease
         judged(walking.core, walking.ledger, None if lease is None else lease.deployment, changed)
-        if not retry_timing.within_budget():
+        if _dead(band, walking) or not retry_timing.within_budget():
             changed["num_retries"] = 0
         if changed.get("retry_after") is None and walking.ledger.raised is not None:
             # Header names that LiteLLM does not know; a deployment's own cooldown_time goes before, with the core.
@@ -132,31 +161,66 @@ def _outcome(outcome: Any) -> Any:
 # -- the time before a retry ---------------------------------------------------------------------------------
 
 
-def _sleep(original: Any) -> Any:
+def _sleep(original: Any, band: RustBand) -> Any:
     async def sleep(self: Any, seconds: float) -> Any:
-        return await original(self, _seconds(seconds))
+        return await original(self, _seconds(band, seconds))
 
     return sleep
 
 
-def _sleep_sync(original: Any) -> Any:
+def _sleep_sync(original: Any, band: RustBand) -> Any:
     def sleep_sync(self: Any, seconds: float) -> Any:
-        return original(self, _seconds(seconds))
+        return original(self, _seconds(band, seconds))
 
     return sleep_sync
 
 
-def _seconds(seconds: float) -> float:
+def _seconds(band: RustBand, seconds: float) -> float:
     walking = _walking()
     if walking is None:
         return seconds
-    if walking.refused is not None:
+    if walking.refused is not None or _dead(band, walking):
         return 0.0
     step = walking.step or {}
     retry, most = step.get("retry"), step.get("max_retries")
     if isinstance(retry, int) and isinstance(most, int) and retry >= most:
         return 0.0  # the core sleeps after the last attempt, too: nobody is left to wait for
     return retry_timing.longer(walking.core, seconds)
+
+
+# -- a whole request -----------------------------------------------------------------------------------------
+
+
+def _drive(original: Any) -> Any:
+    async def _drive(self: Any, plan: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        ledger = steps.carried.get() or steps.new_ledger(self, request)
+        try:
+            with steps.carrying(ledger):
+                return await original(self, plan, request, *args, **kwargs)
+        except Exception:
+            again = as_ever(ledger, request)
+            if again is None:
+                raise
+        with steps.carrying(ledger):
+            return await original(self, plan, again, *args, **kwargs)
+
+    return _drive
+
+
+def _call_sync(original: Any) -> Any:
+    def _call_sync(self: Any, plan: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        ledger = steps.carried.get() or steps.new_ledger(self, request)
+        try:
+            with steps.carrying(ledger):
+                return original(self, plan, request, *args, **kwargs)
+        except Exception:
+            again = as_ever(ledger, request)
+            if again is None:
+                raise
+        with steps.carrying(ledger):
+            return original(self, plan, again, *args, **kwargs)
+
+    return _call_sync
 
 
 def install(patches: PatchSet, band: RustBand) -> list[str]:
@@ -175,10 +239,13 @@ def install(patches: PatchSet, band: RustBand) -> list[str]:
     for owner, name, make in (
         (band.core, "_answer_cache", partial(_answer_cache, band=band)),
         (band.core, "_answer_cache_sync", partial(_answer_cache_sync, band=band)),
-        (band.driver, "attempt", _attempt),
-        (band.driver, "attempt_sync", _attempt_sync),
-        (PythonHost, "sleep", _sleep),
-        (PythonHost, "sleep_sync", _sleep_sync),
+        (band.driver, "attempt", partial(_attempt, band=band)),
+        (band.driver, "attempt_sync", partial(_attempt_sync, band=band)),
+        (band.driver, "take_events", _take_events),
+        (PythonHost, "sleep", partial(_sleep, band=band)),
+        (PythonHost, "sleep_sync", partial(_sleep_sync, band=band)),
+        (band.core, "_drive", _drive),
+        (band.core, "_call_sync", _call_sync),
     ):
         patches.replace(owner, name, make)
     off = settings.current().disabled_features

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fast_router.engine.deployment import RESTING
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.rust.band import RustBand, RustBinding
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["NativeRests", "attach", "cooling", "ids_of", "install"]
+__all__ = ["NativeRests", "all_cooling", "attach", "cooling", "ids_of", "install"]
 
 _PREFIX, _SUFFIX = "deployment:", ":cooldown"
 # What the core is told about a deployment that is held for a reason without a deadline; it asks again at every pick.
@@ -201,6 +201,17 @@ def cooling(
         return answers
     now = engine.clock()
     return [_cooldown(known[id_], now) if id_ in left_out else value for id_, value in zip(ids, answers, strict=True)]
+
+
+def all_cooling(
+    binding: RustBinding, ids: Sequence[str], answers: Sequence[Any], left_alone: Container[str]
+) -> Sequence[Any]:
+    """Say of those whom a request leaves alone that they cool down, rest or not; the others' answers stand."""
+    now, known = binding.engine.clock(), binding.engine.deployments
+    return [
+        _cooldown(known[id_], now) if value is None and id_ in left_alone else value
+        for id_, value in zip(ids, answers, strict=True)
+    ]
 
 
 def _tried_tiers(candidates: Sequence[Deployment], ledger: AttemptLedger) -> set[str]:

@@ -68,12 +68,13 @@ class Walk:
         step: The latest `attempt` step, None before the first.
         running: The attempt whose call is under way.
         kept: The deployments that LiteLLM's filters had left for the latest pick, None if that is not known.
+        picking: The model that a pick begins for, until somebody has looked at it.
         picks_for: The request that a pick begins for, until somebody has looked at it.
         refused: Why the request was turned away before any call, None if it was not.
     """
 
     __slots__ = (
-        "_turn", "attempt", "core", "kept", "ledger", "picks_for", "preferred", "refused", "running", "step",
+        "_turn", "attempt", "core", "kept", "ledger", "picking", "picks_for", "preferred", "refused", "running", "step",
     )  # fmt: skip
 
     def __init__(self, core: Any, ledger: RequestLedger) -> None:
@@ -84,6 +85,7 @@ class Walk:
         self.step: Mapping[str, Any] | None = None
         self.running: Attempt | None = None
         self.kept: Sequence[str] | None = None
+        self.picking: str | None = None
         self.picks_for: Mapping[str, Any] | None = None
         self.refused: Exception | None = None
         self._turn: tuple[Turns, Ticket] | None = None

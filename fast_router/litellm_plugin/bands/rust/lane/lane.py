@@ -213,6 +213,9 @@ class Lane:
         group = found.group
         if group is None:
             return "no group"
+        failover = binding.router.failover
+        if failover is not None and failover.dead and failover.dead.holds(group.members):
+            return _DEAD
         ask = self.asked(lane, core, found, request)
         lease = engine.acquire(group, ask)
         if lease is None:
@@ -465,6 +468,7 @@ class Lane:
 
 _QUALITY = "quality-of-service limits"
 _NOBODY = "nobody is eligible"
+_DEAD = "nobody is well, and there may be a fallback"
 _INFO = 20  # of the logging module
 _NEVER = float("inf")
 _NO_METADATA: dict[str, Any] = {}
