@@ -4,6 +4,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# A worker takes whole files: what the tests of a file share is started once.
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+WORKERS ?= auto
 LITELLM_VERSIONS ?= 1.83.14 1.91.0 1.99.0 1.106.2 1.108.14 1.109.1 1.110.2
 
 # LiteLLM asks the network for its price list at import unless told to use the one it ships.
@@ -42,10 +45,10 @@ servers:
 
 pytest: $(VENV)/.stamp-dev servers
 	@echo "== pytest"
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(PYTEST) -m "not slow"
 
 test-slow: $(VENV)/.stamp-dev servers  ## Run the tests that kill and await many processes (Redis, RabbitMQ, Celery workers)
-	@$(BIN)/python -m pytest -m slow
+	@$(PYTEST) -m slow
 
 examples: $(VENV)/.stamp-dev servers
 	@echo "== examples"

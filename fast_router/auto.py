@@ -9,6 +9,7 @@ not do and this does: let `fast-router status` see the process.
 from __future__ import annotations
 
 import fast_router  # noqa: F401 - importing it installs the hook that waits for LiteLLM
+from fast_router import environment_switch
 from fast_router.litellm_plugin import hook
 from fast_router.observe import process_status
 
@@ -23,6 +24,8 @@ def install() -> None:
     Raises:
         ConfigurationError: A setting is wrong; nothing is installed then.
     """
+    if environment_switch.off():
+        return  # whatever the other settings say: off always starts
     from fast_router import settings  # noqa: PLC0415
 
     if settings.current().enabled:

@@ -6,6 +6,7 @@ A rest and the return from it are logged at one level, so that whoever sees the 
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
@@ -64,14 +65,15 @@ class Changes:
         if state == "half_open":
             self._say(logging.INFO, deployment, f"may come back: {change.reason}")
         elif state == "open":
-            self._away.setdefault(deployment.id, now)
+            first = self._away.setdefault(deployment.id, now)
             if deployment.held & RESTING:
                 what = f"rests for {max(0.0, change.until - self._engine.clock()):.1f} s"
             elif len(group) == 1:
                 what = "fails, and serves those who have no fallback"
             else:
                 what = "fails and goes on serving, since too many others rest"
-            self._say(logging.WARNING, deployment, f"{what}: {change.reason}; {_meanwhile(group, deployment)}")
+            again = "" if first == now else f", out since {time.strftime('%H:%M:%S', time.localtime(first))}"
+            self._say(logging.WARNING, deployment, f"{what}: {change.reason}{again}; {_meanwhile(group, deployment)}")
         else:
             away = now - self._away.pop(deployment.id, now)
             serving = sum(1 for member in group if not member.held)

@@ -25,7 +25,7 @@ for version in "$@"; do
     if [[ $version == 1.110.* ]]; then
         # A core in Rust has its own adapter. Its extra for the proxy cannot be installed: what it needs is listed here,
         # and the real proxy is run as well, wrapped in each of the ways.
-        package=litellm marks='not python_core' pins=(--requirement scripts/proxy_1.110.in)
+        package=litellm marks='not slow' pins=(--requirement scripts/proxy_1.110.in)
         pins+=(--constraint scripts/proxy_1.110.txt)
         [[ -n ${COMPAT_TESTS:-} ]] || tests='tests/litellm_plugin tests/launch/test_proxy_wrapping.py'
         tests=${COMPAT_TESTS_1_110:-$tests}
@@ -36,7 +36,7 @@ for version in "$@"; do
         [[ -x $folder/bin/python ]] || "$uv" venv --quiet --python .venv/bin/python "$folder"
         "$uv" pip install --quiet --python "$folder/bin/python" --override "$overrides" \
             --editable '.[cli,redis,celery]' "$package==$version" "${pins[@]}" \
-            gunicorn hypothesis pytest pytest-asyncio pytest-rerunfailures pytest-timeout
+            gunicorn hypothesis pytest pytest-asyncio pytest-rerunfailures pytest-timeout pytest-xdist
         # Compiled once, and not again by each of the many processes that the tests start.
         env -u PYTHONDONTWRITEBYTECODE "$folder/bin/python" -c "$compile" >/dev/null
         touch "$stamp"
@@ -44,7 +44,7 @@ for version in "$@"; do
     echo "== LiteLLM $version: the plugin's tests"
     # The real proxy is tested with the development environment's version and with 1.110; elsewhere it is the Router.
     # shellcheck disable=SC2086 - COMPAT_TESTS may name several
-    "$folder/bin/python" -m pytest -p no:cacheprovider -m "$marks" $tests || failed+=("$version")
+    "$folder/bin/python" -m pytest -p no:cacheprovider -n auto --dist loadfile -m "$marks" $tests || failed+=("$version")
 done
 if [[ ${#failed[@]} -gt 0 ]]; then
     echo "test-compat: failed on LiteLLM ${failed[*]}" >&2

@@ -1,15 +1,71 @@
-"""Settings that every test shares: no network for prices, no plugin by accident."""
+"""Settings that every test shares: no network for prices, no plugin by accident, nothing of another run's."""
 
 from __future__ import annotations
 
 import gc
+import importlib.util
 import os
+import shutil
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
 # LiteLLM fetches its price map at import unless told to use the copy it ships.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+
+
+# -- each run, and each of its workers, by itself -----------------------------------------------------------
+
+_own_directory = pytest.StashKey[str]()
+
+
+def pytest_configure(config):
+    """Have this process, and those it starts, keep status sockets and operators' holds apart from all others'."""
+    # Short: the name of a socket has to fit behind it.
+    config.stash[_own_directory] = os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="fr-")
+
+
+def pytest_unconfigure(config):
+    """Leave nothing behind."""
+    shutil.rmtree(config.stash[_own_directory], ignore_errors=True)
+
+
+# -- which tests come first, which may try again ------------------------------------------------------------
+
+_STARTERS = ("proxy", "browser", "services", "slow")
+
+
+def _skip_what_needs_a_core_in_python(items):
+    """Skip what looks into one where LiteLLM's is not; LiteLLM is not imported for that."""
+    found = importlib.util.find_spec("litellm")
+    if found is None or not any((Path(place) / "router_rust").is_dir() for place in found.submodule_search_locations):
+        return
+    for item in items:
+        if item.get_closest_marker("python_core"):
+            item.add_marker(pytest.mark.skip(reason="looks into a core written in Python; this LiteLLM's is not"))
+
+
+def pytest_collection_modifyitems(config, items):
+    """Put what takes long first, so that no worker is left alone with it; let what starts programs try again in CI.
+
+    A service, a proxy or a browser on a crowded machine may run out of patience: there a failure counts if it happens
+    again. Everything else has one try.
+    """
+
+    def first_marker(item):
+        return next((place for place, name in enumerate(_STARTERS) if item.get_closest_marker(name)), len(_STARTERS))
+
+    _skip_what_needs_a_core_in_python(items)
+    again = bool(os.environ.get("CI")) and config.pluginmanager.hasplugin("rerunfailures")
+    rank: dict[str, int] = {}
+    for item in items:
+        found = first_marker(item)
+        rank[item.path] = min(rank.get(item.path, found), found)
+        if again and found < len(_STARTERS):
+            item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=1))
+    items.sort(key=lambda item: rank[item.path])
 
 
 # -- each file begins as if it were alone -----------------------------------------------------------------
@@ -20,16 +76,34 @@ def _as_if_alone():
     """Leave the plugin switched on and no Router behind: the page, `top` and explanations show every one there is."""
     yield
     hook = sys.modules.get("fast_router.litellm_plugin.hook")
-    if hook is None or os.environ.get("FAST_ROUTER_ENABLED") == "0":
-        return
-    hook.enable()
-    from fast_router.litellm_plugin.start_line import routers
+    if hook is not None and os.environ.get("FAST_ROUTER_ENABLED") != "0":
+        hook.enable()
+        from fast_router.litellm_plugin.start_line import routers
 
-    if left := routers():
-        for router in left:
+        for router in routers():
             router.discard()
-        del left, router
+    if (direct := sys.modules.get("fast_router.router")) is not None:
+        # A stream or a task that was never ended may hold on to one: nobody shall find it all the same.
         gc.collect()
+        direct._live.clear()
+
+
+@pytest.fixture
+def runtime(monkeypatch):
+    """A private directory of the status sockets, in which this process alone will listen."""
+    from fast_router import operator_holds, settings
+    from fast_router.observe import process_status
+
+    # Short: a socket's path must fit into its address.
+    path = Path(tempfile.mkdtemp(prefix="fr-"))
+    monkeypatch.setenv("FAST_ROUTER_RUNTIME_DIR", str(path))
+    settings.reset()
+    gc.collect()  # other tests' Routers would answer as well
+    yield path
+    process_status.stop()
+    operator_holds.replace("file", [])
+    settings.reset()
+    shutil.rmtree(path, ignore_errors=True)
 
 
 # -- private servers: started by the first test that asks, gone with the run ------------------------------

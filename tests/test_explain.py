@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import inspect
 import json
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -18,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fast_router
-from fast_router import AdvancedRouter, UnknownModelError, operator_holds, settings
+from fast_router import AdvancedRouter, UnknownModelError, operator_holds
 from fast_router.cli import main
 from fast_router.observe import process_status
 from fast_router.operator_holds import Hold
@@ -95,18 +91,6 @@ def test_who_is_eligible_is_who_is_picked(deployments, exclude):
         picked.add(lease.id)
         lease.release()
     assert picked == told
-
-
-@pytest.fixture
-def runtime(monkeypatch):
-    path = Path(tempfile.mkdtemp(prefix="fr-"))
-    monkeypatch.setenv("FAST_ROUTER_RUNTIME_DIR", str(path))
-    settings.reset()
-    gc.collect()
-    yield path
-    process_status.stop()
-    settings.reset()
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def test_the_command_says_it_for_each_process(runtime):

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-__all__ = ["COLOURS", "Column", "duration", "figure", "show", "since"]
+__all__ = ["COLOURS", "Column", "duration", "figure", "show"]
 
 # State → colour, in words that rich and click both know.
 COLOURS = {
@@ -104,8 +104,3 @@ def duration(seconds: float | None) -> str:
         return f"{minutes} min {left} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
-
-
-def since(moment: float | None, now: float) -> str:
-    """How long ago that was."""
-    return "" if moment is None else duration(max(0.0, now - moment))

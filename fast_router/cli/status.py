@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from fast_router.cli.columns import Column, duration, figure, show, since
+from fast_router.cli.columns import Column, figure, show
+from fast_router.cli.trouble import changes_in, since, troubles
 from fast_router.observe import process_status
 from fast_router.observe.runtime_dir import directories
 from fast_router.observe.summary import idle_parents, summarise
@@ -24,6 +25,7 @@ _NOTHING = (
 # As many rows as a screen or two hold.
 _MOST = 40
 _PER_GROUP = 10
+_TROUBLES = 5
 
 COLUMNS = (
     Column("server"),
@@ -84,6 +86,10 @@ def _show(documents: Sequence[Mapping[str, Any]], model: str | None, *, everythi
         known = ", ".join(group["model"] for group in summary["groups"][:20]) or "none"
         raise click.ClickException(f"no process has a model {model!r}; there are: {known}")
     now, left = time.time(), _MOST
+    if sentences := troubles(sorted(groups, key=to_watch), now, _TROUBLES):
+        click.echo()
+        for sentence in sentences:
+            click.secho(sentence, bold=True)
     total = sum(group["size"] for group in groups)
     hidden = 0
     for group in sorted(groups, key=to_watch):
@@ -139,12 +145,7 @@ def cells(row: Mapping[str, Any], now: float) -> list[str]:
 
 def why(row: Mapping[str, Any], now: float) -> str:
     """Why it is as it is, since when, and when that changes."""
-    parts = [row["reason"]] if row["reason"] else []
-    if row["since"] is not None and row["state"] not in {"held", "drained", "draining"}:
-        parts.append(f"since {since(row['since'], now)}")
-    if row["seconds_left"]:
-        parts.append(f"{'full share' if row['state'] == 'warming' else 'next try'} in {duration(row['seconds_left'])}")
-    return ", ".join(parts)
+    return ", ".join(filter(None, (row["reason"], since(row, now), changes_in(row))))
 
 
 def _processes(summary: Mapping[str, Any], idle: int) -> None:

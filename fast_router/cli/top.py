@@ -18,12 +18,14 @@ from rich.table import Table
 from rich.text import Text
 
 from fast_router.cli.columns import COLOURS, figure
-from fast_router.cli.status import gather, why
+from fast_router.cli.status import gather, to_watch, why
+from fast_router.cli.trouble import troubles
 from fast_router.observe.summary import SEVERITY, summarise
 
 __all__ = ["Screen", "top"]
 
 _KEYS = "s order   r reverse   / filter   Esc clear   space pause   q leave"
+_TROUBLES = 4
 _RANK = {state: rank for rank, state in enumerate(SEVERITY)}
 _ORDERS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "trouble": lambda r: (_RANK.get(r["state"], 0), -r["failed_rate"], -r["rate"], r["model"], r["server"]),
@@ -115,11 +117,14 @@ class Screen:
         for heading in ("in flight", "share", "calls/s", "failed/s", "p50", "p95", "1st p95"):
             table.add_column(heading, justify="right", no_wrap=True)
         table.add_column("why", no_wrap=True, overflow="ellipsis", ratio=1)
-        room = max(1, height - 8)
+        groups = [each for each in self._summary["groups"] if self.model in (None, each["model"])]
+        sentences = troubles(sorted(groups, key=to_watch), now, _TROUBLES)
+        room = max(1, height - 8 - 2 * len(sentences))  # each may need a second line
         for row in rows[:room]:
             table.add_row(*_cells(row, now))
         foot = f"… {len(rows) - room} more" if len(rows) > room else ""
-        return Group(self._head(), table, Text(foot, style="dim"), self._foot())
+        ill = [Text(sentence, style="bold") for sentence in sentences]
+        return Group(self._head(), *ill, table, Text(foot, style="dim"), self._foot())
 
     def _head(self) -> Text:
         summary = self._summary

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from fast_router import settings
+from fast_router import environment_switch, settings
 from fast_router.errors import ConfigurationError
 
 __all__ = ["BOOTSTRAP", "CommandError", "environment", "run"]
@@ -55,7 +55,8 @@ def environment(
         options = _own_section(command)
     if options is not None:
         env[name] = str(Path(options).absolute())
-    settings.load(environ=env)
+    if not environment_switch.off(env):  # off always starts, whatever the options say
+        settings.load(environ=env)
     return env
 
 

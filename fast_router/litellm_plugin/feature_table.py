@@ -23,6 +23,7 @@ FEATURES = (
 
 
 RUST_FEATURES = (
+    ("attempts", "fast_router.litellm_plugin.bands.rust.attempts"),
     ("selection", "fast_router.litellm_plugin.bands.rust.steps"),
     ("cooldowns", "fast_router.litellm_plugin.bands.rust.rests"),
     ("strategies", "fast_router.litellm_plugin.bands.rust.strategies_by_name"),

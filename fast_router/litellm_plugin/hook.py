@@ -13,8 +13,9 @@ from importlib import import_module
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from fast_router import environment_switch
 from fast_router.litellm_plugin.feature_table import FEATURES, RUST_FEATURES
-from fast_router.litellm_plugin.switch import WATCHED, off_by_environment, switch
+from fast_router.litellm_plugin.switch import WATCHED, switch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +29,7 @@ __all__ = ["advanced_router", "bind_all", "check_settings", "disable", "enable",
 
 def _allowed() -> bool:
     """Whether the settings let LiteLLM be touched; programs that set nothing do not load what reads settings."""
-    if off_by_environment():
+    if environment_switch.off():
         return False
     if "fast_router.settings" not in sys.modules and not any(name.startswith("FAST_ROUTER_") for name in os.environ):
         return True
@@ -38,7 +39,7 @@ def _allowed() -> bool:
 
 
 def install_hook() -> None:
-    """Have LiteLLM patched as soon as it is imported; nothing at all with `FAST_ROUTER_ENABLED=0`.
+    """Have LiteLLM patched as soon as it is imported; with `FAST_ROUTER_ENABLED=0` only strategy names are translated.
 
     Raises:
         ConfigurationError: A setting is wrong; LiteLLM is left as it is then. Not in the `fast-router` command, which
@@ -65,7 +66,7 @@ def check_settings() -> None:
     Raises:
         ConfigurationError: A setting is wrong, and fast_router is not switched off.
     """
-    if not off_by_environment():
+    if not environment_switch.off():
         from fast_router import settings  # noqa: PLC0415
 
         settings.load()
@@ -86,8 +87,9 @@ def enable() -> bool:
     """
     with switch.lock:
         if not _allowed():
+            _translate_names()
             return False
-        switch.wanted = True
+        switch.wanted = switch.names_wanted = True
         if switch.enabled:
             return True
         module = sys.modules.get(WATCHED)
@@ -98,8 +100,14 @@ def enable() -> bool:
         return False
 
 
-def disable() -> list[str]:
+def disable(*, names: bool = False) -> list[str]:
     """Give LiteLLM back: every patched attribute is again the identical object that it was.
+
+    One thing stays, so that a configuration that names a strategy of ours still makes a Router: the translation of
+    such names, in the Router's constructor and `update_settings`.
+
+    Args:
+        names: Whether that goes, too. A Router with such a name is refused by LiteLLM then.
 
     Returns:
         Attributes that somebody else has patched over since, so that they could not be put back; ours only
@@ -112,7 +120,40 @@ def disable() -> list[str]:
         switch.enabled = False
         switch.patches = None
         switch.features = []
+        switch.names_wanted = not names
+        if names:
+            _leave_names()
+        else:
+            _translate_names()
         return list(switch.stuck)
+
+
+def _translate_names() -> None:
+    """While off, let configurations with strategy names of ours start; as soon as LiteLLM is there."""
+    if switch.names is not None or not switch.names_wanted or environment_switch.forbids_names():
+        return
+    module = sys.modules.get(WATCHED)
+    if module is None or not hasattr(module, "Router"):
+        _watch()
+        return
+    from fast_router.litellm_plugin import names_while_off  # noqa: PLC0415
+    from fast_router.litellm_plugin.patching import PatchSet  # noqa: PLC0415
+    from fast_router.litellm_plugin.tally import tally  # noqa: PLC0415
+
+    patches = PatchSet()
+    try:
+        names_while_off.install(patches, module)
+    except Exception as error:  # noqa: BLE001 - off always starts
+        patches.restore()
+        tally.failed(error, "translating strategy names")
+        return
+    switch.names = patches
+
+
+def _leave_names() -> None:
+    if switch.names is not None:
+        switch.stuck = [*switch.stuck, *switch.names.restore()]
+        switch.names = None
 
 
 class _Trigger:
@@ -152,11 +193,13 @@ def _imported(_module: ModuleType) -> None:
         _watch_with_wrapt()
         return
     with switch.lock:
-        if not switch.wanted or switch.enabled:
+        if switch.enabled:
             return
         try:
-            if _allowed():
+            if switch.wanted and _allowed():
                 _patch(module)
+            if not switch.enabled:
+                _translate_names()
         except Exception as error:  # noqa: BLE001 - importing LiteLLM must not fail because of us
             # The settings were right when fast_router was imported: they have changed since.
             from fast_router.litellm_plugin.tally import LOGGER  # noqa: PLC0415
@@ -173,6 +216,7 @@ def _patch(module: ModuleType) -> None:
     from fast_router.settings.log_level import prepare  # noqa: PLC0415
 
     prepare()
+    _leave_names()
     patches = PatchSet()
     switch.features, switch.skipped, switch.stuck = [], {}, []
     try:
@@ -182,6 +226,7 @@ def _patch(module: ModuleType) -> None:
         _install("public hook", _public_hook(str(error)), patches, None)
     except Exception as error:  # noqa: BLE001 - importing LiteLLM must not fail because of us
         tally.failed(error, "enable")
+        _translate_names()
         return
     else:
         disabled = settings.current().disabled_features
@@ -191,9 +236,30 @@ def _patch(module: ModuleType) -> None:
             else:
                 _install(name, _installer(path), patches, switch.band)
         install_start_line(patches, switch.band)
+        switch.band.installed(patches, give_back)
     switch.patches = patches
     switch.enabled = bool(switch.features)
     _warn_of_unknown_variables()
+
+
+def give_back(band: Any, problem: str) -> None:
+    """Give LiteLLM back but for its public hook, while requests run: its `band` has turned out to be another one.
+
+    Args:
+        band: The one that is in use; nothing happens if it is no longer.
+        problem: What is the matter, for the log and the status.
+    """
+    from fast_router.litellm_plugin.patching import PatchSet  # noqa: PLC0415
+
+    with switch.lock:
+        if switch.band is not band or switch.patches is None:
+            return
+        switch.stuck = switch.patches.restore()
+        patches = PatchSet()
+        switch.band, switch.features, switch.skipped = None, [], {"steering": problem}
+        _install("public hook", _public_hook(problem), patches, None)
+        switch.patches = patches
+        switch.enabled = bool(switch.features)
 
 
 def _warn_of_unknown_variables() -> None:

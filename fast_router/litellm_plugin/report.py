@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from fast_router.litellm_plugin.switch import WATCHED, off_by_environment, switch
+from fast_router import environment_switch
+from fast_router.litellm_plugin.switch import WATCHED, switch
 from fast_router.version import __version__
 
 __all__ = ["status"]
@@ -19,7 +20,8 @@ def status() -> dict[str, Any]:
     share their state over Redis: who else is there, and whether Redis answers (or that `limits: strict` has none).
     `resting` lists the deployments that rest or have yet to prove that they are back: model, id, state, reason,
     seconds_left. `celery` is there while Celery routing is on: whether broker and Redis answer, `picks` by workers,
-    `local_picks` by reason. `capabilities` says of each whether it is on, and why or why not.
+    `local_picks` by reason. `names_translated`: while off, configurations
+    may name strategies that LiteLLM lacks. `capabilities` says of each whether it is on, and why or why not.
     """
     from fast_router.litellm_plugin.capabilities import capabilities  # noqa: PLC0415
     from fast_router.litellm_plugin.tally import resting, tally  # noqa: PLC0415
@@ -40,7 +42,8 @@ def status() -> dict[str, Any]:
         return {
             "version": __version__,
             "enabled": switch.enabled,
-            "switched_off_by_environment": off_by_environment(),
+            "switched_off_by_environment": environment_switch.off(),
+            "names_translated": switch.names is not None,
             "waiting_for_litellm": switch.wanted and not switch.enabled and WATCHED not in sys.modules,
             "litellm": band.version if band is not None else None,
             "band": band.name if band is not None else None,
@@ -57,7 +60,7 @@ def status() -> dict[str, Any]:
 
 
 def _why_off() -> str:
-    if off_by_environment():
+    if environment_switch.off():
         return "FAST_ROUTER_ENABLED switches fast_router off"
     if not switch.enabled and WATCHED not in sys.modules:
         return "LiteLLM is not imported yet"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from typing import TYPE_CHECKING
 
@@ -10,13 +9,10 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.methods import Band
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["WATCHED", "Switch", "off_by_environment", "switch"]
+__all__ = ["WATCHED", "Switch", "switch"]
 
 
 WATCHED = "litellm.router"
-
-
-_OFF = frozenset({"0", "false", "no", "off", "f", "n"})
 
 
 class Switch:
@@ -33,11 +29,9 @@ class Switch:
         self.skipped: dict[str, str] = {}
         self.stuck: list[str] = []
         self.warned = False
+        # While off: whether names that LiteLLM lacks may be translated, and what does it.
+        self.names_wanted = True
+        self.names: PatchSet | None = None
 
 
 switch = Switch()
-
-
-def off_by_environment() -> bool:
-    """Whether `FAST_ROUTER_ENABLED` switches everything off."""
-    return os.environ.get("FAST_ROUTER_ENABLED", "").strip().lower() in _OFF

@@ -20,6 +20,7 @@ import threading
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from fast_router import environment_switch
 from fast_router.errors import ConfigurationError
 from fast_router.settings.features import FEATURES, OVERHEAD
 from fast_router.settings.table import PREFIX, Row, Settings, markdown, options, rows, shown
@@ -34,7 +35,6 @@ __all__ = [
     "Settings",
     "configure",
     "current",
-    "enabled",
     "has_section",
     "load",
     "markdown",
@@ -46,8 +46,6 @@ __all__ = [
     "unknown_variables",
 ]
 
-_ON = frozenset({"1", "true", "yes", "on", "t", "y"})
-_OFF = frozenset({"0", "false", "no", "off", "f", "n"})
 # A file with one of these and no `fast_router:` section is LiteLLM's alone.
 _LITELLM_SECTIONS = frozenset(
     {"model_list", "litellm_settings", "router_settings", "general_settings", "environment_variables", "include"}
@@ -188,6 +186,8 @@ def load(
 
 
 def _checked(name: str, value: object) -> object:
+    if name == "enabled" and isinstance(value, str) and value.lower() == environment_switch.NEVER:
+        return False
     checked: object = _validators()[name].validate_python(value)
     if name == "disabled_features" and isinstance(checked, tuple):
         return _features(checked)
@@ -256,17 +256,26 @@ def current() -> Settings:
     """The settings in force; read from the environment and the file at the first call.
 
     Raises:
-        ConfigurationError: A value is wrong (see `load`).
+        ConfigurationError: A value is wrong (see `load`), and `FAST_ROUTER_ENABLED` does not switch us off.
     """
     global _current  # noqa: PLW0603 - one process, one set of options
     seen = _current
     if seen is None:
         with _lock:
             if _current is None:
-                _current = load(_arguments)[0]
+                _current = _read()
                 _set_log_level(_current)
             seen = _current
     return seen
+
+
+def _read() -> Settings:
+    try:
+        return load(_arguments)[0]
+    except ConfigurationError:
+        if not environment_switch.off():
+            raise
+        return Settings(enabled=False)  # off always starts, whatever the other options say
 
 
 def configure(**arguments: object) -> Settings:
@@ -325,20 +334,3 @@ def reset() -> None:
     with _lock:
         _arguments.clear()
         _current = None
-
-
-def enabled() -> bool:
-    """Whether fast_router may touch LiteLLM; answered without importing anything unless a file is named.
-
-    Raises:
-        ConfigurationError: FAST_ROUTER_ENABLED is neither a yes nor a no.
-    """
-    if "enabled" in _arguments or _current is not None or os.environ.get(PREFIX + "CONFIG", "").strip():
-        return current().enabled
-    text = os.environ.get(PREFIX + "ENABLED", "").strip().lower()
-    if not text or text in _ON:
-        return True
-    if text in _OFF:
-        return False
-    msg = f"{PREFIX}ENABLED: {text!r} is neither a yes nor a no; use 1 or 0"
-    raise ConfigurationError(msg)

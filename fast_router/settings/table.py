@@ -85,7 +85,10 @@ class Settings:
         values: The options that are not at their default, already checked (`load` does that).
     """
 
-    enabled: bool = option(True, "Off leaves LiteLLM untouched; honoured before anything of LiteLLM is imported.")
+    enabled: bool = option(
+        True,
+        "Off leaves LiteLLM's requests untouched; honoured before anything of LiteLLM is imported.",
+    )
     config: str | None = option(None, "YAML file with these options, at top level or under `fast_router:`.")
     strategy: str | None = option(None, "Strategy of the Router behind `litellm.model_list`; else LiteLLM's default.")
     router_settings: dict[str, Any] = option({}, "Further arguments of that Router, by LiteLLM's names.", secret=True)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
 import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 from amqp import Message
@@ -96,19 +94,6 @@ async def routing_for(settings: CelerySettings, **options):
         yield routing
     finally:
         await routing.close()
-
-
-async def until(condition, seconds: float = 30.0, every: float = 0.01):
-    """Poll until `condition()` is true; fails when the time is over."""
-    end = time.monotonic() + seconds
-    while True:
-        found = condition()
-        if asyncio.iscoroutine(found):
-            found = await found
-        if found:
-            return found
-        assert time.monotonic() < end, "the condition did not come true in time"
-        await asyncio.sleep(every)
 
 
 def answers(settings: CelerySettings, name: str = "nobody") -> str:

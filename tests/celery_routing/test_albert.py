@@ -20,7 +20,8 @@ import fast_router
 from fast_router.celery_routing.envelope import Keys
 from fast_router.testing import Upstream
 from fast_router.testing.servers import free_port
-from tests.celery_routing.help import Worker, settings_for, until
+from tests.celery_routing.help import Worker, settings_for
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 

@@ -11,8 +11,9 @@ import pytest
 import redis
 
 from fast_router.celery_routing.envelope import Keys
-from tests.celery_routing.help import THREE, Worker, queue_depth, routing_for, settings_for, until
+from tests.celery_routing.help import THREE, Worker, queue_depth, routing_for, settings_for
 from tests.support.forwarder import Forwarder
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 

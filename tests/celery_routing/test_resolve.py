@@ -18,7 +18,8 @@ from redis import Redis
 
 from fast_router.testing import Upstream
 from fast_router.testing.servers import free_port
-from tests.celery_routing.help import Worker, settings_for, until
+from tests.celery_routing.help import Worker, settings_for
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.services, pytest.mark.proxy, pytest.mark.slow, pytest.mark.timeout(500)]
 

@@ -15,16 +15,8 @@ import redis
 from fast_router.celery_routing.envelope import Keys, queue_name
 from fast_router.celery_routing.settings import Candidate
 from fast_router.errors import ModelBusyError, RoutingTimeoutError
-from tests.celery_routing.help import (
-    THREE,
-    Worker,
-    answers,
-    publish_many,
-    queue_depth,
-    routing_for,
-    settings_for,
-    until,
-)
+from tests.celery_routing.help import THREE, Worker, answers, publish_many, queue_depth, routing_for, settings_for
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 

@@ -15,16 +15,8 @@ from amqp import Message
 from kombu import Connection
 
 from fast_router.celery_routing.envelope import Keys, amqp_headers, queue_name
-from tests.celery_routing.help import (
-    THREE,
-    Worker,
-    answers,
-    publish_many,
-    queue_depth,
-    routing_for,
-    settings_for,
-    until,
-)
+from tests.celery_routing.help import THREE, Worker, answers, publish_many, queue_depth, routing_for, settings_for
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 

@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 import textwrap
 import time
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from fast_router import AdvancedRouter, operator_holds, settings
+from fast_router import AdvancedRouter, operator_holds
 from fast_router.cli import main
 from fast_router.engine.failover.breaker import BreakerOptions
 from fast_router.observe import process_status
-
-
-@pytest.fixture
-def runtime(monkeypatch):
-    path = Path(tempfile.mkdtemp(prefix="fr-"))
-    monkeypatch.setenv("FAST_ROUTER_RUNTIME_DIR", str(path))
-    settings.reset()
-    gc.collect()  # other tests' routers would answer as well
-    yield path
-    process_status.stop()
-    operator_holds.replace("file", [])
-    settings.reset()
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def router_of(count=3, **options):

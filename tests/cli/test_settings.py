@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 import fast_router
-from fast_router import settings
+from fast_router import environment_switch, settings
 from fast_router.cli import main
 from fast_router.errors import ConfigurationError
 
@@ -156,10 +156,13 @@ def test_settings_are_immutable_and_show_no_secrets():
         loaded.max_wait = 3
 
 
-@pytest.mark.parametrize(("text", "answer"), [("", True), ("1", True), ("on", True), ("0", False), ("No", False)])
-def test_enabled_reads_the_environment(monkeypatch, text, answer):
-    monkeypatch.setenv("FAST_ROUTER_ENABLED", text)
-    assert settings.enabled() is answer
+@pytest.mark.parametrize(
+    ("text", "answer"), [("", True), ("1", True), ("on", True), ("0", False), ("No", False), ("Never", False)]
+)
+def test_enabled_reads_the_environment(text, answer):
+    environ = {"FAST_ROUTER_ENABLED": text}
+    assert settings.load(environ=environ)[0].enabled is answer
+    assert environment_switch.off(environ) is not answer
 
 
 def test_variables_that_are_no_options_are_named_but_not_those_of_our_own_tools():
@@ -172,10 +175,9 @@ def test_variables_that_are_no_options_are_named_but_not_those_of_our_own_tools(
     assert settings.unknown_variables({**own, "OTHER": "1"}) == []
 
 
-def test_enabled_refuses_what_is_neither_yes_nor_no(monkeypatch):
-    monkeypatch.setenv("FAST_ROUTER_ENABLED", "maybe")
-    with pytest.raises(ConfigurationError, match="'maybe' is neither a yes nor a no"):
-        settings.enabled()
+def test_enabled_refuses_what_is_neither_yes_nor_no():
+    with pytest.raises(ConfigurationError, match="FAST_ROUTER_ENABLED: 'maybe'"):
+        settings.load(environ={"FAST_ROUTER_ENABLED": "maybe"})
 
 
 @pytest.mark.parametrize(

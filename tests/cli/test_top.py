@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import gc
 import io
 import os
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from fast_router import AdvancedRouter, settings
+from fast_router import AdvancedRouter
 from fast_router.cli import main
 from fast_router.cli.top import Screen
 from fast_router.observe import process_status
-
-
-@pytest.fixture
-def runtime(monkeypatch):
-    path = Path(tempfile.mkdtemp(prefix="fr-"))
-    monkeypatch.setenv("FAST_ROUTER_RUNTIME_DIR", str(path))
-    settings.reset()
-    gc.collect()
-    yield path
-    process_status.stop()
-    settings.reset()
-    shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture

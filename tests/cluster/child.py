@@ -29,14 +29,15 @@ if arguments.skew:
 import fast_router.cluster  # noqa: E402
 from fast_router.cluster.shared_state import exchange, message  # noqa: E402
 from fast_router.router import AdvancedRouter  # noqa: E402
-from tests.cluster.shared import entries, until  # noqa: E402
+from tests.cluster.shared import entries  # noqa: E402
+from tests.support.waiting import until_sync  # noqa: E402
 
 if arguments.protocol:
     message.PROTOCOL = exchange.PROTOCOL = arguments.protocol
 
 router = AdvancedRouter("least_busy", model_list=entries(rpm=1000), wall=time.time)
 state = fast_router.cluster.attach(router, url=arguments.url, settings={"interop": True} if arguments.interop else None)
-assert until(lambda: state.connected)
+assert until_sync(lambda: state.connected)
 parent = state.instance if hasattr(state, "instance") else state.exchange.instance
 
 if arguments.fork:
@@ -48,7 +49,7 @@ if arguments.fork:
         os.kill(pid, 9)
         os.waitpid(pid, 0)
         sys.exit(0)
-    assert until(lambda: state.connected)
+    assert until_sync(lambda: state.connected)
     assert state.exchange.instance != parent
 
 leases = [router.acquire("m", exclude={"d1"}) for _ in range(arguments.hold)]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import contextmanager
 
 import fast_router.cluster
 from fast_router.router import AdvancedRouter
+from tests.support.waiting import until_sync
 
 
 def entries(count=2, model="m", **params):
@@ -20,23 +20,13 @@ def entries(count=2, model="m", **params):
     ]
 
 
-def until(condition, timeout=10.0):
-    """Poll until `condition()` is true; its last value."""
-    end = time.monotonic() + timeout
-    while True:
-        value = condition()
-        if value or time.monotonic() > end:
-            return value
-        time.sleep(0.005)
-
-
 @contextmanager
 def member(url, count=2, strategy="least_busy", model_list=None, **settings):
     """One instance of a fleet: a router and its state, connected."""
     router = AdvancedRouter(strategy, model_list=model_list if model_list is not None else entries(count))
     state = fast_router.cluster.attach(router, url=url, settings=settings)
     try:
-        assert until(lambda: state.connected), state.status()
+        assert until_sync(lambda: state.connected), state.status()
         yield router, state
     finally:
         state.close()

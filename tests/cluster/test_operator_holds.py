@@ -12,6 +12,8 @@ import time
 
 import pytest
 
+from tests.support.waiting import until_sync
+
 pytestmark = [pytest.mark.services]
 
 HOST = """
@@ -54,10 +56,7 @@ class Host:
         return self.worker.stdout.readline().split()
 
     def until(self, expected):
-        end = time.monotonic() + 30
-        while (found := self.picks()) != expected:
-            assert time.monotonic() < end, found
-            time.sleep(0.05)
+        until_sync(lambda: self.picks() == expected, every=0.05, told=self.picks)
 
     def order(self, *words):
         done = subprocess.run(

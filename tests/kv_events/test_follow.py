@@ -8,6 +8,8 @@ import time
 import httpx
 import pytest
 
+from tests.support.waiting import until_sync
+
 pytest.importorskip("zmq")
 pytest.importorskip("msgspec")
 
@@ -20,13 +22,6 @@ from tests.support.tokenizer import model_folder
 
 ORDERS = Behaviour(prefill_rate=1e7, block_size=16, cache_blocks=2000, tokens=1)
 MODEL = "m"
-
-
-def until(condition, seconds=15):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 @pytest.fixture
@@ -70,7 +65,7 @@ def followed(router, fleet):
             states = [follow.state(work_of(router, name)) for name in fleet]
             return all(state and state["batches"] for state in states)
 
-        until(all_heard)
+        until_sync(all_heard)
 
 
 def complete(client, router, fleet, text):
@@ -107,24 +102,24 @@ def test_what_another_router_sent_is_known_by_its_tokens(fleet, client):
     here, cached, _ = complete(client, router, fleet, TEXT)
     assert cached == 0
     there = next(name for name in fleet if name != here)
-    until(lambda: expected(router, here, TEXT)[0] == expected(router, here, TEXT)[1])
+    until_sync(lambda: expected(router, here, TEXT)[0] == expected(router, here, TEXT)[1])
     assert expected(router, there, TEXT)[0] == 0
     client.post(fleet[there].api_base + "/completions", json={"model": "m", "prompt": TEXT, "max_tokens": 1})
-    until(lambda: expected(router, there, TEXT)[0] == expected(router, there, TEXT)[1])
+    until_sync(lambda: expected(router, there, TEXT)[0] == expected(router, there, TEXT)[1])
 
 
 def test_what_a_server_dropped_is_no_longer_expected_there(fleet, client):
     router = router_of(fleet, tokenizer=model_folder())
     followed(router, fleet)
     here, _, _ = complete(client, router, fleet, TEXT)
-    until(lambda: expected(router, here, TEXT)[0])
+    until_sync(lambda: expected(router, here, TEXT)[0])
     fleet[here].order(cache_blocks=30)  # the rest of it goes
     # A few uses later nothing of it can be on its way any more.
     for number in range(4):
         lease = router.acquire(MODEL, key=f"{number} something short", exclude=[n for n in fleet if n != here])
         lease.release()
     followed(router, fleet)
-    until(lambda: expected(router, here, TEXT)[0] < expected(router, here, TEXT)[1])
+    until_sync(lambda: expected(router, here, TEXT)[0] < expected(router, here, TEXT)[1])
     # What it says then is what we expect, to a block of either.
     found, _ = expected(router, here, TEXT)
     from fast_router.engine.prefix_cache.prompt import Prompt
@@ -146,11 +141,14 @@ def test_without_a_tokenizer_a_restart_is_noticed_and_the_size_learnt(fleet, cli
     assert expected(router, here, TEXT)[0]
     fleet[here].restart()
     followed(router, fleet)
-    until(lambda: (client.post(fleet[here].api_base + "/completions", json={"prompt": f"{time.monotonic()} " * 40}),
-                   expected(router, here, TEXT)[0] == 0)[1])  # fmt: skip
+
+    def asked():
+        client.post(fleet[here].api_base + "/completions", json={"prompt": f"{time.monotonic()} " * 40})
+        return expected(router, here, TEXT)[0]
+
+    until_sync(lambda: asked() == 0)
     fleet[here].order(cache_blocks=40)
-    until(lambda: (client.post(fleet[here].api_base + "/completions", json={"prompt": f"{time.monotonic()} " * 40}),
-                   expected(router, here, TEXT), work_of(router, here).capacity == 40 * 16)[2])  # fmt: skip
+    until_sync(lambda: (asked(), work_of(router, here).capacity == 40 * 16)[1])
 
 
 def test_picks_go_on_when_the_events_server_is_gone(fleet, client):
@@ -174,7 +172,7 @@ def test_a_router_that_goes_is_no_longer_followed(fleet):
     assert names <= set(subscriber.sources())
     del router
     gc.collect()
-    until(lambda: not names & set(subscriber.sources()))
+    until_sync(lambda: not names & set(subscriber.sources()))
 
 
 @pytest.mark.parametrize(
@@ -225,6 +223,6 @@ def test_a_template_that_is_not_the_servers_does_no_harm(fleet, client):
     lease.release()
     followed(router, fleet)
     follower = follow._followers[model_folder()]
-    until(lambda: not follower._prompts and not follower._asked)
+    until_sync(lambda: not follower._prompts and not follower._asked)
     found, blocks = expected(router, lease.id, said)
     assert found == blocks

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-import time
 
 import httpx
 import pytest
+
+from tests.support.waiting import until_sync
 
 pytest.importorskip("zmq")
 pytest.importorskip("msgspec")
@@ -43,19 +45,12 @@ def upstream(request):
         yield one
 
 
-def until(condition, what, seconds=15):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, what()
-        time.sleep(0.005)
-
-
 def follow(subscriber, upstream, *, replay=True):
     """Follow, and wait until the subscription holds: a PUB socket drops what is sent before."""
     changes = []
     events, missed = upstream.kv_events
     subscriber.follow("one", Endpoint(events, missed if replay else None), lambda change, cache: changes.append(change))
-    until(lambda: subscriber.sources().get("one"), lambda: "not followed")
+    until_sync(lambda: subscriber.sources().get("one"), told=lambda: "not followed")
     return changes
 
 
@@ -72,13 +67,15 @@ def keys_of(text):
 
 def poke(client, upstream, subscriber, cache_has):
     """Send small different prompts until what was sent before is known to have arrived."""
-    number = 0
-    end = time.monotonic() + 15
-    while not cache_has(subscriber.sources()["one"]):
-        assert time.monotonic() < end, vars_of(subscriber)
-        number += 1
-        chat(client, upstream, f"poke {number} " + "word " * 40)
-        time.sleep(0.02)
+    numbers = itertools.count()
+
+    def arrived():
+        if cache_has(subscriber.sources()["one"]):
+            return True
+        chat(client, upstream, f"poke {next(numbers)} " + "word " * 40)
+        return False
+
+    until_sync(arrived, every=0.02, told=lambda: vars_of(subscriber))
 
 
 def vars_of(subscriber):
@@ -183,7 +180,7 @@ def test_an_emptied_cache_is_seen(client, upstream, subscriber):
     chat(client, upstream, text)
     poke(client, upstream, subscriber, lambda source: keys_of(text)[-1] in source.cache)
     client.post(upstream.url + "/reset_prefix_cache").raise_for_status()
-    until(lambda: keys_of(text)[0] not in subscriber.sources()["one"].cache, lambda: vars_of(subscriber))
+    until_sync(lambda: keys_of(text)[0] not in subscriber.sources()["one"].cache, told=lambda: vars_of(subscriber))
 
 
 def test_salted_prompts_are_counted_and_never_matched(client, upstream, subscriber):
@@ -214,11 +211,11 @@ def test_many_servers_in_a_process_of_their_own(client, subscriber):
             caches = {name: source.cache for name, source in subscriber.sources().items()}
             return all(keys_of(text)[-1] in caches[name] for name, text in texts.items())
 
-        until(each_knows_its_own, subscriber.sources)
+        until_sync(each_knows_its_own, told=subscriber.sources)
         caches = {name: source.cache for name, source in subscriber.sources().items()}
         assert keys_of(texts["gpu-0"])[-1] not in caches["gpu-1"]
         subscriber.leave("gpu-0")
-        until(lambda: "gpu-0" not in subscriber.sources(), lambda: "still there")
+        until_sync(lambda: "gpu-0" not in subscriber.sources(), told=lambda: "still there")
 
 
 def test_garbage_on_the_socket_is_counted_and_passed_over(subscriber):
@@ -234,7 +231,7 @@ def test_garbage_on_the_socket_is_counted_and_passed_over(subscriber):
     pub.send_multipart([b"", b"short", b""])
     pub.send_multipart([b"", (0).to_bytes(8, "big"), b"\xc1"])
     pub.send_multipart([b"only one"])
-    until(lambda: subscriber.sources()["one"].state.malformed == 3, lambda: vars_of(subscriber))
+    until_sync(lambda: subscriber.sources()["one"].state.malformed == 3, told=lambda: vars_of(subscriber))
     pub.close()
     context.term()
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import httpx
 import pytest
 
-from fast_router import AdvancedRouter, operator_holds, settings
+from fast_router import AdvancedRouter
 from fast_router.engine.failover.breaker import BreakerOptions
 from fast_router.observe import process_status
 from fast_router.observe.dashboard import Access, app
@@ -27,19 +24,6 @@ from fast_router.stats import groups_of
 
 HOST = "127.0.0.1:8787"
 KEY = "sk-secret-of-the-test"
-
-
-@pytest.fixture
-def runtime(monkeypatch):
-    path = Path(tempfile.mkdtemp(prefix="fr-"))
-    monkeypatch.setenv("FAST_ROUTER_RUNTIME_DIR", str(path))
-    settings.reset()
-    gc.collect()
-    yield path
-    process_status.stop()
-    operator_holds.replace("file", [])
-    settings.reset()
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def router_of(models=("m", "n"), count=3, **options):
@@ -133,7 +117,6 @@ async def test_what_is_no_order_is_refused_in_words(router, body, status):
     assert answer.json()["error"]
 
 
-@pytest.mark.slow  # it clicks on a page that must show no other Router of the process
 async def test_the_last_of_a_model_is_asked_about_first(router):
     async with client(ACCESS) as asking:
         for id_ in ("m0", "m1"):
@@ -300,7 +283,7 @@ class Page:
         )
 
 
-@pytest.mark.slow  # it clicks on a page that must show no other Router of the process
+@pytest.mark.browser
 def test_an_operator_sees_who_is_ill_drains_another_one_and_wakes_it(router, browser):
     policy = router.enable_failover(options=BreakerOptions(cooldown=300, jitter=0))
     for _ in range(2):
@@ -338,6 +321,7 @@ def test_an_operator_sees_who_is_ill_drains_another_one_and_wakes_it(router, bro
         assert severe == []
 
 
+@pytest.mark.browser
 def test_a_page_from_elsewhere_or_without_the_token_gets_nothing(router, browser):
     page = Page(browser)
     with dashboard() as address:
@@ -357,6 +341,7 @@ def test_a_page_from_elsewhere_or_without_the_token_gets_nothing(router, browser
         assert router.deployments["m1"].held == 0
 
 
+@pytest.mark.browser
 def test_keys_filter_theme_and_a_narrow_screen(router, browser):
     from selenium.webdriver.common.keys import Keys
 
@@ -385,6 +370,7 @@ def test_keys_filter_theme_and_a_narrow_screen(router, browser):
             )
 
 
+@pytest.mark.browser
 def test_a_thousand_deployments_are_shown_cut_and_searched(runtime, browser):
     router = router_of([f"model-{i:02d}" for i in range(20)], 50)
     router.rest("model-073"[:8] + "17", 300)

@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import textwrap
 import time
 import urllib.error
@@ -19,24 +18,12 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from fast_router import AdvancedRouter, settings
+from fast_router import AdvancedRouter
 from fast_router.engine.failover.breaker import BreakerOptions
-from fast_router.observe import metrics, process_status
+from fast_router.observe import metrics
 from fast_router.observe.families import EDGES
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def runtime(monkeypatch):
-    path = Path(tempfile.mkdtemp(prefix="fr-"))
-    monkeypatch.setenv("FAST_ROUTER_RUNTIME_DIR", str(path))
-    settings.reset()
-    gc.collect()
-    yield path
-    process_status.stop()
-    settings.reset()
-    shutil.rmtree(path, ignore_errors=True)
 
 
 class Clock:

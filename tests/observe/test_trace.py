@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import gc
-import shutil
-import tempfile
 import threading
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from fast_router import AdvancedRouter, settings
+from fast_router import AdvancedRouter
 from fast_router.cli import main
 from fast_router.observe import process_status
 from fast_router.observe.trace import trace
 
 
-@pytest.fixture
-def runtime(monkeypatch):
-    path = Path(tempfile.mkdtemp(prefix="fr-"))
-    monkeypatch.setenv("FAST_ROUTER_RUNTIME_DIR", str(path))
-    settings.reset()
+@pytest.fixture(autouse=True)
+def _no_trace():
     trace._kept.clear()
-    gc.collect()
-    yield path
+    yield
     trace.off()
-    process_status.stop()
-    settings.reset()
-    shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture

@@ -4,14 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import time
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from litellm import Router
 
 import fast_router
 from fast_router.engine.deployment import Deployment
+from fast_router.litellm_plugin.rests.policy import policy_of
+from fast_router.litellm_plugin.switch import switch
+from fast_router.testing import Behaviour
+from fast_router.testing.upstream import UpstreamFace
+from tests.support.waiting import until
+
+__all__ = [
+    "MESSAGES",
+    "asynchronous",
+    "calm",
+    "core_of",
+    "deployments",
+    "discard",
+    "entry",
+    "failover_of",
+    "in_flight",
+    "over",
+    "pick",
+    "pick_id",
+    "picks",
+    "refused",
+    "router",
+    "sync_id",
+    "until",
+]
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 
@@ -30,6 +55,30 @@ def router(*entries: dict[str, Any], **options: Any) -> Router:
     return made
 
 
+def over(
+    servers: Iterable[UpstreamFace], *, model: str = "openai/test-model", each: Any = None, **options: Any
+) -> Router:
+    """A Router over servers, its deployments `d0`, `d1`, …, that tries three times as LiteLLM does."""
+    entries = [entry(f"d{i}", server.api_base, model=model, **(each or {})) for i, server in enumerate(servers)]
+    return router(*entries, **{"num_retries": 2, **options})
+
+
+def calm(servers: Iterable[UpstreamFace]) -> list[UpstreamFace]:
+    """Servers without any orders, and without memories."""
+    found = list(servers)
+    for server in found:
+        server.order(**Behaviour().as_dict())
+        server.reset()
+    return found
+
+
+def refused() -> str:
+    """An address on which nobody listens."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{held.getsockname()[1]}/v1"
+
+
 _made: list[Router] = []
 
 
@@ -42,6 +91,11 @@ def discard() -> None:
 def core_of(made: Router) -> Any:
     """The object that routes: the Router, or the core behind it."""
     return vars(made).get("_core", made)
+
+
+def failover_of(made: Router) -> Any:
+    """The failover of a Router's core."""
+    return policy_of(switch.band.core_of(made), switch.band)
 
 
 def pick(made: Router, model: str = "m", /, **request: Any) -> dict[str, Any]:
@@ -87,11 +141,3 @@ def in_flight(made: Router) -> int:
     gc.collect()
     ours.engine.settle()
     return sum(d.in_flight for d in ours.deployments.values())
-
-
-async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Wait until `condition` holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        await asyncio.sleep(0.005)

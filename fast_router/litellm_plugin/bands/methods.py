@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.picks.binding import Binding
     from fast_router.litellm_plugin.rests.store import RestStore
 
-__all__ = ["KNOWN_PIPELINES", "Band", "UnknownBandError", "find_band"]
+__all__ = ["KNOWN_PIPELINES", "Band", "UnknownBandError", "find_band", "innermost"]
 
 
 class UnknownBandError(Exception):
@@ -47,9 +47,9 @@ _NEEDED = (
     "make_call",
 )
 _NEEDED_GLOBALS = ("simple_shuffle",)
-# From here on the core is written in Rust, from there on nobody has looked.
+# From here on the core is written in Rust, from there on nobody has looked: a self-test decides.
 _RUST = (1, 110)
-_TOO_NEW = (1, 111)
+_UNTRIED = (1, 111)
 
 _BANDS = (((1, 91), "1.83"), ((1, 99), "1.91"), ((1, 106), "1.99"), ((1, 109), "1.106"), (_RUST, "1.109"))
 
@@ -206,6 +206,9 @@ class Band:
         cache = self.read(core, "cooldown_cache")
         return None if cache is None else CacheRests(cache)
 
+    def installed(self, patches: PatchSet, give_back: Callable[[Any, str], None]) -> None:
+        """Everything is installed; `give_back(band, why)` takes it out again where LiteLLM proves to be another one."""
+
     @property
     def fast_lane(self) -> bool:
         """True if this pipeline is one that the fast lane was written against; found out once, from the source."""
@@ -229,12 +232,12 @@ class Band:
             for cls in self.core.__mro__:
                 found = vars(cls).get(self.slot(name))
                 if found is not None:
-                    yield name, _innermost(found)
+                    yield name, innermost(found)
                     break
         for name in _PIPELINE_GLOBALS:
             found = vars(self.module).get(name)
             if found is not None:
-                yield name, _innermost(found)
+                yield name, innermost(found)
 
     @cached_property
     def narrowing_keys(self) -> tuple[str, ...]:
@@ -246,7 +249,7 @@ class Band:
         found = next((vars(cls)[name] for cls in self.core.__mro__ if name in vars(cls)), None)
         if found is None:
             return ()
-        return tuple(key for key in _NARROWING if key in _innermost(found).__code__.co_consts)
+        return tuple(key for key in _NARROWING if key in innermost(found).__code__.co_consts)
 
     def order_is_strict(self) -> bool:
         """False if an order that no candidate has counts as none, as it does before 1.101."""
@@ -263,7 +266,8 @@ class Band:
         return f"<Band {self.name} for LiteLLM {self.version}>"
 
 
-def _innermost(function: Any) -> Any:
+def innermost(function: Any) -> Any:
+    """LiteLLM's own function under the layers of ours."""
     # Ours keep what they replaced under this name, so the hash is that of LiteLLM's own text at any time.
     function = getattr(function, "__func__", function)
     while True:
@@ -301,11 +305,8 @@ def find_band(router_module: ModuleType) -> Band:
     """
     version = _litellm_version()
     parts = _numbers(version)
-    if parts >= _TOO_NEW:
-        msg = f"LiteLLM {version} is newer than the last one known here (1.110)"
-        raise UnknownBandError(msg)
     if parts >= _RUST:
         from fast_router.litellm_plugin.bands.rust.band import RustBand  # noqa: PLC0415 - it imports this module
 
-        return RustBand(router_module, version)
+        return RustBand(router_module, version, newer=parts >= _UNTRIED)
     return Band(router_module)

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Any
 from fast_router.cluster import state_of
 from fast_router.cluster.shared_state import without_redis
 from fast_router.cluster.shared_state.redis_link import redis_of
+from fast_router.engine.deployment import SPENT
+from fast_router.litellm_plugin.tally import tally
 from fast_router.settings import current as settings
 
 if TYPE_CHECKING:
-    from fast_router.engine import Deployment, Lease
+    from collections.abc import Sequence
+
+    from fast_router.engine import Deployment, Lease, ModelGroup
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.litellm_plugin.picks.binding import Binding
 
@@ -18,7 +22,7 @@ from fast_router.litellm_plugin.layers.stack import Around, Installed, Pick, plu
 from fast_router.litellm_plugin.patching import PatchSet
 from fast_router.litellm_plugin.request import current
 
-__all__ = ["has_redis", "install", "note_alone", "too_many"]
+__all__ = ["has_redis", "install", "is_spent", "note_alone", "too_many"]
 
 
 def has_redis(core: Any) -> bool:
@@ -47,7 +51,11 @@ def _around(inner: Pick, binding: Binding) -> Pick:
             return chosen
         refusals = 0
         while True:
-            chosen = await inner(lane, core, *args)
+            try:
+                chosen = await inner(lane, core, *args)
+            except Exception:
+                _count_refusal(binding, core, args, tried=bool(refusals))
+                raise
             deployment, lease = _picked(binding, chosen)
             if deployment is None or lease is None:
                 return chosen
@@ -61,9 +69,25 @@ def _around(inner: Pick, binding: Binding) -> Pick:
             state.limits.refused(deployment, admission.retry_after)
             refusals += 1
             if refusals > min(len(binding.engine.deployments), 10):
+                tally.event("refused", args[0] if args else deployment.name)
                 raise too_many(args[0] if args else deployment.name, admission.retry_after)
 
     return admitted
+
+
+def is_spent(group: ModelGroup) -> bool:
+    """Whether a group has nothing to pick, and a limit of its minute is a reason."""
+    return all(member.held for member in group.members) and any(member.held & SPENT for member in group.members)
+
+
+def _count_refusal(binding: Binding, core: Any, args: Sequence[Any], *, tried: bool) -> None:
+    try:
+        model = args[0]
+        group = binding.plan_for(core, model).group
+        if tried or (group is not None and is_spent(group)):
+            tally.event("refused", model)
+    except Exception as error:  # noqa: BLE001 - LiteLLM's error must reach the caller
+        tally.failed(error, "the count of a refusal")
 
 
 def _picked(binding: Binding, chosen: Any) -> tuple[Deployment | None, Lease | None]:

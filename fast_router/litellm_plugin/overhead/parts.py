@@ -132,6 +132,9 @@ class Parts:
         """
         for owner, spelling in self._places(name):
             found = vars(owner).get(spelling)
+            if found is None and isinstance(owner, ModuleType):
+                # LiteLLM loads some of its package's names when they are asked for.
+                found = getattr(owner, spelling, None)
             if isinstance(found, staticmethod):
                 found = found.__func__
             found = getattr(found, "__fast_router_original__", found)  # ours may stand there already

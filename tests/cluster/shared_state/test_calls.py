@@ -23,7 +23,8 @@ from fast_router.cluster.shared_state.message import PROTOCOL, Message, decode, 
 from fast_router.engine.prefix_cache.event import Event, What
 from fast_router.engine.prefix_cache.prompt import Prompt
 from fast_router.router import AdvancedRouter
-from tests.cluster.shared import entries, member, until
+from tests.cluster.shared import entries, member
+from tests.support.waiting import until_sync
 
 CHANCE = random.Random(3)
 
@@ -143,24 +144,24 @@ def pair(url, **settings):
 def test_two_workers_share_beginnings_and_queues(redis_url):
     with pair(redis_url) as (one, state), pair(redis_url) as (two, other):
         one.group("m"), two.group("m")
-        assert until(lambda: state.status()["instances"] and other.status()["instances"])
+        assert until_sync(lambda: state.status()["instances"] and other.status()["instances"])
         works = [d.work for r in (one, two) for d in r.deployments.values()]
-        assert until(lambda: all(work.outbox is not None for work in works))
+        assert until_sync(lambda: all(work.outbox is not None for work in works))
         prompt = text(24_000)
         first = one.acquire("m", key=prompt, tokens=6000, stream=True)
         there = two.deployments[first.id].work
-        assert until(lambda: len(there.mirror) > 0)
+        assert until_sync(lambda: len(there.mirror) > 0)
         assert there.backlog.tokens == 6000
         first.first_token()
-        assert until(lambda: there.backlog.tokens == 0)
+        assert until_sync(lambda: there.backlog.tokens == 0)
         first.release()
         again = two.acquire("m", key=prompt + text(2000), tokens=6500, stream=True)
         assert again.id == first.id
         # A process that is no more leaves no queue behind.
         mirrored = one.deployments[again.id].work
-        assert until(lambda: mirrored.backlog.tokens == 6500)
+        assert until_sync(lambda: mirrored.backlog.tokens == 6500)
         other.close()
-        assert until(lambda: mirrored.backlog.tokens == 0)
+        assert until_sync(lambda: mirrored.backlog.tokens == 0)
         assert two.deployments[again.id].work.outbox is None
 
 
@@ -168,7 +169,7 @@ def test_two_workers_share_beginnings_and_queues(redis_url):
 def test_messages_of_strangers_change_nothing(redis_url):
     with pair(redis_url) as (one, state), pair(redis_url) as (two, _):
         one.group("m"), two.group("m")
-        assert until(lambda: all(d.work.outbox is not None for r in (one, two) for d in r.deployments.values()))
+        assert until_sync(lambda: all(d.work.outbox is not None for r in (one, two) for d in r.deployments.values()))
         client = Redis.from_url(redis_url)
         channel = state.exchange.channel
         whole = pack(deque([Event(What.SENT, "d0", 1, 1.0, 5000, True, Prompt(text(20_000)))]), 1.0, str)
@@ -188,7 +189,7 @@ def test_messages_of_strangers_change_nothing(redis_url):
         client.publish(channel, b"\xff\xfe not json")
         client.publish(channel, json.dumps({**head, "s": whole.servers, "c": whole.data}))
         work = one.deployments["d0"].work
-        assert until(lambda: work.backlog.tokens == 5000), "what is whole counts, after all that is not"
+        assert until_sync(lambda: work.backlog.tokens == 5000), "what is whole counts, after all that is not"
         assert all(len(d.work.mirror) == 0 for d in one.deployments.values() if d.id != "d0")
         assert state.connected
         one.acquire("m", key=text(1000), stream=True).release()

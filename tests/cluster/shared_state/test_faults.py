@@ -12,8 +12,9 @@ from redis import Redis
 import fast_router.cluster
 from fast_router.cluster.shared_state.rate_limited_log import EVERY, QuietLog
 from fast_router.router import AdvancedRouter
-from tests.cluster.shared import entries, member, outside, until
+from tests.cluster.shared import entries, member, outside
 from tests.support.forwarder import Forwarder
+from tests.support.waiting import until_sync
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 
@@ -51,13 +52,13 @@ class Load:
 
 def grows(load):
     before = load.picks
-    return until(lambda: load.picks > before + 50)
+    return until_sync(lambda: load.picks > before + 50)
 
 
 def whole(one, two):
     """Both see what the other holds: a lease of each becomes visible at the other."""
     leases = [one.acquire("m"), two.acquire("m")]
-    seen = until(lambda: sum(outside(one).values()) >= 1 and sum(outside(two).values()) >= 1)
+    seen = until_sync(lambda: sum(outside(one).values()) >= 1 and sum(outside(two).values()) >= 1)
     for lease in leases:
         lease.release()
     return seen
@@ -68,16 +69,16 @@ def test_killed_under_load_and_back(own_redis, caplog):
     with member(own_redis.url) as (one, state), member(own_redis.url) as (two, _), Load(one) as load:
         assert whole(one, two)
         own_redis.kill()
-        assert until(lambda: not state.connected)
+        assert until_sync(lambda: not state.connected)
         assert grows(load)
         two.rest("d0", 60.0)
         # Knowledge about processes that nobody hears of any more is dropped.
-        assert until(lambda: sum(outside(two).values()) == 0, timeout=5.0)
+        assert until_sync(lambda: sum(outside(two).values()) == 0)
         own_redis.start()
-        assert until(lambda: state.connected)
+        assert until_sync(lambda: state.connected)
         assert whole(one, two)
         # A rest that began in the meantime is told when it can be.
-        assert until(lambda: not one.deployments["d0"].eligible)
+        assert until_sync(lambda: not one.deployments["d0"].eligible)
         assert not load.errors
     warnings = [r for r in caplog.records if r.levelno >= logging.WARNING]
     assert len(warnings) == 2, "one line a minute and state, whatever the number of failed attempts"
@@ -88,9 +89,9 @@ def test_stopped_and_resumed(own_redis):
     with member(own_redis.url, timeout=0.3) as (one, state), member(own_redis.url, timeout=0.3) as (two, _):
         with Load(one) as load:
             with own_redis.paused():
-                assert until(lambda: not state.connected)
+                assert until_sync(lambda: not state.connected)
                 assert grows(load)
-            assert until(lambda: state.connected)
+            assert until_sync(lambda: state.connected)
             assert whole(one, two)
         assert not load.errors
 
@@ -103,24 +104,24 @@ def test_a_partition_of_one_process(own_redis):
     ):
         assert whole(one, two)
         held = one.acquire("m")
-        assert until(lambda: sum(outside(two).values()) >= 1)
+        assert until_sync(lambda: sum(outside(two).values()) >= 1)
         with Load(one) as load:
             wire.cut()
-            assert until(lambda: not state.connected), "nobody closed the connection"
+            assert until_sync(lambda: not state.connected), "nobody closed the connection"
             # Each side goes on with what it knows itself, and forgets the other.
-            assert until(lambda: sum(outside(two).values()) == 0)
-            assert until(lambda: other.status()["instances"] == {})
+            assert until_sync(lambda: sum(outside(two).values()) == 0)
+            assert until_sync(lambda: other.status()["instances"] == {})
             assert other.connected
             assert grows(load)
             two.rest("d0", 60.0)
             wire.mend()
-            assert until(lambda: state.connected)
+            assert until_sync(lambda: state.connected)
             # What was said meanwhile is heard now.
-            assert until(lambda: not one.deployments["d0"].eligible)
+            assert until_sync(lambda: not one.deployments["d0"].eligible)
         assert not load.errors
         held.release()
         assert whole(one, two)
-        assert until(lambda: sum(outside(two).values()) == 0)
+        assert until_sync(lambda: sum(outside(two).values()) == 0)
 
 
 def test_a_slow_server(own_redis):
@@ -134,10 +135,10 @@ def test_a_slow_server(own_redis):
         assert whole(one, two), "late, but right"
         assert state.connected
         wire.delay = 1.0
-        assert until(lambda: not state.connected), "slower than the timeout counts as away"
+        assert until_sync(lambda: not state.connected), "slower than the timeout counts as away"
         assert grows(load)
         wire.delay = 0.0
-        assert until(lambda: state.connected)
+        assert until_sync(lambda: state.connected)
         assert whole(one, two)
     assert not load.errors
 
@@ -150,7 +151,7 @@ def test_a_server_that_is_not_there_yet(own_redis):
         router.acquire("m").release()
         assert not state.connected
         own_redis.start()
-        assert until(lambda: state.connected)
+        assert until_sync(lambda: state.connected)
     finally:
         state.close()
 
@@ -162,13 +163,13 @@ def test_full(own_redis):
         client.config_set("maxmemory-policy", "noeviction")
         lease = one.acquire("m")
         # Publishing needs no memory: load and rests go on travelling.
-        assert until(lambda: sum(outside(two).values()) == 1)
+        assert until_sync(lambda: sum(outside(two).values()) == 1)
         one.rest("d0", 30.0)
-        assert until(lambda: not two.deployments["d0"].eligible)
-        assert until(lambda: state.status()["errors"] > 0)
+        assert until_sync(lambda: not two.deployments["d0"].eligible)
+        assert until_sync(lambda: state.status()["errors"] > 0)
         lease.release()
         client.config_set("maxmemory", "0")
-        assert until(lambda: client.exists("fast_router:{default}:1:instances"))
+        assert until_sync(lambda: client.exists("fast_router:{default}:1:instances"))
 
 
 def test_read_only(own_redis):
@@ -176,10 +177,10 @@ def test_read_only(own_redis):
     with member(own_redis.url) as (one, state), member(own_redis.url) as (two, _):
         client.execute_command("REPLICAOF", "127.0.0.1", "1")
         lease = one.acquire("m")
-        assert until(lambda: sum(outside(two).values()) == 1)
-        assert until(lambda: state.status()["connects"] > 1), "it looks for a new primary"
+        assert until_sync(lambda: sum(outside(two).values()) == 1)
+        assert until_sync(lambda: state.status()["connects"] > 1), "it looks for a new primary"
         client.execute_command("REPLICAOF", "NO", "ONE")
-        assert until(lambda: client.hlen("fast_router:{default}:1:instances") == 2)
+        assert until_sync(lambda: client.hlen("fast_router:{default}:1:instances") == 2)
         lease.release()
 
 
@@ -190,7 +191,7 @@ def test_wrong_type(redis_url):
     with member(redis_url) as (one, state), member(redis_url) as (two, _):
         assert whole(one, two)
         one.rest("d0", 30.0)
-        assert until(lambda: not two.deployments["d0"].eligible)
+        assert until_sync(lambda: not two.deployments["d0"].eligible)
         assert state.status()["errors"] > 0
         assert client.get("fast_router:{default}:1:instances") == b"somebody else's"
 
@@ -199,9 +200,9 @@ def test_everything_lost(redis_url):
     client = Redis.from_url(redis_url)
     with member(redis_url) as (one, _), member(redis_url) as (two, _):
         lease = one.acquire("m")
-        assert until(lambda: sum(outside(two).values()) == 1)
+        assert until_sync(lambda: sum(outside(two).values()) == 1)
         client.flushall()
-        assert until(lambda: client.hlen("fast_router:{default}:1:instances") == 2)
+        assert until_sync(lambda: client.hlen("fast_router:{default}:1:instances") == 2)
         assert sum(outside(two).values()) == 1
         lease.release()
 
@@ -211,7 +212,7 @@ def test_a_cut_subscription_is_made_anew(redis_url):
     with member(redis_url) as (one, state), member(redis_url) as (two, _):
         assert whole(one, two)
         client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
-        assert until(lambda: state.status()["connects"] == 2)
+        assert until_sync(lambda: state.status()["connects"] == 2)
         assert whole(one, two)
 
 
@@ -221,7 +222,7 @@ def test_no_rights(redis_url):
     router = AdvancedRouter("least_busy", model_list=entries())
     state = fast_router.cluster.attach(router, url=redis_url.replace("redis://", "redis://poor:pw@"))
     try:
-        assert until(lambda: state.status()["errors"] > 0)
+        assert until_sync(lambda: state.status()["errors"] > 0)
         router.acquire("m").release()
     finally:
         state.close()

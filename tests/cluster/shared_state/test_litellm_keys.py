@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from datetime import datetime, timezone
@@ -16,7 +15,8 @@ import fast_router.cluster
 from fast_router.cluster.shared_state.litellm_keys import LiteLLMKeys
 from fast_router.cluster.shared_state.options import ClusterOptions
 from fast_router.router import AdvancedRouter
-from tests.cluster.shared import entries, until
+from tests.cluster.shared import entries
+from tests.support.waiting import until, until_sync
 
 pytestmark = pytest.mark.services
 
@@ -41,7 +41,7 @@ def ours(plain):
     router = AdvancedRouter("usage_based", model_list=entries(rpm=100))
     state = fast_router.cluster.attach(router, litellm_router=plain, settings={})
     try:
-        assert until(lambda: state.connected)
+        assert until_sync(lambda: state.connected)
         yield router
     finally:
         state.close()
@@ -60,7 +60,7 @@ def test_the_routers_own_redis_is_used(plain, ours):
 
 def test_litellms_cooldown_rests_our_deployment(plain, ours):
     plain.cooldown_cache.add_deployment_to_cooldown("d0", Exception("429"), 429, 20.0)
-    assert until(lambda: not ours.deployments["d0"].eligible)
+    assert until_sync(lambda: not ours.deployments["d0"].eligible)
     assert ours.deployments["d0"].resting_until - ours.engine.clock() <= 20.0
     assert ours.deployments["d1"].eligible
 
@@ -71,7 +71,7 @@ def test_a_cooldown_of_a_proxy_with_a_wrong_clock_lasts_as_long_as_its_key(plain
     value = {"exception_received": "x", "status_code": "429", "timestamp": time.time() + wrong, "cooldown_time": 30.0}
     client.set("deployment:d0:cooldown", json.dumps(value), px=20_000)
     deployment = ours.deployments["d0"]
-    assert until(lambda: not deployment.eligible)
+    assert until_sync(lambda: not deployment.eligible)
     assert 0 < deployment.resting_until - ours.engine.clock() <= 20.0
 
 
@@ -79,11 +79,11 @@ def test_our_rest_is_litellms_cooldown(plain, ours, redis_url):
     ours.rest("d1", 20.0)
     client = Redis.from_url(redis_url)
     # LiteLLM looks for a key that was not there only some seconds later again.
-    assert until(lambda: client.exists("deployment:d1:cooldown"))
+    assert until_sync(lambda: client.exists("deployment:d1:cooldown"))
     assert litellm_sees(plain).get("d1") == pytest.approx(20.0, abs=1.0)
     assert 0 < client.pttl("deployment:d1:cooldown") <= 20_000
     ours.wake("d1")
-    assert until(lambda: not client.exists("deployment:d1:cooldown"))
+    assert until_sync(lambda: not client.exists("deployment:d1:cooldown"))
 
 
 async def test_litellms_usage_counts_against_our_limits(plain, ours):
@@ -92,8 +92,7 @@ async def test_litellms_usage_counts_against_our_limits(plain, ours):
         await plain.acompletion("m", messages=[{"role": "user", "content": "x"}], mock_response="y")
     # Old LiteLLMs count in a callback of every Router of the process, so it may be more.
     counted = lambda: sum(d.minute_requests for d in ours.deployments.values()) >= 3  # noqa: E731
-    seen = await asyncio.to_thread(until, counted, 5.0)
-    assert seen or ours.engine.wall() // 60 != minute
+    await until(lambda: counted() or ours.engine.wall() // 60 != minute)
     assert sum(d.minute_tokens for d in ours.deployments.values()) > 0
 
 
@@ -102,7 +101,7 @@ def test_without_litellm_our_usage_goes_into_its_counters(redis_url):
     router = AdvancedRouter("usage_based", model_list=entries(1, rpm=100))
     state = fast_router.cluster.attach(router, url=redis_url, settings={"interop": True})
     try:
-        assert until(lambda: state.connected)
+        assert until_sync(lambda: state.connected)
         for _ in range(4):
             router.acquire("m").release(total_tokens=25)
 
@@ -111,8 +110,8 @@ def test_without_litellm_our_usage_goes_into_its_counters(redis_url):
             assert all(0 < client.ttl(key) <= 60 for key in keys)
             return sum(float(client.get(key)) for key in keys)
 
-        assert until(lambda: total("rpm") == 4)
-        assert until(lambda: total("tpm") == 100)
+        assert until_sync(lambda: total("rpm") == 4)
+        assert until_sync(lambda: total("tpm") == 100)
         # What comes back from the key is our own: it is not counted a second time.
         assert router.deployments["d0"].minute_requests in (4.0, 0.0)
     finally:

@@ -14,7 +14,8 @@ import pytest
 from redis import Redis
 
 from fast_router.cluster.shared_state.message import PROTOCOL
-from tests.cluster.shared import entries, member, outside, until
+from tests.cluster.shared import entries, member, outside
+from tests.support.waiting import until_sync
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 
@@ -51,20 +52,20 @@ def child(url, *options):
 
 def test_what_a_killed_process_held_is_gone_within_seconds(redis_url):
     with member(redis_url) as (router, state), child(redis_url, "--hold", "7") as other:
-        assert until(lambda: outside(router)["d0"] == 7.0)
+        assert until_sync(lambda: outside(router)["d0"] == 7.0)
         other.kill()
-        assert until(lambda: outside(router)["d0"] == 0.0, timeout=5.0)
+        assert until_sync(lambda: outside(router)["d0"] == 0.0)
         assert state.status()["instances"] == {}
         assert all(d.outside >= 0 for d in router.deployments.values())
 
 
 def test_a_stopped_process_vanishes_and_comes_back(redis_url):
     with member(redis_url) as (router, _), child(redis_url, "--hold", "3") as other:
-        assert until(lambda: outside(router)["d0"] == 3.0)
+        assert until_sync(lambda: outside(router)["d0"] == 3.0)
         other.send_signal(signal.SIGSTOP)
-        assert until(lambda: outside(router)["d0"] == 0.0, timeout=5.0)
+        assert until_sync(lambda: outside(router)["d0"] == 0.0)
         other.send_signal(signal.SIGCONT)
-        assert until(lambda: outside(router)["d0"] == 3.0)
+        assert until_sync(lambda: outside(router)["d0"] == 3.0)
 
 
 @pytest.mark.parametrize("skew", ["3600", "-86400"])
@@ -72,12 +73,12 @@ def test_a_wrong_clock_changes_nothing(redis_url, skew):
     options = ("--hold", "2", "--use", "5", "--rest", "d0:60", "--skew", skew)
     with child(redis_url, *options), member(redis_url, model_list=entries(rpm=1000)) as (router, _):
         # It joined after the fact: everything comes from the keys.
-        assert until(lambda: outside(router)["d0"] == 2.0)
-        assert until(lambda: not router.deployments["d0"].eligible)
+        assert until_sync(lambda: outside(router)["d0"] == 2.0)
+        assert until_sync(lambda: not router.deployments["d0"].eligible)
         left = router.deployments["d0"].resting_until - router.engine.clock()
         assert 45 < left <= 61
         minute = router.engine.wall() // 60
-        seen = until(lambda: router.deployments["d1"].minute_tokens == 50.0, timeout=3.0)
+        seen = until_sync(lambda: router.deployments["d1"].minute_tokens == 50.0)
         assert seen or router.engine.wall() // 60 != minute
 
 
@@ -86,8 +87,8 @@ def test_a_wrong_clock_writes_litellms_keys_of_the_right_minute(redis_url, skew)
     client = Redis.from_url(redis_url)
     names = [client.time()[0] // 60]
     with child(redis_url, "--use", "5", "--rest", "d0:60", "--skew", skew, "--interop"):
-        written = until(lambda: client.keys("global_router:d1:*:rpm:*"))
-        assert until(lambda: client.exists("deployment:d0:cooldown"))
+        written = until_sync(lambda: client.keys("global_router:d1:*:rpm:*"))
+        assert until_sync(lambda: client.exists("deployment:d0:cooldown"))
         value = json.loads(client.get("deployment:d0:cooldown"))
         now = client.time()[0]
         names.append(now // 60)
@@ -99,8 +100,8 @@ def test_a_wrong_clock_writes_litellms_keys_of_the_right_minute(redis_url, skew)
 
 def test_a_forked_worker_is_an_instance_of_its_own(redis_url):
     with member(redis_url) as (router, state), child(redis_url, "--fork", "--hold", "4") as other:
-        assert until(lambda: outside(router)["d0"] == 4.0)
-        assert until(lambda: len(state.status()["instances"]) == 2)
+        assert until_sync(lambda: outside(router)["d0"] == 4.0)
+        assert until_sync(lambda: len(state.status()["instances"]) == 2)
         assert other.instance in state.status()["instances"]
 
 
@@ -108,16 +109,16 @@ def test_two_protocols_leave_each_others_keys_alone(redis_url):
     client = Redis.from_url(redis_url)
     newer = "fast_router:{default}:2:instances"
     with child(redis_url, "--hold", "3", "--rest", "d1:60", "--protocol", "2") as other:
-        assert until(lambda: client.hexists(newer, other.instance))
+        assert until_sync(lambda: client.hexists(newer, other.instance))
         with member(redis_url) as (router, state):
             ours = f"fast_router:{{default}}:{PROTOCOL}:instances"
-            assert until(lambda: client.hexists(ours, state.exchange.instance))
+            assert until_sync(lambda: client.hexists(ours, state.exchange.instance))
             # One that speaks our language comes later, and is seen: so anything else would have been, too.
             with child(redis_url, "--hold", "1", "--rest", "d0:60"):
-                assert until(lambda: outside(router)["d0"] == 1.0)
+                assert until_sync(lambda: outside(router)["d0"] == 1.0)
             assert router.deployments["d1"].eligible
             assert state.status()["unreadable"] == 0
-        assert until(lambda: client.hlen(ours) == 0)
+        assert until_sync(lambda: client.hlen(ours) == 0)
         assert client.hexists(newer, other.instance)
         assert client.hlen("fast_router:{default}:2:rests") == 1
 
@@ -132,7 +133,7 @@ def test_two_versions_of_the_plugin_side_by_side(redis_url):
         client.publish(f"{base}:news:0", json.dumps(foreign))
         client.publish(f"{base}:news:0", b"\xff\x00 not json")
         client.publish(f"{base}:news:0", json.dumps({"p": 1, "k": "hello", "i": "newer", "n": 2}))
-        assert until(lambda: state.status()["unreadable"] == 2)
+        assert until_sync(lambda: state.status()["unreadable"] == 2)
         assert outside(router)["d0"] == 3.0
         lease = router.acquire("m")
         assert lease.release()
@@ -148,4 +149,4 @@ def test_garbage_in_the_hash_does_no_harm_and_the_dead_are_cleared_away(redis_ur
     with member(redis_url) as (router, _):
         assert outside(router) == {"d0": 0.0, "d1": 0.0}
         assert all(d.eligible for d in router.deployments.values())
-        assert until(lambda: not client.hexists(key, "old"))
+        assert until_sync(lambda: not client.hexists(key, "old"))

@@ -16,7 +16,8 @@ import fast_router.cluster
 from fast_router.errors import ConfigurationError
 from fast_router.router import AdvancedRouter
 from fast_router.testing.servers import free_port
-from tests.cluster.shared import entries, member, outside, until
+from tests.cluster.shared import entries, member, outside
+from tests.support.waiting import until_sync
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 
@@ -26,11 +27,11 @@ def pair_works(make):
     routers = [AdvancedRouter("least_busy", model_list=entries()) for _ in range(2)]
     states = [make(router) for router in routers]
     try:
-        assert all(until(lambda s=state: s.connected) for state in states), states[0].status()
+        assert all(until_sync(lambda s=state: s.connected) for state in states), states[0].status()
         routers[0].acquire("m")
         routers[0].rest("d1", 30.0)
-        assert until(lambda: sum(outside(routers[1]).values()) == 1)
-        assert until(lambda: not routers[1].deployments["d1"].eligible)
+        assert until_sync(lambda: sum(outside(routers[1]).values()) == 1)
+        assert until_sync(lambda: not routers[1].deployments["d1"].eligible)
         return states[0]
     finally:
         for state in states:
@@ -82,9 +83,9 @@ def cluster(redis_server, tmp_path):
     )
     try:
         client = Redis(port=port)
-        assert until(lambda: _answers(client))
+        assert until_sync(lambda: _answers(client))
         client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-        assert until(lambda: client.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
+        assert until_sync(lambda: client.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
         yield port
     finally:
         process.kill()
@@ -128,7 +129,7 @@ def test_sentinel(own_redis, tmp_path):
         [shutil.which("redis-server"), str(config), "--sentinel"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        assert until(lambda: _answers(Redis(port=port)))
+        assert until_sync(lambda: _answers(Redis(port=port)))
         # As the proxy does with `cache_params`: it makes the cache and hands it to the Router.
         plain = Router(model_list=entries(api_key="none"), num_retries=0)
         plain.update_redis_cache(RedisCache(sentinel_nodes=[("127.0.0.1", port)], service_name="main"))

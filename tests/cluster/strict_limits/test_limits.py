@@ -11,7 +11,8 @@ from redis import Redis
 import fast_router.cluster
 from fast_router.cluster.strict_limits.limits import caps_of
 from fast_router.errors import NoDeploymentError
-from tests.cluster.shared import entries, member, until
+from tests.cluster.shared import entries, member
+from tests.support.waiting import until_sync
 
 pytestmark = pytest.mark.services
 
@@ -42,7 +43,7 @@ async def test_two_processes_together_keep_the_parallel_limit(redis_url):
         for lease in taken:
             lease.release()
         client = Redis.from_url(redis_url)
-        assert until(lambda: not client.zcard(f"{KEY}:slots:d0") and not client.zcard(f"{KEY}:slots:d1"))
+        assert until_sync(lambda: not client.zcard(f"{KEY}:slots:d0") and not client.zcard(f"{KEY}:slots:d1"))
         assert await ask(one) is not None
 
 
@@ -79,7 +80,7 @@ async def test_tokens_are_reserved_then_counted(redis_url):
         with pytest.raises(NoDeploymentError):
             await fast_router.cluster.acquire(one, "m", tokens=60)
         lease.release(total_tokens=75)
-        counted = until(lambda: float(client.hget(f"{KEY}:usage:d0", "t")) == 75)
+        counted = until_sync(lambda: float(client.hget(f"{KEY}:usage:d0", "t")) == 75)
         assert counted or one.engine.wall() // 60 != minute
 
 
@@ -97,7 +98,7 @@ async def test_slots_of_living_leases_are_renewed(redis_url):
     with member(**strict(redis_url, reservation_ttl=1.0), model_list=model_list) as (one, _):
         lease = await fast_router.cluster.acquire(one, "m")
         first = client.zrange(f"{KEY}:slots:d0", 0, 0, withscores=True)[0]
-        assert until(lambda: client.zrange(f"{KEY}:slots:d0", 0, 0, withscores=True)[0][1] > first[1] + 1000)
+        assert until_sync(lambda: client.zrange(f"{KEY}:slots:d0", 0, 0, withscores=True)[0][1] > first[1] + 1000)
         with pytest.raises(NoDeploymentError):
             await fast_router.cluster.acquire(one, "m")
         lease.release()
@@ -110,7 +111,7 @@ async def test_a_dropped_lease_gives_its_slot_back(redis_url):
         lease = await fast_router.cluster.acquire(one, "m")
         lease.abandon()
         del lease
-        assert until(lambda: client.zcard(f"{KEY}:slots:d0") == 0)
+        assert until_sync(lambda: client.zcard(f"{KEY}:slots:d0") == 0)
 
 
 async def test_without_redis_each_process_decides_alone(own_redis):
@@ -126,8 +127,8 @@ async def test_without_redis_each_process_decides_alone(own_redis):
             assert state.status()["limits"]["alone"] >= 1
         second.release()
         first.release()
-        assert until(lambda: state.connected)
-        assert until(lambda: one.deployments["d0"].in_flight == 0)
+        assert until_sync(lambda: state.connected)
+        assert until_sync(lambda: one.deployments["d0"].in_flight == 0)
 
 
 async def test_a_script_that_the_server_forgot_is_sent_again(redis_url):

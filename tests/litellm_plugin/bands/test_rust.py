@@ -17,20 +17,14 @@ from fast_router.litellm_plugin import hook
 from fast_router.litellm_plugin.bands.rust import steps
 from fast_router.litellm_plugin.tally import tally
 from fast_router.testing import Fleet, Spec
-from tests.support.plugin import MESSAGES, deployments, discard, entry, in_flight, picks, router, until
+from tests.support.plugin import MESSAGES, deployments, entry, in_flight, picks, router, until
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(Router, "from_config") or fast_router.status()["band"] != "1.110", reason="this core is Python"
-)
-
-
-@pytest.fixture(autouse=True)
-def plugin():
-    assert fast_router.enable()
-    errors = fast_router.status()["errors"]["count"]
-    yield
-    discard()
-    assert fast_router.status()["errors"]["count"] == errors, fast_router.status()["errors"]
+pytestmark = [
+    pytest.mark.skipif(
+        not hasattr(Router, "from_config") or fast_router.status()["band"] != "1.110", reason="this core is Python"
+    ),
+    pytest.mark.usefixtures("plugin"),
+]
 
 
 @pytest.fixture

@@ -13,21 +13,14 @@ from fast_router import settings
 from fast_router.litellm_plugin.rests.policy import policy_of
 from fast_router.litellm_plugin.switch import switch
 from fast_router.testing import Fleet, Spec
-from tests.support.plugin import MESSAGES, core_of, deployments, discard, entry, in_flight, router, until
+from tests.support.plugin import MESSAGES, core_of, deployments, entry, in_flight, router, until
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(Router, "from_config") or fast_router.status()["band"] != "1.110", reason="this core is Python"
-)
-
-
-@pytest.fixture(autouse=True)
-def plugin():
-    assert fast_router.enable()
-    errors = fast_router.status()["errors"]["count"]
-    yield
-    settings.reset()
-    discard()
-    assert fast_router.status()["errors"]["count"] == errors, fast_router.status()["errors"]
+pytestmark = [
+    pytest.mark.skipif(
+        not hasattr(Router, "from_config") or fast_router.status()["band"] != "1.110", reason="this core is Python"
+    ),
+    pytest.mark.usefixtures("plugin"),
+]
 
 
 @pytest.fixture

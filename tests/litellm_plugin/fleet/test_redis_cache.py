@@ -18,8 +18,8 @@ import fast_router
 from fast_router.cluster import state_of
 from fast_router.cluster.shared_state.write_behind import WriteBehind, behind_of
 from fast_router.litellm_plugin.fleet.shared_state import SETTLED_PICKS
-from tests.cluster.shared import until
 from tests.litellm_plugin.fleet.test_shared_state import MESSAGES, _enabled, make, settle, upstreams  # noqa: F401 - fixtures
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 
@@ -38,8 +38,8 @@ async def test_usage_reaches_litellms_counters_in_a_fraction_of_the_commands(mak
     minute = state.exchange.minute()
     client.config_resetstat()
     await asyncio.gather(*(router.acompletion("m", messages=MESSAGES) for _ in range(60)))
-    counted = await asyncio.to_thread(
-        until, lambda: sums(client, "global_router:*:rpm:*") - before >= 60 or state.exchange.minute() != minute
+    counted = await until(
+        lambda: sums(client, "global_router:*:rpm:*") - before >= 60 or state.exchange.minute() != minute
     )
     assert counted, (before, sums(client, "global_router:*:rpm:*"))
     assert all(0 < client.ttl(key) <= 60 for key in client.keys("global_router:*"))
@@ -55,11 +55,11 @@ async def test_calls_in_flight_reach_litellms_counters_and_leave_again(make, red
     await settle(router)
     with upstreams["u0"].held(), upstreams["u1"].held():
         calls = [asyncio.create_task(router.acompletion("m", messages=MESSAGES)) for _ in range(6)]
-        seen = await asyncio.to_thread(until, lambda: sums(client, "m_request_count:*") == 6)
+        seen = await until(lambda: sums(client, "m_request_count:*") == 6)
         assert seen, {key: client.get(key) for key in client.keys("m_request_count:*")}
         client.config_resetstat()
     await asyncio.gather(*calls)
-    assert await asyncio.to_thread(until, lambda: sums(client, "m_request_count:*") == 0)
+    assert await until(lambda: sums(client, "m_request_count:*") == 0)
     assert "cmdstat_eval" not in client.info("commandstats")
 
 
@@ -186,7 +186,7 @@ async def test_maps_reach_redis_in_a_fraction_of_the_commands(make, redis_url, s
     client.delete(*(client.keys(pattern) or ["none"]))
     client.config_resetstat()
     await asyncio.gather(*(router.acompletion("m", messages=MESSAGES) for _ in range(40)))
-    assert await asyncio.to_thread(until, lambda: client.keys(pattern))
+    assert await until(lambda: client.keys(pattern))
     name = client.keys(pattern)[0].decode()
     assert {"d0", "d1"} >= set(await RedisCache.async_get_cache(router.cache.redis_cache, name)) > set()
     assert client.info("commandstats")["cmdstat_set"]["calls"] < 20
@@ -219,9 +219,9 @@ async def test_a_failure_while_redis_is_away_waits_for_nobody(make, own_redis): 
     client = Redis.from_url(own_redis.url)
     cache = router.cache.redis_cache
     both = ["deployment:d0:cooldown", "deployment:d1:cooldown"]
-    assert await asyncio.to_thread(until, lambda: state.exchange.behind.cooldowns(both) is not None)
+    assert await until(lambda: state.exchange.behind.cooldowns(both) is not None)
     await asyncio.to_thread(own_redis.kill)
-    assert await asyncio.to_thread(until, lambda: not state.connected)
+    assert await until(lambda: not state.connected)
     # Each of these went to Redis, and waited for it, by itself.
     cooldown = {"exception_received": "x", "status_code": "429", "timestamp": time.time(), "cooldown_time": 60.0}
     cache.set_cache(both[0], cooldown, ttl=60)
@@ -232,8 +232,8 @@ async def test_a_failure_while_redis_is_away_waits_for_nobody(make, own_redis): 
     if hasattr(cache, "async_increment"):
         assert await cache.async_increment("d0:openai/test-model:rpm:09-05", 1, ttl=60) == 2
     await asyncio.to_thread(own_redis.start)
-    assert await asyncio.to_thread(until, lambda: client.exists(both[0]))
-    assert await asyncio.to_thread(until, lambda: client.get("d0:openai/test-model:rpm:09-05") == b"2")
+    assert await until(lambda: client.exists(both[0]))
+    assert await until(lambda: client.get("d0:openai/test-model:rpm:09-05") == b"2")
     assert cache.increment_cache("deployment:d0:allowed_fails", 1, ttl=5) == 1
 
 

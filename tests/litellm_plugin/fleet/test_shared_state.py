@@ -15,7 +15,7 @@ from fast_router.cluster import state_of
 from fast_router.cluster.shared_state import without_redis
 from fast_router.litellm_plugin.fleet.shared_state import SETTLED_PICKS
 from fast_router.testing.upstream import Fleet, Spec
-from tests.cluster.shared import until
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.services
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -78,7 +78,7 @@ async def settle(router):
         state = state_of(ours)
         return state if state is not None and state.connected else None
 
-    state = await asyncio.to_thread(until, connected)
+    state = await until(connected)
     assert state, fast_router.status()
     return ours, state
 
@@ -90,9 +90,9 @@ async def test_a_router_with_redis_shares_by_itself(make, upstreams):
     with upstreams["u0"].held(), upstreams["u1"].held():
         calls = [asyncio.create_task(one.acompletion("m", messages=MESSAGES)) for _ in range(4)]
         seen = lambda: {d.id: d.outside for d in others.deployments.values()}  # noqa: E731
-        assert await asyncio.to_thread(until, lambda: seen() == {"d0": 2.0, "d1": 2.0}), seen()
+        assert await until(lambda: seen() == {"d0": 2.0, "d1": 2.0}), seen()
     await asyncio.gather(*calls)
-    assert await asyncio.to_thread(until, lambda: seen() == {"d0": 0.0, "d1": 0.0}), seen()
+    assert await until(lambda: seen() == {"d0": 0.0, "d1": 0.0}), seen()
     assert all(d.in_flight == 0 for d in ours.deployments.values())
 
 
@@ -125,7 +125,7 @@ async def test_a_router_for_one_request_brings_no_thread(make):
 async def test_a_cooldown_of_one_router_is_the_others(make):
     (ours, _), (others, _) = await settle(make()), await settle(make())
     ours.rest("d0", 20.0)
-    assert await asyncio.to_thread(until, lambda: not others.deployments["d0"].eligible)
+    assert await until(lambda: not others.deployments["d0"].eligible)
 
 
 async def test_disable_ends_it(make):
@@ -134,7 +134,7 @@ async def test_disable_ends_it(make):
     try:
         assert state.closed
         assert state_of(ours) is None
-        assert await asyncio.to_thread(until, lambda: state.loop is None)
+        assert await until(lambda: state.loop is None)
     finally:
         fast_router.enable()
 
@@ -145,6 +145,7 @@ async def test_strict_limits_hold_over_routers(make, monkeypatch):
     fast_router.enable()
     try:
         assert "strict limits" in fast_router.status()["features"]
+        counted = refusals()
         routers = [make(rpm=20), make(rpm=20)]
         states = [(await settle(router))[1] for router in routers]
         # A slow machine may have attached them before their last settling request.
@@ -161,11 +162,16 @@ async def test_strict_limits_hold_over_routers(make, monkeypatch):
             assert admitted >= 40 - 2 * SETTLED_PICKS
             refused = [a for a in answers if isinstance(a, Exception)]
             assert {getattr(a, "status_code", None) for a in refused} <= {429, None}
+            assert refusals() - counted == len(refused)
             assert any(isinstance(a, RateLimitError) or "No deployments available" in str(a) for a in refused)
     finally:
         fast_router.disable()
         fast_router.configure(limits=None, limits_timeout=None)
         fast_router.enable()
+
+
+def refusals():
+    return sum(each["count"] for each in fast_router.status()["events"] if each["event"] == "refused")
 
 
 def problems():
@@ -211,7 +217,7 @@ async def test_strict_limits_of_synchronous_calls_alone_are_said_too(make, monke
             router = make(redis=False)
             for _ in range(SETTLED_PICKS):
                 await asyncio.to_thread(router.completion, "m", messages=MESSAGES)
-            assert await asyncio.to_thread(until, lambda: "strict needs Redis" in caplog.text)
+            assert await until(lambda: "strict needs Redis" in caplog.text)
     finally:
         fast_router.disable()
         fast_router.configure(limits=None)

@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import time
 
 import pytest
-from litellm import Router
 
-import fast_router
 from fast_router import settings
 from fast_router.litellm_plugin.layers import wait
-from fast_router.litellm_plugin.rests.policy import policy_of
 from fast_router.litellm_plugin.switch import switch as _switch
 from fast_router.testing import Fleet
+from tests.support.plugin import MESSAGES, calm, failover_of, over, until
 
-MESSAGES = [{"role": "user", "content": "hello"}]
+pytestmark = pytest.mark.usefixtures("plugin")
+logging.getLogger("LiteLLM Router").setLevel(logging.CRITICAL)
 HEDGED = {"hedge_percent": 100, "hedge_delay": 0.0}
 # So many turns of the event loop more from one cancelled request to the next, until they are over before it comes.
 STRIDE = 3
@@ -30,41 +28,14 @@ def servers():
         yield list(running.values())
 
 
-@pytest.fixture(autouse=True)
-def plugin():
-    logging.getLogger("LiteLLM Router").setLevel(logging.CRITICAL)
-    assert fast_router.enable()
-    before = fast_router.status()["errors"]["count"]
-    yield
-    settings.reset()
-    assert fast_router.status()["errors"]["count"] == before, fast_router.status()["errors"]
-
-
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("options", [{}, {"max_wait": 5}, HEDGED, {"max_wait": 5, **HEDGED}], ids=str)
 @pytest.mark.parametrize("faults", [{}, {"script": ("error", "ok") * 500}, {"script": ("reset", "cut", "ok") * 400}])
 async def test_cancelled_anywhere_nothing_is_left(servers, faults, options, stream):
     settings.configure(**options)
-    for server in servers:
-        server.order(script=(), cut_after=0)
-        server.order(**faults)
-    router = Router(
-        model_list=[
-            {
-                "model_name": "m",
-                "litellm_params": {
-                    "model": "openai/test-model",
-                    "api_base": server.api_base,
-                    "api_key": "k",
-                    "max_parallel_requests": 2,
-                },
-                "model_info": {"id": f"cancel{place}"},
-            }
-            for place, server in enumerate(servers)
-        ],
-        num_retries=2,
-        cooldown_time=0.05,
-    )
+    for server in calm(servers):
+        server.order(cut_after=0, **faults)
+    router = over(servers, each={"max_parallel_requests": 2}, cooldown_time=0.05)
 
     async def call():
         response = await router.acompletion(model="m", messages=MESSAGES, stream=stream)
@@ -73,7 +44,7 @@ async def test_cancelled_anywhere_nothing_is_left(servers, faults, options, stre
                 pass
 
     core = _switch.band.core_of(router)
-    policy = policy_of(core, _switch.band).policy
+    policy = failover_of(router).policy
     turns = complete = 0
     while complete < COMPLETE:
         if options.get("max_wait"):
@@ -87,16 +58,13 @@ async def test_cancelled_anywhere_nothing_is_left(servers, faults, options, stre
         await asyncio.gather(task, return_exceptions=True)
         turns += STRIDE
     deployments = list(policy.engine.deployments.values())
-    deadline = time.monotonic() + 20
 
     def left():
         gc.collect()
         policy.engine.settle()
         return [(d.in_flight, d.talking, d.held) for d in deployments if d.in_flight or d.talking or d.held]
 
-    while left() and time.monotonic() < deadline:
-        await asyncio.sleep(0.01)
-    assert left() == []
+    await until(lambda: not left(), told=left)
     waiting = vars(core).get(wait._STATE)
     if waiting is not None:
         assert [len(queue) or queue.busy for queue, _ in waiting._queues.values()] == [False] * len(waiting._queues)

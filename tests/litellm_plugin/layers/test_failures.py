@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import socket
 import time
 
 import litellm
 import pytest
-from litellm import Router
 from litellm.caching.caching import Cache
 from litellm.litellm_core_utils.litellm_logging import Logging
 from litellm.types.router import RouterRateLimitError
@@ -18,12 +16,12 @@ from litellm.types.router import RouterRateLimitError
 import fast_router
 from fast_router import settings
 from fast_router.litellm_plugin.picks.binding import existing
-from fast_router.litellm_plugin.rests.policy import policy_of
 from fast_router.litellm_plugin.rests.store import memory_of, seconds_left
 from fast_router.litellm_plugin.switch import switch as _switch
 from fast_router.testing import Fleet
+from tests.support.plugin import MESSAGES, calm, entry, failover_of, over, refused, router, until
 
-MESSAGES = [{"role": "user", "content": "hello"}]
+pytestmark = pytest.mark.usefixtures("plugin")
 logging.getLogger("LiteLLM Router").setLevel(logging.CRITICAL)
 
 
@@ -35,52 +33,7 @@ def fleet():
 
 @pytest.fixture
 def servers(fleet):
-    found = list(fleet.values())
-    for server in found:
-        server.order(
-            error_rate=0.0,
-            throttle_rate=0.0,
-            reset_rate=0.0,
-            hang_rate=0.0,
-            cut_rate=0.0,
-            latency=0.0,
-            script=(),
-            retry_after=None,
-            error_status=500,
-            per_token=0.0,
-            first_token=0.0,
-        )
-        server.reset()
-    return found
-
-
-@pytest.fixture(autouse=True)
-def plugin():
-    assert fast_router.enable()
-    before = fast_router.status()["errors"]["count"]
-    yield
-    settings.reset()
-    assert fast_router.status()["errors"]["count"] == before, fast_router.status()["errors"]
-
-
-def entry(id_, api_base, *, info=None, **params):
-    return {
-        "model_name": "m",
-        "litellm_params": {"model": "openai/test-model", "api_base": api_base, "api_key": "k", **params},
-        "model_info": {"id": id_, **(info or {})},
-    }
-
-
-def router(servers, *, each=None, **options):
-    options.setdefault("num_retries", 2)
-    return Router(model_list=[entry(f"d{i}", s.api_base, **(each or {})) for i, s in enumerate(servers)], **options)
-
-
-def refused():
-    """An address on which nobody listens."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{held.getsockname()[1]}/v1"
+    return calm(fleet.values())
 
 
 async def ask(r, **kwargs):
@@ -88,7 +41,7 @@ async def ask(r, **kwargs):
 
 
 def failover(r):
-    return policy_of(_switch.band.core_of(r), _switch.band).policy
+    return failover_of(r).policy
 
 
 def requests(servers):
@@ -102,7 +55,7 @@ def requests(servers):
 async def test_a_retry_goes_to_a_deployment_that_has_not_been_tried(servers, strategy):
     for server in servers:
         server.order(error_rate=1.0)
-    r = router(servers, routing_strategy=strategy, disable_cooldowns=True)
+    r = over(servers, routing_strategy=strategy, disable_cooldowns=True)
     for n in range(1, 6):
         with pytest.raises(litellm.InternalServerError):
             await ask(r)
@@ -112,7 +65,7 @@ async def test_a_retry_goes_to_a_deployment_that_has_not_been_tried(servers, str
 def test_synchronous_retries_too(servers):
     for server in servers:
         server.order(error_rate=1.0)
-    r = router(servers, disable_cooldowns=True)
+    r = over(servers, disable_cooldowns=True)
     for n in range(1, 4):
         with pytest.raises(litellm.InternalServerError):
             r.completion(model="m", messages=MESSAGES)
@@ -122,7 +75,7 @@ def test_synchronous_retries_too(servers):
 async def test_embeddings_too(servers):
     for server in servers:
         server.order(error_rate=1.0)
-    r = router(servers, disable_cooldowns=True)
+    r = over(servers, disable_cooldowns=True)
     with pytest.raises(litellm.InternalServerError):
         await r.aembedding(model="m", input=["hello"])
     # The openai client retries embeddings by itself, on the same server; every server has its turn once.
@@ -132,7 +85,7 @@ async def test_embeddings_too(servers):
 async def test_when_all_were_tried_the_oldest_failure_is_next(servers):
     for server in servers:
         server.order(error_rate=1.0)
-    r = router(servers, disable_cooldowns=True, num_retries=5)
+    r = over(servers, disable_cooldowns=True, num_retries=5)
     with pytest.raises(litellm.InternalServerError):
         await ask(r)
     assert requests(servers) == [2, 2, 2]
@@ -141,8 +94,8 @@ async def test_when_all_were_tried_the_oldest_failure_is_next(servers):
 async def test_the_same_tier_first_then_the_next(servers):
     for server in servers[:2]:
         server.order(error_rate=1.0)
-    r = Router(
-        model_list=[entry(f"d{i}", s.api_base, order=1 if i < 2 else 2) for i, s in enumerate(servers)],
+    r = router(
+        *(entry(f"d{i}", s.api_base, order=1 if i < 2 else 2) for i, s in enumerate(servers)),
         num_retries=2,
         disable_cooldowns=True,
     )
@@ -152,9 +105,9 @@ async def test_the_same_tier_first_then_the_next(servers):
 
 async def test_a_fallback_group_knows_what_was_tried(servers):
     servers[0].order(error_rate=1.0)
-    r = Router(
-        model_list=[entry("d0", servers[0].api_base), {**entry("d1", servers[1].api_base), "model_name": "other"}],
-        num_retries=0,
+    r = router(
+        entry("d0", servers[0].api_base),
+        entry("d1", servers[1].api_base, name="other"),
         fallbacks=[{"m": ["other"]}],
         disable_cooldowns=True,
     )
@@ -166,8 +119,9 @@ async def test_a_fallback_group_knows_what_was_tried(servers):
 
 
 async def test_a_dead_host_rests(servers):
-    r = Router(
-        model_list=[entry("dead", refused()), *(entry(f"d{i}", s.api_base) for i, s in enumerate(servers))],
+    r = router(
+        entry("dead", refused()),
+        *(entry(f"d{i}", s.api_base) for i, s in enumerate(servers)),
         num_retries=2,
         cooldown_time=3600,
     )
@@ -185,7 +139,7 @@ async def test_a_dead_host_rests(servers):
 
 
 async def test_the_last_one_standing_keeps_serving(servers):
-    r = Router(model_list=[entry("dead1", refused()), entry("dead2", refused())], num_retries=2)
+    r = router(entry("dead1", refused()), entry("dead2", refused()), num_retries=2)
     # Six attempts: from five failures of one deployment on, LiteLLM's own error rate would rest it, too.
     for _ in range(2):
         with pytest.raises(Exception, match=r"[Cc]onnect"):
@@ -199,7 +153,7 @@ async def test_the_last_one_standing_keeps_serving(servers):
 async def test_bad_requests_rest_nobody(servers):
     for server in servers:
         server.order(error_rate=1.0, error_status=400)
-    r = router(servers)
+    r = over(servers)
     for _ in range(20):
         with pytest.raises(litellm.BadRequestError):
             await ask(r)
@@ -208,7 +162,7 @@ async def test_bad_requests_rest_nobody(servers):
 
 async def test_allowed_fails_of_three_means_three(servers):
     servers[0].order(error_rate=1.0, error_status=429)
-    r = router(servers, allowed_fails=3, cooldown_time=3600)
+    r = over(servers, allowed_fails=3, cooldown_time=3600)
     while servers[0].records.requests < 3:
         await ask(r)
     assert failover(r).describe("d0")["state"] == "closed"
@@ -228,7 +182,7 @@ async def all_fail(r, kind):
 async def test_retry_after_is_honoured_and_never_shortened(servers):
     for server in servers:
         server.order(throttle_rate=1.0, retry_after=3000)
-    r = router(servers)
+    r = over(servers)
     await all_fail(r, litellm.RateLimitError)
     before = {i: failover(r).describe(f"d{i}")["seconds_left"] for i in range(3)}
     assert all(2000 < seconds <= 3000 for seconds in before.values())
@@ -258,7 +212,7 @@ def age(cache, store, id_, seconds):
 async def test_the_error_tells_the_true_remaining_time(servers):
     for server in servers:
         server.order(throttle_rate=1.0, retry_after=3000)
-    r = router(servers, num_retries=2)
+    r = over(servers)
     await all_fail(r, litellm.RateLimitError)
     core, band = _switch.band.core_of(r), _switch.band
     for i in range(3):
@@ -272,7 +226,7 @@ async def test_failures_behind_a_shared_logging_object_are_seen(servers):
     """The proxy shares one logging object among all attempts: LiteLLM's callback fires for the first alone."""
     for server in servers:
         server.order(error_rate=1.0, error_status=401)
-    r = router(servers, num_retries=2)
+    r = over(servers)
     shared = Logging(
         model="m",
         messages=MESSAGES,
@@ -296,7 +250,7 @@ async def test_failures_behind_a_shared_logging_object_are_seen(servers):
 async def test_a_callers_own_timeout_blames_nobody(servers):
     for server in servers:
         server.order(latency=1.0)
-    r = router(servers, num_retries=0)
+    r = over(servers, num_retries=0)
     for _ in range(4):
         with pytest.raises(litellm.Timeout):
             await ask(r, timeout=0.05)
@@ -305,17 +259,18 @@ async def test_a_callers_own_timeout_blames_nobody(servers):
 
 async def test_a_recovered_deployment_comes_back_by_one_probe(servers):
     servers[0].order(throttle_rate=1.0, retry_after=1)
-    r = router(servers)
+    r = over(servers)
     while failover(r).describe("d0")["state"] == "closed":
         await ask(r)
     servers[0].order(throttle_rate=0.0)
     for server in servers:
         server.reset()
-    deadline = time.monotonic() + 20
-    while failover(r).describe("d0")["state"] != "closed" and time.monotonic() < deadline:
+
+    async def back():
         await ask(r)
-        await asyncio.sleep(0.02)
-    assert failover(r).describe("d0")["state"] == "closed"
+        return failover(r).describe("d0")["state"] == "closed"
+
+    await until(back)
     assert servers[0].records.requests == 1
 
 
@@ -323,7 +278,7 @@ async def test_one_log_line_for_each_change_and_none_with_a_key(servers, caplog)
     caplog.set_level(logging.INFO, logger="fast_router")
     servers[0].order(throttle_rate=1.0, retry_after=60)
     # Names of its own: LiteLLM tells every Router of a process about every failure.
-    r = Router(model_list=[entry(f"log{i}", s.api_base) for i, s in enumerate(servers)], num_retries=2)
+    r = router(*(entry(f"log{i}", s.api_base) for i, s in enumerate(servers)), num_retries=2)
     for _ in range(30):
         await ask(r)
     lines = [record.getMessage() for record in caplog.records if record.name == "fast_router"]
@@ -335,8 +290,8 @@ async def test_one_log_line_for_each_change_and_none_with_a_key(servers, caplog)
 async def test_the_status_tells_who_rests_why_and_until_when(servers):
     gone = refused()
     names = ["rests", "well"]
-    r = Router(
-        model_list=[entry(name, base) for name, base in zip(names, [gone, servers[1].api_base], strict=True)],
+    r = router(
+        *(entry(name, base) for name, base in zip(names, [gone, servers[1].api_base], strict=True)),
         num_retries=2,
         cooldown_time=600,
     )
@@ -359,7 +314,7 @@ async def test_the_status_tells_who_rests_why_and_until_when(servers):
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_server_that_hangs_rests_long_before_its_timeout_and_its_calls_go_on(servers, stream):
-    r = router(servers, timeout=300, stream_timeout=300, cooldown_time=600)
+    r = over(servers, timeout=300, stream_timeout=300, cooldown_time=600)
 
     async def call():
         response = await ask(r, stream=stream)
@@ -372,13 +327,15 @@ async def test_a_server_that_hangs_rests_long_before_its_timeout_and_its_calls_g
         await call()
     servers[0].order(hang_rate=1.0)
     under_way = set()
-    deadline = time.monotonic() + 60
+
+    async def rests():
+        under_way.add(asyncio.create_task(call()))
+        await asyncio.wait(under_way, timeout=0.02, return_when=asyncio.FIRST_COMPLETED)
+        return failover(r).describe("d0")["state"] == "open"
+
     try:
-        while failover(r).describe("d0")["state"] == "closed" and time.monotonic() < deadline:
-            under_way.add(asyncio.create_task(call()))
-            await asyncio.wait(under_way, timeout=0.02, return_when=asyncio.FIRST_COMPLETED)
+        await until(rests)
         told = failover(r).describe("d0")
-        assert told["state"] == "open"
         assert "the others answer within" in told["reason"]
         hanging = failover(r).engine.deployments["d0"]
         assert hanging.in_flight >= 2
@@ -399,7 +356,7 @@ async def test_the_retry_budget_bounds_the_load_of_an_outage(servers):
     settings.configure(retry_budget_ratio=0.0, retry_budget_per_second=0.4)
     for server in servers:
         server.order(error_rate=1.0)
-    r = router(servers, num_retries=2, disable_cooldowns=True)
+    r = over(servers, disable_cooldowns=True)
     began = time.monotonic()
     for _ in range(20):
         with pytest.raises(litellm.InternalServerError):
@@ -412,7 +369,7 @@ async def test_the_retry_budget_bounds_the_load_of_an_outage(servers):
 async def test_a_repeat_waits_for_retry_after(servers):
     for server in servers[:2]:
         server.order(throttle_rate=1.0, retry_after=1)
-    r = router(servers[:2], num_retries=2, disable_cooldowns=True)
+    r = over(servers[:2], disable_cooldowns=True)
     began = time.monotonic()
     with pytest.raises(litellm.RateLimitError):
         await ask(r)
@@ -424,7 +381,7 @@ async def test_a_repeat_waits_for_retry_after(servers):
 
 
 async def test_without_max_wait_it_fails_at_once_as_litellm_does(servers):
-    r = router(servers)
+    r = over(servers)
     for i in range(3):
         await ask(r)
         fast_router.advanced_router(r).rest(f"d{i}", 30)
@@ -439,7 +396,7 @@ async def test_without_max_wait_it_fails_at_once_as_litellm_does(servers):
 async def test_max_wait_waits_for_the_first_to_come_back(servers):
     for server in servers:
         server.order(throttle_rate=1.0, retry_after=1)
-    r = router(servers, num_retries=2)
+    r = over(servers)
     await all_fail(r, litellm.RateLimitError)
     settings.configure(max_wait=10)
     for server in servers:
@@ -451,7 +408,7 @@ async def test_max_wait_waits_for_the_first_to_come_back(servers):
 async def test_max_wait_gives_up_with_litellms_error(servers):
     for server in servers:
         server.order(throttle_rate=1.0, retry_after=3000)
-    r = router(servers, num_retries=2)
+    r = over(servers)
     await all_fail(r, litellm.RateLimitError)
     settings.configure(max_wait=0.3)
     began = time.monotonic()
@@ -464,17 +421,14 @@ async def test_max_wait_gives_up_with_litellms_error(servers):
 async def test_a_cancelled_waiter_leaves_nothing_behind(servers):
     for server in servers:
         server.order(throttle_rate=1.0, retry_after=30)
-    r = router(servers, num_retries=2)
+    r = over(servers)
     await all_fail(r, litellm.RateLimitError)
     settings.configure(max_wait=30)
     waiting = asyncio.ensure_future(ask(r))
     core = r.__dict__.get("_core", r)
-    deadline = time.monotonic() + 10
-    while getattr(existing(core), "waiting", None) is None and time.monotonic() < deadline:
-        await asyncio.sleep(0.01)
-    queue = existing(core).waiting.queue(fast_router.advanced_router(r).groups["m"])
-    while len(queue) != 1 and time.monotonic() < deadline:
-        await asyncio.sleep(0.01)
+    state = await until(lambda: getattr(existing(core), "waiting", None))
+    queue = state.queue(fast_router.advanced_router(r).groups["m"])
+    await until(lambda: len(queue) == 1)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
@@ -485,7 +439,7 @@ async def test_a_cancelled_waiter_leaves_nothing_behind(servers):
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_answer_from_the_cache_is_no_proof_that_a_deployment_is_back(servers, monkeypatch, stream):
     monkeypatch.setattr(litellm, "cache", Cache(type="local"))
-    r = router(servers)
+    r = over(servers)
 
     async def call():
         response = await ask(r, stream=stream, caching=True)
@@ -493,17 +447,18 @@ async def test_an_answer_from_the_cache_is_no_proof_that_a_deployment_is_back(se
             assert [chunk async for chunk in response]
         return response._hidden_params.get("cache_hit")
 
-    deadline = time.monotonic() + 20
-    while not await call() and time.monotonic() < deadline:
-        await asyncio.sleep(0.01)  # it is written in the background
+    await until(call)  # it is written in the background
     asked = sum(requests(servers))
     policy = failover(r)
     deployment = policy.engine.deployments["d0"]
     policy.trip(deployment, "a test", 0.01)
     picks = deployment.picks
-    while deployment.picks == picks and time.monotonic() < deadline:
+
+    async def picked():
         await call()
-        await asyncio.sleep(0.001)
+        return deployment.picks > picks
+
+    await until(picked, every=0.001)
     assert deployment.picks == picks + 1
     assert sum(requests(servers)) == asked
     assert policy.describe("d0")["state"] == "half_open"

@@ -6,13 +6,11 @@ import asyncio
 import contextlib
 import gc
 import logging
-import time
 import weakref
 
 import httpx
 import litellm
 import pytest
-from litellm import Router
 from litellm.caching.caching import Cache
 
 import fast_router
@@ -20,18 +18,13 @@ from fast_router import settings
 from fast_router.engine.failover.breaker import BreakerState
 from fast_router.litellm_plugin.layers import first_chunk
 from fast_router.litellm_plugin.rests.health_probes import HealthMonitor
-from fast_router.litellm_plugin.rests.policy import policy_of
 from fast_router.litellm_plugin.switch import switch as _switch
 from fast_router.server_metrics import load_from_metrics
 from fast_router.testing import Fleet, Upstream
+from tests.support.plugin import MESSAGES, calm, failover_of, over, until
 
-MESSAGES = [{"role": "user", "content": "hello"}]
+pytestmark = pytest.mark.usefixtures("plugin")
 logging.getLogger("LiteLLM Router").setLevel(logging.CRITICAL)
-CALM = {
-    "error_rate": 0.0, "throttle_rate": 0.0, "reset_rate": 0.0, "hang_rate": 0.0, "cut_rate": 0.0, "latency": 0.0,
-    "script": (), "retry_after": None, "error_status": 500, "per_token": 0.0, "first_token": 0.0, "hold": False,
-    "cut_after": 2, "tokens": 8,
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -42,54 +35,11 @@ def fleet():
 
 @pytest.fixture
 def servers(fleet):
-    found = list(fleet.values())
-    for server in found:
-        server.order(**CALM)
-        server.reset()
-    return found
+    return calm(fleet.values())
 
 
-@pytest.fixture(autouse=True)
-def plugin():
-    assert fast_router.enable()
-    before = fast_router.status()["errors"]["count"]
-    yield
-    settings.reset()
-    assert fast_router.status()["errors"]["count"] == before, fast_router.status()["errors"]
-
-
-def router(servers, **options):
-    options.setdefault("num_retries", 2)
-    return Router(
-        model_list=[
-            {
-                "model_name": "m",
-                "litellm_params": {"model": "hosted_vllm/test-model", "api_base": s.api_base, "api_key": "k"},
-                "model_info": {"id": f"d{i}"},
-            }
-            for i, s in enumerate(servers)
-        ],
-        **options,
-    )
-
-
-def responses_router(servers):
-    return Router(
-        model_list=[
-            {
-                "model_name": "m",
-                "litellm_params": {"model": "openai/test-model", "api_base": s.api_base, "api_key": "k"},
-                "model_info": {"id": f"d{i}"},
-            }
-            for i, s in enumerate(servers)
-        ],
-        num_retries=2,
-        disable_cooldowns=True,
-    )
-
-
-def failover(r):
-    return policy_of(_switch.band.core_of(r), _switch.band)
+def vllm(servers, **options):
+    return over(servers, model="hosted_vllm/test-model", **options)
 
 
 async def read(stream):
@@ -103,9 +53,7 @@ async def ask(r, **kwargs):
 async def idle(r):
     """Wait until nothing is in flight."""
     deployments = fast_router.advanced_router(r).deployments.values()
-    deadline = time.monotonic() + 10
-    while any(d.in_flight for d in deployments) and time.monotonic() < deadline:
-        await asyncio.sleep(0.01)
+    await until(lambda: not any(d.in_flight for d in deployments))
     return [d.in_flight for d in deployments]
 
 
@@ -122,7 +70,7 @@ sees_cuts = pytest.mark.skipif(
 @sees_cuts
 async def test_a_stream_that_fails_before_its_first_token_fails_over_unnoticed(servers):
     servers[0].order(cut_rate=1.0, cut_after=0)
-    r = router(servers, disable_cooldowns=True)
+    r = vllm(servers, disable_cooldowns=True)
     for _ in range(8):
         assert len(await read(await ask(r, stream=True))) > 2
     assert servers[0].records.requests > 0
@@ -134,7 +82,7 @@ async def test_switched_off_the_failure_is_the_callers(servers):
     settings.configure(stream_failover=False)
     for server in servers:
         server.order(cut_rate=1.0, cut_after=0)
-    r = router(servers, disable_cooldowns=True)
+    r = vllm(servers, disable_cooldowns=True)
     with pytest.raises(Exception, match=r"."):
         await read(await ask(r, stream=True))
     assert await idle(r) == [0, 0]
@@ -144,7 +92,7 @@ async def test_switched_off_the_failure_is_the_callers(servers):
 async def test_after_the_first_token_nothing_is_repeated(servers):
     for server in servers:
         server.order(cut_rate=1.0, cut_after=2)
-    r = router(servers, disable_cooldowns=True)
+    r = vllm(servers, disable_cooldowns=True)
     with pytest.raises(Exception, match=r"."):
         await read(await ask(r, stream=True))
     assert sum(s.records.requests for s in servers) == 1
@@ -155,7 +103,7 @@ async def test_a_pause_longer_than_the_idle_timeout_ends_the_stream(servers):
     settings.configure(stream_idle_timeout=0.3)
     for server in servers:
         server.order(per_token=30.0)
-    r = router(servers)
+    r = vllm(servers)
     stream = await ask(r, stream=True)
     with pytest.raises(litellm.Timeout):
         await read(stream)
@@ -165,7 +113,7 @@ async def test_a_pause_longer_than_the_idle_timeout_ends_the_stream(servers):
 async def test_a_stream_without_a_first_token_in_time_goes_elsewhere(servers):
     settings.configure(stream_idle_timeout=0.3)
     servers[0].order(first_token=30.0)
-    r = router(servers, disable_cooldowns=True)
+    r = vllm(servers, disable_cooldowns=True)
     for _ in range(6):
         assert len(await read(await ask(r, stream=True))) > 2
     assert await idle(r) == [0, 0]
@@ -175,7 +123,7 @@ async def test_a_stream_without_a_first_token_in_time_goes_elsewhere(servers):
 
 
 async def test_a_stream_keeps_its_class_and_can_be_closed_early(servers):
-    r = router(servers)
+    r = vllm(servers)
     stream = await ask(r, stream=True)
     assert isinstance(stream, litellm.CustomStreamWrapper)
     await stream.__anext__()
@@ -188,7 +136,7 @@ async def test_a_stream_keeps_its_class_and_can_be_closed_early(servers):
 @sees_cuts
 def test_a_synchronous_stream_that_fails_before_its_first_token_fails_over_unnoticed(servers):
     servers[0].order(cut_rate=1.0, cut_after=0)
-    r = router(servers, disable_cooldowns=True)
+    r = vllm(servers, disable_cooldowns=True)
     for _ in range(8):
         stream = r.completion(model="m", messages=MESSAGES, stream=True)
         assert isinstance(stream, litellm.CustomStreamWrapper)
@@ -201,7 +149,7 @@ def test_a_synchronous_stream_that_fails_before_its_first_token_fails_over_unnot
 def test_a_synchronous_stream_is_not_repeated_after_its_first_token(servers):
     for server in servers:
         server.order(cut_rate=1.0, cut_after=2)
-    r = router(servers, disable_cooldowns=True)
+    r = vllm(servers, disable_cooldowns=True)
     with pytest.raises(Exception, match=r"."):
         list(r.completion(model="m", messages=MESSAGES, stream=True))
     assert sum(s.records.requests for s in servers) == 1
@@ -211,7 +159,7 @@ def test_a_synchronous_stream_is_not_repeated_after_its_first_token(servers):
 @sees_cuts
 async def test_a_responses_stream_that_fails_before_its_first_token_fails_over_unnoticed(servers):
     servers[0].order(cut_rate=1.0, cut_after=0)
-    r = responses_router(servers)
+    r = over(servers, disable_cooldowns=True)
     for _ in range(8):
         events = await read(await r.aresponses(model="m", input="hello", stream=True))
         assert events[0].type == "response.created"
@@ -222,10 +170,10 @@ async def test_a_responses_stream_that_fails_before_its_first_token_fails_over_u
 
 async def test_a_streams_first_token_is_answer_enough_for_a_probe(servers):
     settings.configure(breaker_slow_start=0)
-    r = router(servers[:1], cooldown_time=600)
+    r = vllm(servers[:1], cooldown_time=600)
     await ask(r)
     d0 = fast_router.advanced_router(r).deployments["d0"]
-    policy = failover(r).policy
+    policy = failover_of(r).policy
     policy.ordered(d0, 600, "for this test")
     policy.engine.wake(d0, quiet=True)
     servers[0].order(tokens=1000, per_token=30.0)
@@ -236,7 +184,7 @@ async def test_a_streams_first_token_is_answer_enough_for_a_probe(servers):
 
 
 def test_synchronous_streams_still_work(servers):
-    r = router(servers)
+    r = vllm(servers)
     assert len(list(r.completion(model="m", messages=MESSAGES, stream=True))) > 2
 
 
@@ -247,12 +195,12 @@ def test_synchronous_streams_still_work(servers):
 async def test_a_slow_first_attempt_is_overtaken_by_a_second(servers, stream):
     settings.configure(hedge_percent=100, hedge_delay=0.05)
     servers[0].order(hang_rate=1.0)
-    r = router(servers, timeout=60)
+    r = vllm(servers, timeout=60)
     for _ in range(30):
         answer = await asyncio.wait_for(ask(r, stream=stream), 30)
         if stream:
             await read(answer)
-        hedge = failover(r).hedges["m"][1]
+        hedge = failover_of(r).hedges["m"][1]
         if hedge.won:
             break
     # On a busy machine the second attempt may be sent where the first was only a little late.
@@ -264,21 +212,21 @@ async def test_a_slow_first_attempt_is_overtaken_by_a_second(servers, stream):
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_server_that_hangs_rests_after_two_overtaken_attempts(servers, stream):
     settings.configure(hedge_percent=100)
-    r = router(servers, timeout=600, cooldown_time=600)
+    r = vllm(servers, timeout=600, cooldown_time=600)
     for _ in range(30):  # whole answers: a stream's first token is not expected to take longer
         await ask(r)
-    usual = failover(r).hedges["m"][1].delay(stream=stream)
+    usual = failover_of(r).hedges["m"][1].delay(stream=stream)
     servers[0].order(hang_rate=1.0)
     servers[0].reset()
     for _ in range(100):
         answer = await asyncio.wait_for(ask(r, stream=stream), 60)
         if stream:
             await read(answer)
-        if failover(r).policy.state("d0") is not BreakerState.CLOSED:
+        if failover_of(r).policy.state("d0") is not BreakerState.CLOSED:
             break
     assert servers[0].records.requests >= 2
-    assert failover(r).policy.describe("d0")["reason"] == "2 connection errors or timeouts in a row"
-    assert failover(r).hedges["m"][1].delay(stream=False) >= usual
+    assert failover_of(r).policy.describe("d0")["reason"] == "2 connection errors or timeouts in a row"
+    assert failover_of(r).hedges["m"][1].delay(stream=False) >= usual
     assert await idle(r) == [0, 0]
 
 
@@ -286,10 +234,10 @@ async def test_hedges_stay_within_their_budget(servers):
     settings.configure(hedge_percent=10, hedge_delay=0.0)
     for server in servers:
         server.order(latency=0.02)
-    r = router(servers)
+    r = vllm(servers)
     for _ in range(40):
         await ask(r)
-    hedge = failover(r).hedges["m"][1]
+    hedge = failover_of(r).hedges["m"][1]
     assert hedge.fired == 4
     assert await idle(r) == [0, 0]
 
@@ -298,7 +246,7 @@ async def test_both_attempts_failing_is_the_first_ones_error_and_is_retried(serv
     settings.configure(hedge_percent=100, hedge_delay=0.05)
     for server in servers:
         server.order(latency=0.2, error_rate=1.0, error_latency=0.2)
-    r = router(servers, num_retries=0, disable_cooldowns=True)
+    r = vllm(servers, num_retries=0, disable_cooldowns=True)
     with pytest.raises(litellm.InternalServerError):
         await ask(r)
     assert [s.records.requests for s in servers] == [1, 1]
@@ -309,11 +257,9 @@ async def test_a_cancelled_race_leaves_no_lease(servers):
     settings.configure(hedge_percent=100, hedge_delay=0.05)
     for server in servers:
         server.order(hang_rate=1.0)
-    r = router(servers, timeout=60)
+    r = vllm(servers, timeout=60)
     task = asyncio.ensure_future(ask(r))
-    deadline = time.monotonic() + 20
-    while sum(s.records.requests for s in servers) < 2 and time.monotonic() < deadline:
-        await asyncio.sleep(0.01)
+    await until(lambda: sum(s.records.requests for s in servers) == 2)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -338,12 +284,12 @@ vllm:kv_cache_usage_perc{engine="0",model_name="a"} 0.5
 async def test_a_healthy_server_comes_back_before_its_deadline_and_a_spent_quota_does_not():
     settings.configure(breaker_slow_start=0)
     with Upstream(name="u") as one, Upstream(name="v") as two, Upstream(name="w") as three:
-        r = router([one, two, three], num_retries=2, cooldown_time=600)
+        r = vllm([one, two, three], num_retries=2, cooldown_time=600)
         two.order(throttle_rate=1.0, retry_after=600)
         one.stop()
         for _ in range(30):
             await ask(r)
-        watched = failover(r)
+        watched = failover_of(r)
         assert [watched.policy.state(f"d{i}") for i in range(3)] == [
             BreakerState.OPEN,
             BreakerState.OPEN,
@@ -365,9 +311,9 @@ async def test_a_healthy_server_comes_back_before_its_deadline_and_a_spent_quota
 async def test_a_rest_goes_on_while_the_health_check_fails():
     settings.configure(health_interval=0)
     with Upstream(name="u") as one, Upstream(name="v") as two:
-        r = router([one, two], cooldown_time=600)
+        r = vllm([one, two], cooldown_time=600)
         await ask(r)
-        watched = failover(r)
+        watched = failover_of(r)
         policy, d0 = watched.policy, fast_router.advanced_router(r).deployments["d0"]
         policy.failed(d0, ConnectionError())
         policy.failed(d0, ConnectionError())
@@ -389,10 +335,10 @@ async def test_a_rest_goes_on_while_the_health_check_fails():
 async def test_other_clients_load_reaches_the_engine(servers):
     with Upstream("vllm", name="v") as busy, Upstream("vllm", name="w") as free:
         busy.order(background_running=7)
-        r = router([busy, free])
+        r = vllm([busy, free])
         await ask(r)
         async with httpx.AsyncClient() as client:
-            await HealthMonitor.read_loads(client, failover(r))
+            await HealthMonitor.read_loads(client, failover_of(r))
         deployments = fast_router.advanced_router(r).deployments
         assert deployments["d0"].outside >= 7
         assert deployments["d1"].outside == 0
@@ -428,12 +374,11 @@ async def test_a_class_made_for_one_stream_is_freed_with_it():
 async def test_answers_from_the_cache_do_not_make_the_others_look_late(servers, monkeypatch, stream):
     monkeypatch.setattr(litellm, "cache", Cache(type="local"))
     settings.configure(hedge_percent=50)
-    r = router(servers)
+    r = vllm(servers)
     served = 0
     while served < 25:
         response = await ask(r, stream=stream, caching=True)
         if stream:
             assert [chunk async for chunk in response]
         served += response._hidden_params.get("cache_hit") is True
-    failover = policy_of(_switch.band.core_of(r), _switch.band)
-    assert failover.hedges["m"][1].delay(stream=stream) is None
+    assert failover_of(r).hedges["m"][1].delay(stream=stream) is None

@@ -16,9 +16,9 @@ from fast_router.testing import Fleet
 from tests.support.plugin import (
     MESSAGES,
     asynchronous,
+    calm,
     core_of,
     deployments,
-    discard,
     entry,
     in_flight,
     picks,
@@ -34,25 +34,8 @@ def fleet():
 
 
 @pytest.fixture(autouse=True)
-def plugin(fleet):
-    assert fast_router.enable()
-    for upstream in fleet:
-        upstream.order(
-            error_rate=0.0,
-            hang_rate=0.0,
-            cut_rate=0.0,
-            reset_rate=0.0,
-            latency=0.0,
-            per_token=0.0,
-            script=(),
-            hold=False,
-            tokens=8,
-        )
-        upstream.reset()
-    errors = fast_router.status()["errors"]["count"]
-    yield
-    discard()
-    assert fast_router.status()["errors"]["count"] == errors, fast_router.status()["errors"]
+def _calm(plugin, fleet):
+    calm(fleet)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import time
 
 import litellm
 import pytest
-from litellm import Router
 from litellm.types.router import RouterRateLimitError
 
 import fast_router
@@ -17,13 +16,12 @@ from fast_router.engine.failover.failures import classify
 from fast_router.litellm_plugin.layers.outage import Outage, outlast
 from fast_router.litellm_plugin.layers.wait import waiting_of
 from fast_router.litellm_plugin.request import RequestLedger
-from fast_router.litellm_plugin.rests.policy import policy_of
 from fast_router.litellm_plugin.switch import switch as _switch
 from fast_router.testing import Fleet
+from tests.support.plugin import MESSAGES, calm, failover_of, over, until
 
-MESSAGES = [{"role": "user", "content": "hello"}]
+pytestmark = pytest.mark.usefixtures("plugin")
 logging.getLogger("LiteLLM Router").setLevel(logging.CRITICAL)
-CALM = {"error_rate": 0.0, "throttle_rate": 0.0, "retry_after": None, "error_status": 500, "hold": False, "script": ()}
 
 
 @pytest.fixture(scope="module")
@@ -34,39 +32,11 @@ def fleet():
 
 @pytest.fixture
 def servers(fleet):
-    found = list(fleet.values())
-    for server in found:
-        server.order(**CALM)
-        server.reset()
-    return found
+    return calm(fleet.values())
 
 
-@pytest.fixture(autouse=True)
-def plugin():
-    assert fast_router.enable()
-    before = fast_router.status()["errors"]["count"]
-    yield
-    settings.reset()
-    assert fast_router.status()["errors"]["count"] == before, fast_router.status()["errors"]
-
-
-def router(servers, *, each=None, **options):
-    return Router(
-        model_list=[
-            {
-                "model_name": "m",
-                "litellm_params": {
-                    "model": "hosted_vllm/test-model",
-                    "api_base": s.api_base,
-                    "api_key": "k",
-                    **(each or {}),
-                },
-                "model_info": {"id": f"d{i}"},
-            }
-            for i, s in enumerate(servers)
-        ],
-        **options,
-    )
+def vllm(servers, **options):
+    return over(servers, model="hosted_vllm/test-model", **options)
 
 
 async def ask(r, **kwargs):
@@ -75,13 +45,6 @@ async def ask(r, **kwargs):
 
 def outage_of(r):
     return waiting_of(_switch.band.core_of(r)).outage(fast_router.advanced_router(r).groups["m"])
-
-
-async def until(condition, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        await asyncio.sleep(0.005)
 
 
 def requests(servers):
@@ -93,7 +56,7 @@ def requests(servers):
 
 async def test_an_outage_of_everybody_is_outlasted_without_everybodys_retries(servers):
     settings.configure(max_wait=60)
-    r = router(servers)
+    r = vllm(servers)
     await ask(r)
     for server in servers:
         server.order(error_rate=1.0, error_status=503)
@@ -124,14 +87,14 @@ async def test_it_gives_up_with_litellms_error(servers):
         server.order(error_rate=1.0, error_status=503)
     began = time.monotonic()
     with pytest.raises(litellm.ServiceUnavailableError):
-        await ask(router(servers))
+        await ask(vllm(servers))
     assert time.monotonic() - began >= 0.5
 
 
 async def test_a_request_that_one_server_fails_is_not_in_an_outage(servers):
     settings.configure(max_wait=60)
     servers[0].order(error_rate=1.0)
-    r = router(servers, num_retries=0, disable_cooldowns=True)
+    r = vllm(servers, num_retries=0, disable_cooldowns=True)
     failed = 0
     for _ in range(200):
         try:
@@ -147,14 +110,14 @@ async def test_errors_of_the_callers_own_making_come_at_once(servers):
     for server in servers:
         server.order(error_rate=1.0, error_status=400)
     with pytest.raises(litellm.BadRequestError):
-        await asyncio.wait_for(ask(router(servers)), 30)
+        await asyncio.wait_for(ask(vllm(servers)), 30)
 
 
 async def test_a_cancelled_waiter_leaves_the_line(servers):
     settings.configure(max_wait=60)
     for server in servers:
         server.order(error_rate=1.0, error_status=503)
-    r = router(servers)
+    r = vllm(servers)
     waiting = asyncio.ensure_future(ask(r))
     # Before its first pick, nothing is known of a Router.
     await until(lambda: waiting_of(_switch.band.core_of(r)) is not None and len(outage_of(r)) == 1)
@@ -166,12 +129,11 @@ async def test_a_cancelled_waiter_leaves_the_line(servers):
 
 
 async def test_a_request_that_fails_while_others_are_answered_gets_its_error(servers):
-    r = router(servers)
+    r = vllm(servers)
     await ask(r)
     group = fast_router.advanced_router(r).groups["m"]
-    failover = policy_of(_switch.band.core_of(r), _switch.band)
 
-    ledger = RequestLedger(failover)
+    ledger = RequestLedger(failover_of(r))
     outage = Outage(time.monotonic)
     calls = []
 
@@ -199,7 +161,7 @@ async def test_max_wait_waits_for_room_under_max_parallel_requests(servers):
     settings.configure(max_wait=60)
     for server in servers:
         server.order(hold=True)
-    r = router(servers, each={"max_parallel_requests": 2}, num_retries=0)
+    r = vllm(servers, each={"max_parallel_requests": 2}, num_retries=0)
     asked = [asyncio.ensure_future(ask(r)) for _ in range(15)]
     await until(lambda: sum(s.records.in_flight for s in servers) == 6)
     core = _switch.band.core_of(r)
@@ -214,7 +176,7 @@ async def test_max_wait_waits_for_room_under_max_parallel_requests(servers):
 
 async def test_a_stream_holds_its_place_until_its_end(servers):
     settings.configure(max_wait=60)
-    r = router(servers[:1], each={"max_parallel_requests": 1}, num_retries=0)
+    r = vllm(servers[:1], each={"max_parallel_requests": 1}, num_retries=0)
     stream = await ask(r, stream=True)
     second = asyncio.ensure_future(ask(r))
     core = _switch.band.core_of(r)
@@ -237,7 +199,7 @@ def rest_all(r, seconds):
 
 def test_a_synchronous_call_waits_in_its_thread(servers):
     settings.configure(max_wait=60)
-    r = router(servers)
+    r = vllm(servers)
     r.completion(model="m", messages=MESSAGES)
     rest_all(r, 1.0)
     assert r.completion(model="m", messages=MESSAGES).choices
@@ -245,7 +207,7 @@ def test_a_synchronous_call_waits_in_its_thread(servers):
 
 async def test_a_synchronous_call_in_a_worker_thread_of_a_program_with_a_loop_waits(servers):
     settings.configure(max_wait=60)
-    r = router(servers)
+    r = vllm(servers)
     await asyncio.to_thread(r.completion, model="m", messages=MESSAGES)
     rest_all(r, 1.0)
     answers = await asyncio.gather(*(asyncio.to_thread(r.completion, model="m", messages=MESSAGES) for _ in range(4)))
@@ -254,7 +216,7 @@ async def test_a_synchronous_call_in_a_worker_thread_of_a_program_with_a_loop_wa
 
 async def test_a_synchronous_call_that_blocks_an_event_loop_does_not_wait(servers):
     settings.configure(max_wait=60)
-    r = router(servers)
+    r = vllm(servers)
     r.completion(model="m", messages=MESSAGES)
     rest_all(r, 600)
     with pytest.raises(RouterRateLimitError):
@@ -265,5 +227,5 @@ def test_a_synchronous_call_outlasts_an_outage(servers):
     settings.configure(max_wait=60)
     servers[0].order(script=("error",) * 3)
     servers[1].order(script=("error",) * 3)
-    r = router(servers[:2], disable_cooldowns=True)
+    r = vllm(servers[:2], disable_cooldowns=True)
     assert r.completion(model="m", messages=MESSAGES).choices

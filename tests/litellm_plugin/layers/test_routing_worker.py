@@ -170,7 +170,7 @@ def test_a_growing_queue_of_a_server_reroutes_by_itself(settings):
         out = run(
             settings,
             """
-            from tests.celery_routing.help import until
+            from tests.support.waiting import until
             await ask()
             waiting["one"] = 40
             await until(lambda: shown("one") == "40")

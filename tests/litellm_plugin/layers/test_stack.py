@@ -19,17 +19,9 @@ from fast_router.litellm_plugin.picks.binding import existing
 from fast_router.litellm_plugin.switch import switch
 from tests.support.plugin import core_of, discard, entry, pick_id, picks, router, sync_id
 
-pytestmark = pytest.mark.python_core
+pytestmark = [pytest.mark.python_core, pytest.mark.usefixtures("plugin")]
 
 LIMIT: dict[str, Any] = {"qos_metric": "inflight", "qos_limit": 1}
-
-
-@pytest.fixture(autouse=True)
-def plugin():
-    assert fast_router.enable()
-    yield
-    fast_router.configure(max_wait=None)
-    discard()
 
 
 def binding_of(made):
@@ -212,7 +204,7 @@ def test_a_router_that_is_gone_is_not_kept():
     assert gone() is None
 
 
-def test_a_layer_that_fails_is_counted_and_litellm_answers(monkeypatch):
+def test_a_layer_that_fails_is_counted_and_litellm_answers(plugin, monkeypatch):
     made = router(entry("a"))
     pick_id(made)
 
@@ -224,6 +216,7 @@ def test_a_layer_that_fails_is_counted_and_litellm_answers(monkeypatch):
     errors = fast_router.status()["errors"]["count"]
     assert pick_id(made) == "a"
     assert fast_router.status()["errors"]["count"] == errors + 1
+    plugin.errors = 1
 
 
 OURS = str(Path(fast_router.__file__).parent)
@@ -282,7 +275,7 @@ async def test_the_methods_behind_the_seams_still_look_like_litellms():
             assert ours.__name__ == theirs.__name__
 
 
-async def test_an_attempt_whose_layers_cannot_be_composed_is_litellms_alone(monkeypatch):
+async def test_an_attempt_whose_layers_cannot_be_composed_is_litellms_alone(plugin, monkeypatch):
     made = router(entry("a"))
     await frames_of_an_attempt(made)
 
@@ -293,4 +286,5 @@ async def test_an_attempt_whose_layers_cannot_be_composed_is_litellms_alone(monk
     fast_router.invalidate(made)
     errors = fast_router.status()["errors"]["count"]
     assert await frames_of_an_attempt(made) == []
-    assert fast_router.status()["errors"]["count"] > errors
+    plugin.errors = fast_router.status()["errors"]["count"] - errors
+    assert plugin.errors

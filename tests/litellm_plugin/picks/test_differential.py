@@ -23,7 +23,7 @@ from litellm.router_strategy.simple_shuffle import simple_shuffle
 import fast_router
 from tests.support.plugin import MESSAGES, asynchronous, core_of, discard, entry, router
 
-pytestmark = pytest.mark.python_core
+pytestmark = [pytest.mark.python_core, pytest.mark.usefixtures("plugin")]
 
 STRATEGIES = (
     "simple-shuffle",
@@ -38,15 +38,6 @@ STRATEGIES = (
 FIRST_ONLY = "resolve_model_alias" not in inspect.signature(simple_shuffle).parameters
 TEAMS = ("t1", "t2")
 IDS = tuple("abcdef")
-
-
-@pytest.fixture(autouse=True)
-def plugin():
-    assert fast_router.enable()
-    errors = fast_router.status()["errors"]["count"]
-    yield
-    discard()
-    assert fast_router.status()["errors"]["count"] == errors, fast_router.status()["errors"]
 
 
 def litellms_own(function: Any) -> Any:

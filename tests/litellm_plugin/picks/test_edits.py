@@ -10,18 +10,11 @@ import pytest
 from litellm.types.router import CustomRoutingStrategyBase, Deployment, LiteLLM_Params, ModelInfo
 
 import fast_router
-from tests.support.plugin import core_of, deployments, discard, entry, pick, pick_id, picks, router, sync_id
+from tests.support.plugin import core_of, deployments, entry, pick, pick_id, picks, router, sync_id
+
+pytestmark = pytest.mark.usefixtures("plugin")
 
 BLOCKING = hasattr(__import__("litellm").Router, "_filter_blocked_deployments")
-
-
-@pytest.fixture(autouse=True)
-def plugin():
-    assert fast_router.enable()
-    errors = fast_router.status()["errors"]["count"]
-    yield
-    discard()
-    assert fast_router.status()["errors"]["count"] == errors, fast_router.status()["errors"]
 
 
 def reachable(made, model: str = "m", times: int = 60) -> set[str]:

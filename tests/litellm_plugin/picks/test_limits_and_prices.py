@@ -7,15 +7,11 @@ import collections
 import litellm
 import pytest
 
-import fast_router
 from fast_router import AdvancedRouter, get_available_deployment
 
+pytestmark = pytest.mark.usefixtures("plugin")
+
 HELLO = [{"role": "user", "content": "hello"}]
-
-
-@pytest.fixture(autouse=True)
-def plugin():
-    fast_router.enable()
 
 
 def entry(id_, info=(), **params):

@@ -8,15 +8,9 @@ from typing import Any
 
 import pytest
 
-import fast_router
-from tests.support.plugin import core_of, discard, entry, pick_id, picks, router, sync_id
+from tests.support.plugin import core_of, entry, pick_id, picks, router, sync_id
 
-
-@pytest.fixture(autouse=True)
-def plugin():
-    assert fast_router.enable()
-    yield
-    discard()
+pytestmark = pytest.mark.usefixtures("plugin")
 
 
 @contextlib.contextmanager

@@ -8,21 +8,11 @@ import litellm
 import pytest
 
 import fast_router
-from fast_router import settings
 
 pytestmark = pytest.mark.python_core
 
 HELLO = [{"role": "user", "content": "hello"}]
 NAMES = 300
-
-
-@pytest.fixture
-def plugin():
-    fast_router.enable()
-    try:
-        yield
-    finally:
-        settings.reset()
 
 
 def entry(name, **params):

@@ -8,7 +8,9 @@ from collections import Counter
 import pytest
 
 import fast_router
-from tests.support.plugin import MESSAGES, core_of, discard, entry, in_flight, picks, router
+from tests.support.plugin import MESSAGES, core_of, entry, in_flight, picks, router
+
+pytestmark = pytest.mark.usefixtures("plugin")
 
 VERTEX = {
     "model": "vertex_ai/gemini-2.0-flash",
@@ -23,13 +25,6 @@ KINDS = [
         ("sync", "get_available_deployment_for_pass_through"),
     )
 ]
-
-
-@pytest.fixture(autouse=True)
-def plugin():
-    assert fast_router.enable()
-    yield
-    discard()
 
 
 def passing(made, name, count):

@@ -12,19 +12,11 @@ from fast_router.deployment_options import KEYS
 from fast_router.errors import FastRouterError
 from fast_router.litellm_plugin.picks import strategies_by_name
 from fast_router.litellm_plugin.rests import policy
-from tests.support.plugin import core_of, deployments, discard, entry, pick_id, picks, router, sync_id
+from tests.support.plugin import core_of, deployments, entry, pick_id, picks, router, sync_id
+
+pytestmark = pytest.mark.usefixtures("plugin")
 
 GROUPS = hasattr(Router, "_init_routing_groups")
-
-
-@pytest.fixture(autouse=True)
-def plugin():
-    assert fast_router.enable()
-    errors = fast_router.status()["errors"]["count"]
-    yield
-    discard()
-    fast_router.enable()
-    assert fast_router.status()["errors"]["count"] == errors, fast_router.status()["errors"]
 
 
 def strategy_of(made: Router, model: str = "m") -> str:

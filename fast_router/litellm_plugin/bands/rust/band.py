@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from fast_router.errors import FastRouterError
 from fast_router.litellm_plugin.bands.contract import Seam
 from fast_router.litellm_plugin.bands.methods import Band, UnknownBandError
-from fast_router.litellm_plugin.bands.rust import rests
+from fast_router.litellm_plugin.bands.rust import rests, untried
+from fast_router.litellm_plugin.bands.rust.self_test import SelfTest
 from fast_router.litellm_plugin.picks import strategies_by_name
 from fast_router.litellm_plugin.picks.binding import Binding, bind
 from fast_router.litellm_plugin.picks.given import known as given_now
@@ -51,6 +52,7 @@ _CORE_MEMBERS = (
     "recover_stream_sync",
     "retry_stream",
 )
+_FACADE_MEMBERS = ("discard", "registry", "select", "settings")
 _HELD = {"cache": "_cache", "cooldown_cache": "_cooldowns"}
 _DRIVER_MEMBERS = ("_failed", "attempt", "attempt_sync", "take_events")
 
@@ -61,6 +63,8 @@ class RustBand(Band):
     Attributes:
         driver: The class that makes the attempts of one request.
         selection: The module in which the core's host finds the strategy objects.
+        newer: True if nobody has tested this LiteLLM.
+        self_test: What the core of this process has shown.
     """
 
     seams = frozenset({Seam.REGISTRY})
@@ -70,8 +74,9 @@ class RustBand(Band):
     }
     no_fast_lane = "LiteLLM's core is not written in Python: it filters, and we choose among whom it leaves"
 
-    def __init__(self, router_module: ModuleType, litellms_version: str) -> None:
+    def __init__(self, router_module: ModuleType, litellms_version: str, *, newer: bool = False) -> None:
         self.version = litellms_version
+        self.newer = newer
         self.name = "1.110"
         self.facade = True
         self.router = router_module.Router
@@ -83,11 +88,18 @@ class RustBand(Band):
             raise UnknownBandError(msg) from error
         self.core = vars(self.module).get("RustCore", object)
         self.driver: type = vars(self.module).get("_Driver", object)
-        missing = [f"RustCore.{name}" for name in _CORE_MEMBERS if not hasattr(self.core, name)]
+        missing = [f"Router.{name}" for name in _FACADE_MEMBERS if not hasattr(self.router, name)]
+        missing += [f"RustCore.{name}" for name in _CORE_MEMBERS if not hasattr(self.core, name)]
         missing += [f"_Driver.{name}" for name in _DRIVER_MEMBERS if not hasattr(self.driver, name)]
         if missing:
             msg = f"LiteLLM {litellms_version} has no {', '.join(missing)}"
             raise UnknownBandError(msg)
+        self.self_test = SelfTest()
+
+    def installed(self, patches: PatchSet, give_back: Callable[[Any, str], None]) -> None:
+        """As of any band: on a LiteLLM that is newer than the last one tested, the first request decides."""
+        if self.newer:
+            untried.install(patches, self, give_back)
 
     @property
     def fast_lane(self) -> bool:

@@ -123,6 +123,7 @@ def _refused(band: RustBand, driver: Any, step: Mapping[str, Any]) -> Mapping[st
         return None
     try:
         if not _dead(band, walking) and retry_timing.spend(walking.ledger):
+            tally.event("retry", step.get("model"))
             return None
         from litellm.router_rust.core import attempt_failure  # noqa: PLC0415 - LiteLLM is imported
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router.cluster import state_of
 from fast_router.litellm_plugin.bands.rust import standing, steps
-from fast_router.litellm_plugin.layers.fleet_limits import note_alone, too_many
+from fast_router.litellm_plugin.layers.fleet_limits import is_spent, note_alone, too_many
 from fast_router.litellm_plugin.layers.quality_limits import busy, has_room, rule_of
 from fast_router.litellm_plugin.tally import tally
 
@@ -36,6 +36,7 @@ def _pre_route(original: Any, band: RustBand) -> Any:
             rule = _rule(band, self, step)
             if rule is not None and not await _admitted(rule):
                 walking.refused = busy(step.get("model"))
+                _count_refusal(walking, step.get("model"))
                 raise walking.refused
         return await original(self, step, *args, **kwargs)
 
@@ -50,6 +51,13 @@ def _rule(band: RustBand, core: Any, step: Mapping[str, Any]) -> Rule | None:
     except Exception as error:  # noqa: BLE001 - LiteLLM's own answer follows
         tally.failed(error, "the admission of a request")
         return None
+
+
+def _count_refusal(walking: Walk, model: Any) -> None:
+    """Count a request that a limit refused, once however often the core tries again."""
+    if not walking.refusal_counted:
+        walking.refusal_counted = True
+        tally.event("refused", model)
 
 
 async def _admitted(rule: Rule) -> bool:
@@ -127,8 +135,25 @@ async def _fleet_admits(
         refusals += 1
         others = [binding.engine.deployments.get(id_) for id_ in step.get("candidates") or ()]
         if refusals > 10 or not any(other is not None and not other.held for other in others):
+            _count_refusal(walking, step.get("model"))
             return too_many(step.get("model"), admission.retry_after)
         await again()
+
+
+def _failure_error(original: Any, band: RustBand) -> Any:
+    def _failure_error(self: Any, step: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+        error = original(self, step, model, *args, **kwargs)
+        try:
+            walking = steps.walk.get()
+            group = band.binding(self).router.groups.get(str(model))
+            # The fleet's limits are known here for the rest of the minute: the core finds nobody, and asks no Redis.
+            if walking is not None and group is not None and is_spent(group):
+                _count_refusal(walking, model)
+        except Exception as ours:  # noqa: BLE001 - LiteLLM's error must reach the caller
+            tally.failed(ours, "the count of a refusal")
+        return error
+
+    return _failure_error
 
 
 def install_strict(patches: PatchSet, band: RustBand) -> None:
@@ -137,6 +162,7 @@ def install_strict(patches: PatchSet, band: RustBand) -> None:
     patches.on_restore(lambda: standing.keep("strict limits", None))
     patches.replace(band.core, "_answer_callback_filters", partial(_answer_callback_filters, band=band))
     patches.replace(band.core, "_answer_select", partial(_answer_select, band=band))
+    patches.replace(band.core, "_failure_error", partial(_failure_error, band=band))
 
 
 def install(patches: PatchSet, band: RustBand) -> list[str]:

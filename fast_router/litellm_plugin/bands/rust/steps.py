@@ -1,9 +1,8 @@
-"""LiteLLM 1.110: our choice among the Rust core's candidates, leases around its attempts.
+"""LiteLLM 1.110: our choice among the Rust core's candidates.
 
-One request is one walk of the core (`_run`), whatever its retries and fallbacks: for that long a ContextVar holds what
-it has tried. A `select` step for a strategy is answered by ours, with the lease taken there and then; the attempt that
-follows takes it over and ends it. Where the core would shuffle by itself it is told whom we prefer, by the step before
-(its callback filters'), and takes that one if its later filters keep it; if not, the lease begins with the attempt.
+A `select` step for a strategy is answered by ours, with the lease taken there and then; the attempt that follows takes
+it over (`attempts`). Where the core would shuffle by itself it is told whom we prefer, by the step before (its callback
+filters'), and takes that one if its later filters keep it; if not, the lease begins with the attempt.
 """
 
 from __future__ import annotations
@@ -15,20 +14,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fast_router import operator_holds, settings
-from fast_router.engine.failover.failures import remember
 from fast_router.errors import FastRouterError
-from fast_router.litellm_plugin import request as running
-from fast_router.litellm_plugin.answers import is_cache_hit
-from fast_router.litellm_plugin.layers import failures, request_ledger
-from fast_router.litellm_plugin.layers.lease import answered, failed
-from fast_router.litellm_plugin.layers.stream import install_usage
 from fast_router.litellm_plugin.picks import strategies_by_name
 from fast_router.litellm_plugin.picks.filtered import Filtered, filtered_pick, install_selectors
 from fast_router.litellm_plugin.picks.given import known as given_now
 from fast_router.litellm_plugin.picks.request_facts import ask_of
 from fast_router.litellm_plugin.request import Attempt, RequestLedger
 from fast_router.litellm_plugin.rests.by_operator import without_held
-from fast_router.litellm_plugin.rests.mirror import permits
 from fast_router.litellm_plugin.tally import LOGGER, tally
 
 if TYPE_CHECKING:
@@ -39,6 +31,7 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.patching import PatchSet
 
 __all__ = [
+    "RUST",
     "Walk",
     "carried",
     "carrying",
@@ -52,9 +45,8 @@ __all__ = [
     "walk",
 ]
 
-_RUST = "LiteLLM's Rust core"
+RUST = "LiteLLM's Rust core"
 _SHUFFLE = "simple-shuffle"
-_OWN_PICK = "a shuffle of LiteLLM's Rust core"
 
 
 class Walk:
@@ -64,6 +56,7 @@ class Walk:
         core: The core.
         ledger: What the request has tried.
         attempt: The attempt whose pick is made but whose call is not.
+        handed: The attempt that the request lane has made already and hands over, until it is taken up.
         preferred: True if `attempt` was picked by a preference, which the core need not follow.
         step: The latest `attempt` step, None before the first.
         running: The attempt whose call is under way.
@@ -71,16 +64,19 @@ class Walk:
         picking: The model that a pick begins for, until somebody has looked at it.
         picks_for: The request that a pick begins for, until somebody has looked at it.
         refused: Why the request was turned away before any call, None if it was not.
+        refusal_counted: Whether the tally knows that an admission limit refused this request.
     """
 
     __slots__ = (
-        "_turn", "attempt", "core", "kept", "ledger", "picking", "picks_for", "preferred", "refused", "running", "step",
+        "_turn", "attempt", "core", "handed", "kept", "ledger", "picking", "picks_for", "preferred",
+        "refusal_counted", "refused", "running", "step",
     )  # fmt: skip
 
     def __init__(self, core: Any, ledger: RequestLedger) -> None:
         self.core = core
         self.ledger = ledger
         self.attempt: Attempt | None = None
+        self.handed: Attempt | None = None
         self.preferred = False
         self.step: Mapping[str, Any] | None = None
         self.running: Attempt | None = None
@@ -88,6 +84,7 @@ class Walk:
         self.picking: str | None = None
         self.picks_for: Mapping[str, Any] | None = None
         self.refused: Exception | None = None
+        self.refusal_counted = False
         self._turn: tuple[Turns, Ticket] | None = None
 
     @property
@@ -166,93 +163,6 @@ def on_a_loop() -> bool:
     return True
 
 
-class _Walking:
-    """`with _Walking(core, request):` around one walk."""
-
-    __slots__ = ("_ledger", "_outer", "_permits", "_token", "_walk")
-
-    def __init__(self, core: Any, request: Any, *, may_wait: bool = True) -> None:
-        self._ledger = carried.get()
-        ledger = self._ledger or new_ledger(core, request if isinstance(request, Mapping) else {})
-        ledger.may_wait = may_wait
-        if isinstance(request, Mapping):
-            request_ledger.appeal(ledger, request.get("model"))
-        self._walk = Walk(core, ledger)
-        self._outer: Walk | None = None
-
-    def __enter__(self) -> None:
-        self._outer = walk.get()
-        walk.set(self._walk)
-        # It is this walk's; a call that one of its attempts makes through a Router begins with none.
-        carried.set(None)
-        self._token = running.ledger.set(self._walk.ledger)
-        self._permits = permits.set(None)
-
-    def __exit__(self, *error: object) -> None:
-        permits.reset(self._permits)
-        running.ledger.reset(self._token)
-        carried.set(self._ledger)
-        walk.set(self._outer)
-        self._walk.ledger.raised = None
-        try:
-            self._walk.picked()
-            self._walk.drop()
-        except Exception as ours:  # noqa: BLE001 - the answer, or LiteLLM's error, must reach the caller
-            tally.failed(ours, "the end of a request")
-
-
-def _run(original: Any) -> Any:
-    async def _run(self: Any, plan: Any, call: Any, prepared: Any, *args: Any, **kwargs: Any) -> Any:
-        with _Walking(self, prepared):
-            return await original(self, plan, call, prepared, *args, **kwargs)
-
-    return _run
-
-
-def _run_sync(original: Any) -> Any:
-    def _run_sync(self: Any, plan: Any, call: Any, prepared: Any, *args: Any, **kwargs: Any) -> Any:
-        with _Walking(self, prepared, may_wait=not on_a_loop()):
-            return original(self, plan, call, prepared, *args, **kwargs)
-
-    return _run_sync
-
-
-def _stream_broke(core: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> RequestLedger | None:
-    """End the attempt of the stream that is to be recovered; its last argument is how it failed."""
-    try:
-        error = kwargs.get("failure", args[-1] if args else None)
-        watch = running.reading.get()
-        if watch is None or not isinstance(error, BaseException):
-            return None
-        error = getattr(error, "original_exception", None) or error
-        watch.broken(error)
-        request = next((value for value in (kwargs.get("request"), *args) if isinstance(value, Mapping)), {})
-        ledger = new_ledger(core, request)
-        earlier = watch.attempt.ledger
-        for attempt in earlier.attempts if isinstance(earlier, RequestLedger) else ():
-            ledger.failed(*attempt)
-        return ledger
-    except Exception as ours:  # noqa: BLE001 - LiteLLM recovers the stream all the same
-        tally.failed(ours, "a stream that broke")
-        return None
-
-
-def _recover(original: Any) -> Any:
-    async def recover(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with carrying(_stream_broke(self, args, kwargs)):
-            return await original(self, *args, **kwargs)
-
-    return recover
-
-
-def _recover_sync(original: Any) -> Any:
-    def recover_sync(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with carrying(_stream_broke(self, args, kwargs)):
-            return original(self, *args, **kwargs)
-
-    return recover_sync
-
-
 # -- the choice --------------------------------------------------------------------------------------------
 
 
@@ -272,7 +182,7 @@ class _Choice(Filtered):
         walking = walk.get()
         attempt = None if walking is None else walking.next_attempt(step.get("model"))
         # No plan: the core has resolved the name and filtered.
-        super().__init__(band.binding(core), None, attempt, _RUST)
+        super().__init__(band.binding(core), None, attempt, RUST)
         self._asked = asked
         self._own = _given(core, step)
 
@@ -381,6 +291,9 @@ def preferred(band: RustBand, core: Any, step: Mapping[str, Any], request: Any, 
     if walking is None:
         return None
     walking.kept = kept
+    made = None if walking.handed is None else walking.handed.lease
+    if made is not None and made.id in kept:
+        return made.id  # one call is one pick
     try:
         binding = band.binding(core)
         known = binding.engine.deployments
@@ -466,127 +379,6 @@ def filters(core: Any) -> bool:
     )
 
 
-# -- attempts ----------------------------------------------------------------------------------------------
-
-
-def _begin_attempt(band: RustBand, core: Any, step: Mapping[str, Any]) -> Attempt | None:
-    """The attempt of this step, with a lease on its deployment; None if it has none that we know."""
-    walking, id_ = walk.get(), step.get("deployment_id")
-    if walking is None:
-        return None
-    walking.step = step
-    if not isinstance(id_, str):
-        return None
-    try:
-        walking.picked()
-        attempt, preferred = walking.attempt, walking.preferred
-        if attempt is not None and attempt.lease is not None and attempt.lease.id == id_:
-            walking.attempt, walking.preferred = None, False
-            if preferred:
-                tally.count(tally.filtered, _RUST)
-            return attempt
-        walking.drop()
-        binding = band.binding(core)
-        deployment = binding.engine.deployments.get(id_)
-        if deployment is None:
-            return None
-        if attempt is None or preferred:
-            tally.count(tally.delegated, _OWN_PICK)
-        attempt = Attempt(step.get("model"), walking.ledger)
-        attempt.take(binding.engine.acquire_deployment(deployment))
-        return attempt
-    except Exception as error:  # noqa: BLE001 - the call is made all the same
-        tally.failed(error, "the lease of a pick")
-        return None
-
-
-def _end_attempt(driver: Any, attempt: Attempt, outcome: Any) -> None:
-    """What the driver tells the core about the attempt, told to us."""
-    try:
-        if outcome.get("ok") is True:
-            response = driver._last_response
-            streams = driver._request.get("stream") and not attempt.foreign
-            if attempt.lease is not None and streams and not is_cache_hit(response):
-                # The first chunk of a stream was read within the attempt.
-                attempt.lease.first_token()
-                failover = attempt.ledger.failover if isinstance(attempt.ledger, RequestLedger) else None
-                if failover is not None:
-                    failover.policy.first_token(attempt.lease)
-            driver._last_response = answered(attempt, response)
-            return
-        error = driver._last_error
-        ledger = attempt.ledger
-        if isinstance(ledger, RequestLedger) and isinstance(error, Exception):
-            ledger.raised = error
-            if outcome.get("outside_deployment") or outcome.get("caller_scoped"):
-                # LiteLLM knows that it says nothing about the deployment: refused before the provider heard of it,
-                # or made with the caller's own key.
-                attempt.end(cancelled=True)
-                failures.enter(ledger, attempt, error)
-                return
-        attempt.end(error, cancelled=error is None)
-    except Exception as ours:  # noqa: BLE001 - LiteLLM goes on with the outcome
-        tally.failed(ours, "the end of an attempt")
-        attempt.end(cancelled=True)
-
-
-def _failed(original: Any) -> Any:
-    def _failed(self: Any, step: Any, deployment: Any, call: Any, error: Any) -> Any:
-        # LiteLLM chains a retry's failure to the first one: what was behind it is lost then.
-        remember(error)
-        return original(self, step, deployment, call, error)
-
-    return _failed
-
-
-def _running(attempt: Attempt) -> None:
-    walking = walk.get()
-    if walking is not None:
-        walking.running = attempt
-
-
-def _attempt(original: Any, band: RustBand) -> Any:
-    async def attempt(self: Any, step: Any) -> Any:
-        begun = _begin_attempt(band, self._core, step)
-        if begun is None:
-            return await original(self, step)
-        outer = running.current.get()
-        running.current.set(begun)
-        _running(begun)
-        try:
-            outcome = await original(self, step)
-        except BaseException as error:
-            failed(begun, error)
-            raise
-        finally:
-            running.current.set(outer)
-        _end_attempt(self, begun, outcome)
-        return outcome
-
-    return attempt
-
-
-def _attempt_sync(original: Any, band: RustBand) -> Any:
-    def attempt_sync(self: Any, step: Any) -> Any:
-        begun = _begin_attempt(band, self._core, step)
-        if begun is None:
-            return original(self, step)
-        outer = running.current.get()
-        running.current.set(begun)
-        _running(begun)
-        try:
-            outcome = original(self, step)
-        except BaseException as error:
-            failed(begun, error)
-            raise
-        finally:
-            running.current.set(outer)
-        _end_attempt(self, begun, outcome)
-        return outcome
-
-    return attempt_sync
-
-
 def _without_effect(changed: settings.Settings) -> None:
     if changed.routing == "celery":
         LOGGER.warning(
@@ -595,26 +387,15 @@ def _without_effect(changed: settings.Settings) -> None:
 
 
 def install(patches: PatchSet, band: RustBand) -> list[str]:
-    """Choose for the Rust core, and follow its attempts."""
-    core, driver = band.core, band.driver
+    """Choose for the Rust core."""
+    core = band.core
     install_selectors(patches, band.selection)
-    for owner, name, make in (
-        (core, "_answer_select", partial(_answer_select, band=band)),
-        (core, "_answer_select_sync", partial(_answer_select_sync, band=band)),
-        (core, "_answer_callback_filters", partial(_answer_callback_filters, band=band)),
-        (core, "_run", _run),
-        (core, "_run_sync", _run_sync),
-        (core, "recover_stream", _recover),
-        (core, "retry_stream", _recover),
-        (core, "recover_stream_sync", _recover_sync),
-        (driver, "_failed", _failed),
-        (driver, "attempt", partial(_attempt, band=band)),
-        (driver, "attempt_sync", partial(_attempt_sync, band=band)),
+    for name, make in (
+        ("_answer_select", _answer_select),
+        ("_answer_select_sync", _answer_select_sync),
+        ("_answer_callback_filters", _answer_callback_filters),
     ):
-        patches.replace(owner, name, make)
-    install_usage(patches)
-    running.on_end.append(failures.ended)
-    patches.on_restore(lambda: running.on_end.remove(failures.ended))
+        patches.replace(core, name, partial(make, band=band))
     patches.on_restore(settings.on_change(_without_effect))
     _without_effect(settings.current())
-    return ["attempts", "selection"]
+    return ["selection"]

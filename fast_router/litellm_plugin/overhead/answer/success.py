@@ -56,13 +56,14 @@ def _install(patches: PatchSet, parts: Parts) -> bool:
     space = vars(parts.module)
     # Up to 1.99 the callback does the counting itself; from 1.109 on LiteLLM remembers the verdict.
     shortens = parts.knows("_increment_deployment_usage")
+    counts_no_batches = space.get("is_batch_retrieve_call_type")  # from 1.104 on
 
     def only_counts(self: Any, kwargs: Any) -> Any:
         """The id of the deployment if nothing but its success is to be counted, else None."""
         if not shortens or type(self) is not core or kwargs.get("standard_logging_object") is None:
             return None
         kind = kwargs.get("call_type")
-        if kind in _SESSIONS or space["is_batch_retrieve_call_type"](kind):
+        if kind in _SESSIONS or (counts_no_batches is not None and counts_no_batches(kind)):
             return None
         params = kwargs["litellm_params"]
         group = params["metadata"]["model_group"]

@@ -7,6 +7,7 @@ expired is raised in place; the rest, and every other kind of cache, is LiteLLM'
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from fast_router.litellm_plugin.overhead.feature import Feature
@@ -19,25 +20,29 @@ if TYPE_CHECKING:
 
 __all__ = ["FEATURE"]
 
+_NO_LOCK = nullcontext()
 _SUCCESSES = "increment_deployment_successes_for_current_minute"
 
 
 def _install(patches: PatchSet, parts: Parts) -> bool:
     """Replace the two ways in which the Router counts."""
     memory, cache_name = parts.memory, parts.names.cache
+    # Up to 1.101 the cache has no clock of its own; from 1.108 on its writes hold a lock beside that of its counts.
+    example = memory()
+    clocked, locked = hasattr(example, "_clock"), hasattr(example, "_write_lock")
 
     def raised(cache: Any, key: Any) -> int | None:
         """The count under `key`, one more than before; None where LiteLLM has to begin it."""
         kept = cache.in_memory_cache
         if type(kept) is not memory or not kept.max_size_in_memory:
             return None
-        with kept._increment_lock:
+        with kept._increment_lock, kept._write_lock if locked else _NO_LOCK:
             count = kept.cache_dict.get(key)
             ends = kept.ttl_dict.get(key)
             if (
                 type(count) is not int
                 or ends is None
-                or ends <= kept._clock() + 1  # so near that it could pass on the way
+                or ends <= (kept._clock() if clocked else parts.now()) + 1  # so near that it could pass on the way
                 or len(kept.cache_dict) >= kept.max_size_in_memory  # its own write would throw somebody out
             ):
                 return None

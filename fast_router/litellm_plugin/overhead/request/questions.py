@@ -68,7 +68,7 @@ def _traces(patches: PatchSet, parts: Parts) -> bool:
 
         return get_parent_otel_span_from_kwargs
 
-    patches.replace(parts.module, "get_parent_otel_span_from_kwargs", make)
+    patches.replace(parts.module, parts.at("get_parent_otel_span_from_kwargs").name, make)
     return True
 
 
@@ -104,7 +104,7 @@ def _metadata(patches: PatchSet, parts: Parts) -> bool:
 
         return get_router_metadata_variable_name
 
-    patches.replace(parts.module, "get_router_metadata_variable_name", make)
+    patches.replace(parts.module, parts.at("get_router_metadata_variable_name").name, make)
     return True
 
 

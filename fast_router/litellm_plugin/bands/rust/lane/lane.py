@@ -26,7 +26,6 @@ from fast_router.litellm_plugin.bands.rust.lane.answer import (
 )
 from fast_router.litellm_plugin.bands.rust.lane.guard import KEY, CoreLane, Open, compile_group
 from fast_router.litellm_plugin.bands.rust.lane.ordinary import TAKEN_OUT
-from fast_router.litellm_plugin.bands.rust.lane.rehearsal import SelfTest
 from fast_router.litellm_plugin.bands.rust.lane.replay import Replay, lost, replaying
 from fast_router.litellm_plugin.bands.rust.lane.trust import difference
 from fast_router.litellm_plugin.layers.lease import answered
@@ -102,7 +101,7 @@ class Lane:
         self.band = band
         self.parts = parts
         self.verdict = CallbackVerdict()
-        self.test = SelfTest(parts)
+        self.test = band.self_test
         self._checked: list[Any] = []
         self._checks: str | None = None
         self._paces = False
@@ -138,10 +137,11 @@ class Lane:
         if type(model) is not str:
             return lane, "a name that is no text"
         found = lane.groups.get((endpoint.op, model))
-        if found is None or not found.holds(core):
+        if not self.test.passed:
             why = self.test.why(core)
             if why is not None:
                 return lane, why
+        if found is None or not found.holds(core):
             found = self._compile(lane, core, endpoint, model)
         why = found.why or (_QUALITY if lane.binding.limited else self._why(endpoint, found, request))
         return (lane, found) if why is None else (lane, why)

@@ -85,10 +85,18 @@ def _pending() -> Replay | None:
     return None if found is None or found.done else found
 
 
+def _hand_over() -> Replay | None:
+    replay, walking = _pending(), steps.walk.get()
+    if replay is not None and walking is not None:
+        walking.handed = replay.attempt
+    return replay
+
+
 def _prefer(replay: Replay, kept: Any) -> str | None:
     """The deployment that was called, if it is still a candidate; the walk's request then holds its lease."""
     walking = steps.walk.get()
     if walking is not None:
+        walking.handed = None
         replay.attempt.ledger = walking.ledger
     if replay.id in kept:
         if walking is not None:
@@ -100,12 +108,22 @@ def _prefer(replay: Replay, kept: Any) -> str | None:
     replay.attempt.end(replay.error)
     if walking is not None and isinstance(replay.error, Exception):
         failures.enter(walking.ledger, replay.attempt, replay.error)
+        # The core takes the attempt that it makes now for the first one.
+        tally.event("retry", replay.attempt.model)
     return None
+
+
+def _chosen(step: Mapping[str, Any]) -> list[str] | None:
+    """The answer where the core asks a strategy about the one deployment that was called: it holds its lease."""
+    replay, walking = _pending(), steps.walk.get()
+    if replay is None or walking is None or walking.attempt is not replay.attempt or step.get("stage") != "strategy":
+        return None
+    return [replay.id] if step.get("candidates") == [replay.id] else None
 
 
 def _filters(original: Any) -> Any:
     async def _answer_callback_filters(self: Any, step: Any, *args: Any, **kwargs: Any) -> Any:
-        replay = _pending()
+        replay = _hand_over()
         answer, error = await original(self, step, *args, **kwargs)
         if replay is not None and error is None and isinstance(answer, tuple):
             preferred = _prefer(replay, answer[0])
@@ -116,9 +134,20 @@ def _filters(original: Any) -> Any:
     return _answer_callback_filters
 
 
-def _filters_sync(original: Any) -> Any:
+def _select(original: Any) -> Any:
+    async def _answer_select(self: Any, step: Any, *args: Any, **kwargs: Any) -> Any:
+        chosen = _chosen(step)
+        return chosen if chosen is not None else await original(self, step, *args, **kwargs)
+
+    return _answer_select
+
+
+def _select_sync(original: Any) -> Any:
     def _answer_select_sync(self: Any, step: Any, *args: Any, **kwargs: Any) -> Any:
-        replay = _pending() if step.get("stage") == "callback_filters" else None
+        chosen = _chosen(step)
+        if chosen is not None:
+            return chosen
+        replay = _hand_over() if step.get("stage") == "callback_filters" else None
         answer = original(self, step, *args, **kwargs)
         if replay is None:
             return answer
@@ -233,7 +262,8 @@ def install(patches: PatchSet, parts: Parts) -> None:
     """Let LiteLLM's walk take over what the lane has seen."""
     core, driver = parts.rust_core, parts.driver
     patches.replace(core, "_answer_callback_filters", _filters)
-    patches.replace(core, "_answer_select_sync", _filters_sync)
+    patches.replace(core, "_answer_select", _select)
+    patches.replace(core, "_answer_select_sync", _select_sync)
     patches.replace(driver, "attempt", _attempt)
     patches.replace(driver, "attempt_sync", _attempt_sync)
     patches.replace(driver, "_call", _called)
