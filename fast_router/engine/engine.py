@@ -35,6 +35,10 @@ DeploymentHook = Callable[[Deployment], None]
 ConfiguredHook = Callable[["Engine", Deployment], None]
 
 
+def _told(_id: str) -> bool:
+    return False
+
+
 class Engine:
     """Deployments, groups and leases of one router.
 
@@ -48,6 +52,7 @@ class Engine:
         on_first_token: Called when a stream has begun to answer, outside the lock.
         on_available: Called when a deployment became eligible or has room again, outside the lock.
         on_rest: Called when a deployment begins to rest or rests longer, outside the lock.
+        untold: Tells of an id whether its rest is this process's own affair; failover knows.
         on_wake: Called when a rest was ended early, outside the lock of `wake`.
         on_configured: Called with each deployment whose configuration was read, before it is picked by it.
     """
@@ -71,6 +76,7 @@ class Engine:
         self.on_first_token: list[FirstTokenHook] = []
         self.on_available: list[DeploymentHook] = []
         self.on_rest: list[DeploymentHook] = []
+        self.untold: Callable[[str], bool] = _told
         self.on_wake: list[DeploymentHook] = []
         self.on_configured: list[ConfiguredHook] = []
         # (when, serial, deployment, bit): what to free, and when. `_due` is the earliest of these and of the

@@ -113,14 +113,10 @@ class RouterDoor:
         return {
             id_: (d.ewma, d.ewma_failed, d.latency, tuple(d.latencies), d.speed, d.held & RESTING, d.in_flight)
             for id_, d in ours.deployments.items()
-            if id_.rpartition("-")[2] in MEMBERS
         }
 
     def resting(self) -> list[str]:
-        """Ids of the operator's deployments that get nothing now, with the reason.
-
-        An older LiteLLM enters what a caller brings along (a key, an address) as a deployment of its own; it may rest.
-        """
+        """Ids of the deployments that get nothing now, with the reason."""
         import fast_router
 
         if without_plugin():
@@ -130,7 +126,7 @@ class RouterDoor:
         return [
             f"{id_}: {failover.describe(id_) if failover is not None else ''}"
             for id_, deployment in ours.deployments.items()
-            if deployment.held & RESTING and id_.rpartition("-")[2] in MEMBERS
+            if deployment.held & RESTING
         ]
 
 

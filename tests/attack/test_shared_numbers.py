@@ -81,6 +81,31 @@ async def test_answers_from_an_endpoint_of_ones_own_teach_nothing(upstreams, doo
     assert numbers() == before
 
 
+@pytest.mark.parametrize("sync", [False, True], ids=["async", "sync"])
+async def test_what_a_caller_brings_along_serves_that_caller_alone(upstreams, door_to, sync):
+    """Up to 1.99, LiteLLM alone enters it into the group: the others' prompts go there."""
+    door = door_to(entries(upstreams, "brought"), sync=sync)
+    listed = len(door.router.model_list)
+    for request in ({"api_base": door.own_endpoint}, {"base_url": door.own_endpoint}, {"api_key": "sk-my-own"}):
+        for _ in range(2):
+            await door.chat("brought", by=EVE, **request)
+    upstreams[OWN].reset()
+    answers = [await door.chat("brought") for _ in range(24)]
+    assert {answer.deployment for answer in answers} == {f"brought-{name}" for name in MEMBERS}
+    assert upstreams[OWN].records.requests == 0
+    assert len(door.router.model_list) == listed
+
+
+async def test_a_call_to_an_endpoint_of_ones_own_costs_what_the_operator_says(upstreams, door_to):
+    price = {"input_cost_per_token": 0.25, "output_cost_per_token": 0.5}
+    door = door_to(entries(upstreams, "priced", price))
+    question = {"model": "priced", "messages": [{"role": "user", "content": "hi"}]}
+    usual = await door.router.acompletion(**question)
+    own = await door.router.acompletion(**question, api_base=door.own_endpoint)
+    assert own.usage.total_tokens == usual.usage.total_tokens
+    assert own._hidden_params["response_cost"] == usual._hidden_params["response_cost"] > 1
+
+
 async def test_a_caller_who_will_not_wait_leaves_the_others_their_retries(upstreams, door_to):
     """Two connections with `timeout: 0.02, num_retries: 50`, while the upstreams fail a fifth of everything."""
     flaky = Rule({"error_rate": 0.2}, contains="flaky-question")

@@ -155,12 +155,12 @@ class EnginePort:
         return digests
 
     def resting(self) -> dict[str, float]:
-        """Who rests, and for how many more seconds."""
+        """Who rests, and for how many more seconds; without rests that are this process's own affair."""
         now = self.engine.clock()
         return {
             self.short(d.id): d.resting_until - now
             for d in list(self.engine.deployments.values())
-            if d.held & RESTING and d.resting_until > now
+            if d.held & RESTING and d.resting_until > now and not self.engine.untold(d.id)
         }
 
     # -- what the others say ---------------------------------------------------------------------

@@ -159,7 +159,7 @@ class ClusterState:
 
     def _rested(self, deployment: Deployment) -> None:
         # Called by the engine, on whatever thread a request failed.
-        if not self.exchange.port.echo:
+        if not self.exchange.port.echo and not self.engine.untold(deployment.id):
             self.exchange.outbox.append(deployment)
             self.nudge()
 

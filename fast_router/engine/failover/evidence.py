@@ -10,7 +10,7 @@ A failure counts at once, as the charge of its request. What happens to the requ
   outage everybody's requests fail everywhere.
 
 Where one caller alone meets the same at every member, for a second and with nobody answered, that is an outage as well:
-whom it lets rest are woken by the first other caller (an appeal).
+whom it lets rest are woken by the first other caller (an appeal), and no other process is told.
 
 A rest that would leave less than half of a group needs more than one voice, as many confirmed charges as failures in a
 row open a breaker, or a failure that no request can bring about (nobody listens at that address).
@@ -50,7 +50,7 @@ class Evidence:
         take_back: Undoes a charge.
 
     Attributes:
-        alone: Groups that rest on the word of one caller, and whose it is: any other one may appeal.
+        alone: Groups of which some rest on the word of one caller, and whose it is: any other one may appeal.
     """
 
     __slots__ = ("_breaker", "_latest", "_members", "_take_back", "alone")
@@ -136,7 +136,15 @@ class Evidence:
         return True
 
     def _corroborated(self, deployment: Deployment, voice: Hashable, now: float) -> bool:
-        return self._breaker(deployment).testimony.corroborated(voice) or self._outage(deployment, voice, now)
+        return self._breaker(deployment).testimony.corroborated(voice) or self._believed(deployment, voice, now)
+
+    def _believed(self, deployment: Deployment, voice: Hashable, now: float) -> bool:
+        """Tell whether a caller is believed for want of any other."""
+        if not self._outage(deployment, voice, now):
+            return False
+        self._breaker(deployment).testimony.word = voice
+        self.alone[deployment.name] = voice
+        return True
 
     def _outage(self, deployment: Deployment, voice: Hashable, now: float) -> bool:
         """Tell whether one caller has been answered by no member of a group for long enough, nor any other one."""
@@ -154,10 +162,11 @@ class Evidence:
         testimony = self._breaker(deployment).testimony
         voices = testimony.voices.union(testimony.suspicions)
         if len(group) == 1 and len(voices) == 1 and not testimony.certain:
-            (self.alone[deployment.name],) = voices
+            (testimony.word,) = voices
+            self.alone[deployment.name] = testimony.word
 
     def appeal(self, name: str | None, voice: Hashable) -> list[str]:
-        """Give the groups that another caller asks for than the one on whose word they rest; None: for any."""
+        """Give the groups that another caller asks for than the one on whose word some rest; None: for any."""
         found = [group for group, only in self.alone.items() if only != voice and name in (None, group)]
         for group in found:
             del self.alone[group]
@@ -219,7 +228,4 @@ class Evidence:
         if testimony.certain or len(voices) > 1 or testimony.confirmed >= max(1, needed):
             return True
         (voice,) = voices or (None,)
-        if voice is None or not self._outage(deployment, voice, now):
-            return False
-        self.alone[deployment.name] = voice
-        return True
+        return voice is not None and self._believed(deployment, voice, now)

@@ -126,6 +126,7 @@ class FailoverPolicy:
         self.dead = DeadGroups(engine, self._breakers, lambda *change: self._changes.append(change))
         engine.on_release.append(self._released)
         engine.on_rest.append(self._rested)
+        engine.untold = self.disputes
         self._silences = (
             None if silence is None else Silences(engine, members, self.doubtful, self._fell_silent, silence, calls)
         )
@@ -268,10 +269,10 @@ class FailoverPolicy:
         self._tell()
         return True
 
-    def _woken(self, deployment: Deployment, breaker: Breaker, reason: str) -> None:
+    def _woken(self, deployment: Deployment, breaker: Breaker, reason: str, *, gently: bool = True) -> None:
         change = breaker.wake(self.engine.clock(), reason)
         if change is not None:
-            self._closed(deployment, breaker, change)
+            self._closed(deployment, breaker, change, gently=gently)
         elif deployment.held & RESTING:
             self.engine.wake(deployment)
 
@@ -421,11 +422,16 @@ class FailoverPolicy:
 
     @property
     def disputed(self) -> bool:
-        """Whether a group rests on the word of one caller; `appeal` is only worth asking then."""
+        """Whether somebody rests on the word of one caller; `appeal` is only worth asking then."""
         return bool(self._evidence.alone)
 
+    def disputes(self, id_: str) -> bool:
+        """Tell whether a deployment rests, or is about to, on the word of one caller: nobody else is told then."""
+        found = self._breakers.get(id_)
+        return found is not None and found.testimony.disputed
+
     def appeal(self, name: str | None, caller: Hashable | None) -> None:
-        """Wake a group that rests on the word of another caller: this one finds out for itself.
+        """Wake those of a group that rest on the word of another caller: this one finds out for itself.
 
         Args:
             name: The group; None for any, where it is not known which one will be asked.
@@ -435,8 +441,8 @@ class FailoverPolicy:
             names = self._evidence.appeal(name, caller)
             for deployment in list(self.engine.deployments.values()) if names else ():
                 breaker = self._breakers.get(deployment.id)
-                if deployment.name in names and breaker is not None and breaker.state is not BreakerState.CLOSED:
-                    self._woken(deployment, breaker, "another caller asks")
+                if deployment.name in names and breaker is not None and breaker.testimony.disputed:
+                    self._woken(deployment, breaker, "another caller asks", gently=False)
         self._tell()
 
     def charged(self, case: Case | None, deployment: Deployment) -> None:

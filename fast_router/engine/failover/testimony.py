@@ -18,15 +18,17 @@ class Testimony:
         suspicions: Whose were taken back, and since when (engine clock, seconds).
         confirmed: How many charges were confirmed.
         certain: Whether one of the failures can be no request's.
+        word: The voice that was believed although it is the only one, None for none.
     """
 
-    __slots__ = ("certain", "confirmed", "suspicions", "voices")
+    __slots__ = ("certain", "confirmed", "suspicions", "voices", "word")
 
     def __init__(self) -> None:
         self.voices: set[Hashable] = set()
         self.suspicions: dict[Hashable, float] = {}
         self.confirmed = 0
         self.certain = False
+        self.word: Hashable | None = None
 
     def clear(self) -> None:
         """Forget everything: it has answered."""
@@ -34,6 +36,7 @@ class Testimony:
         self.suspicions.clear()
         self.confirmed = 0
         self.certain = False
+        self.word = None
 
     def heard(self, voice: Hashable) -> None:
         """Note a voice whose charge counts."""
@@ -48,3 +51,8 @@ class Testimony:
     def corroborated(self, voice: Hashable) -> bool:
         """Tell whether another voice had the same experience."""
         return any(other != voice for other in self.suspicions) or any(other != voice for other in self.voices)
+
+    @property
+    def disputed(self) -> bool:
+        """Whether only one voice says so, and was believed for want of another."""
+        return self.word is not None and not self.certain and not self.corroborated(self.word)

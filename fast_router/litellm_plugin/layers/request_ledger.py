@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router import settings
 from fast_router.litellm_plugin import request as running
-from fast_router.litellm_plugin.layers import fallback_at_once, first_chunk, hedge, moderations, retry_timing, wait
+from fast_router.litellm_plugin.layers import (
+    fallback_at_once,
+    first_chunk,
+    hedge,
+    moderations,
+    own_credentials,
+    retry_timing,
+    wait,
+)
 from fast_router.litellm_plugin.layers.failures import ended, enter, judged_later
 from fast_router.litellm_plugin.layers.stack import Around, Call, Installed, plug
 from fast_router.litellm_plugin.layers.wait import ON_A_LOOP
@@ -44,6 +52,7 @@ def install(patches: PatchSet, band: Band) -> list[str]:
     fallback_at_once.install(patches, band)
     repairs.install(patches, band, judged_later)
     moderations.install(patches, band)
+    own_credentials.install(patches, band)
     off = settings.current().disabled_features
     done = ["failover"]
     for name, part in (("stream_failover", first_chunk), ("hedging", hedge), ("waiting", wait)):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router.cluster import state_of
 from fast_router.litellm_plugin.picks.binding import KEY, on_compile
+from fast_router.litellm_plugin.rests.store import memory_of
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -93,10 +94,14 @@ def _add(original: Any) -> Any:
         permit = permits.get()
         if permit is not None and not permit(str(id_)):
             return None
-        result = original(self, *args, **kwargs)
+        reference = vars(self).get(KEY)
+        binding = reference() if reference is not None else None
+        result = None
+        if binding is not None and binding.engine.untold(str(id_)):
+            _add_here(self, *args, **kwargs)
+        else:
+            result = original(self, *args, **kwargs)
         try:
-            reference = vars(self).get(KEY)
-            binding = reference() if reference is not None else None
             if binding is not None:
                 seconds = kwargs.get("cooldown_time", args[3] if len(args) > 3 else None)
                 if seconds is None:
@@ -109,6 +114,20 @@ def _add(original: Any) -> Any:
         return result
 
     return add_deployment_to_cooldown
+
+
+def _add_here(
+    cache: Any, model_id: str, original_exception: Any, exception_status: int, cooldown_time: float | None
+) -> None:
+    """Do the same for this process alone: others need not suffer from what one caller says here."""
+    seconds = cache.default_cooldown_time if cooldown_time is None else cooldown_time
+    key, value = cache._common_add_cooldown_logic(
+        model_id=model_id,
+        original_exception=original_exception,
+        exception_status=exception_status,
+        cooldown_time=seconds,
+    )
+    memory_of(cache).set_cache(key=key, value=value, ttl=seconds)
 
 
 # -- other processes' cooldowns, by way of Redis -----------------------------------------------------------

@@ -168,6 +168,48 @@ def test_another_caller_finds_out_for_itself():
     assert all(fleet.policy.state(m.id) is BreakerState.CLOSED for m in fleet.members)
 
 
+def test_a_single_rest_on_one_callers_word_is_disputed_as_well():
+    """More than a second of retries lets one of three rest, even though that leaves two."""
+    fleet = Fleet(consecutive_server=1)
+    case = Case("only", 0)
+    for turn in range(15):
+        fleet.attempt(case, turn % 3, BrokenError())
+    assert fleet.resting
+    assert all(fleet.engine.untold(id_) for id_ in fleet.resting)
+    fleet.policy.appeal("m", "second")
+    assert not fleet.resting
+    assert not any(fleet.engine.untold(member.id) for member in fleet.members)
+
+
+def test_another_caller_finds_out_about_the_only_one_of_a_group():
+    fleet = Fleet(size=1)
+    for _ in range(3):
+        fleet.request(0, caller="only")
+    assert fleet.policy.state("d0") is BreakerState.OPEN
+    fleet.policy.appeal("m", "only")
+    assert fleet.policy.state("d0") is BreakerState.OPEN
+    fleet.policy.appeal("m", "second")
+    assert fleet.policy.state("d0") is BreakerState.CLOSED
+
+
+def test_an_appeal_leaves_those_at_rest_that_others_have_met_as_well():
+    fleet = Fleet(consecutive_server=1, consecutive=1)
+    fleet.request(0, caller="other", error=ConnectionRefusedError)
+    case = Case("only", 0)
+    for turn in range(15):
+        fleet.attempt(case, 1 + turn % 2, BrokenError())
+    fleet.policy.appeal("m", "second")
+    assert fleet.resting == {"d0"}
+
+
+def test_what_two_callers_say_is_told_to_all():
+    fleet = Fleet(consecutive_server=1)
+    for caller in ("a", "b"):
+        fleet.request(0, 1, caller=caller)
+    assert fleet.resting == {"d0", "d1"}
+    assert not any(fleet.engine.untold(member.id) for member in fleet.members)
+
+
 def test_an_answer_to_anybody_ends_what_looked_like_an_outage():
     fleet = Fleet()
     for n in range(40):

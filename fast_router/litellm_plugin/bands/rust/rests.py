@@ -128,11 +128,17 @@ def _unwanted(store: Any, deployment_id: Any, ttl: Any) -> bool:
     return (permit is not None and not permit(str(deployment_id))) or _shorter(store, deployment_id, ttl)
 
 
+def _stays_here(store: Any, deployment_id: Any) -> bool:
+    """Tell whether a rest is told to nobody: the native store would tell all who share its Redis."""
+    binding = _binding_of(store)
+    return binding is not None and binding.engine.untold(str(deployment_id))
+
+
 def _put(original: Any) -> Any:
     def put(self: Any, model_id: Any, value: Any, ttl: Any) -> Any:
         if _unwanted(self, model_id, ttl):
             return None
-        result = original(self, model_id, value, ttl)
+        result = None if _stays_here(self, model_id) else original(self, model_id, value, ttl)
         _heard(self, model_id, value)
         return result
 
@@ -142,6 +148,9 @@ def _put(original: Any) -> Any:
 def _async_put(original: Any) -> Any:
     async def async_put(self: Any, model_id: Any, value: Any, ttl: Any) -> Any:
         if _unwanted(self, model_id, ttl):
+            return None
+        if _stays_here(self, model_id):
+            _heard(self, model_id, value)
             return None
         writing = original(self, model_id, value, ttl)
         if not self.has_redis:
@@ -185,6 +194,7 @@ def cooling(
         return answers  # type: ignore[no-any-return]
     engine = binding.engine
     known = engine.deployments
+    _appeal(ledger, [known[id_].name for id_ in ids if id_ in known])
     for id_, value in zip(ids, answers, strict=True):
         # Another process's, which LiteLLM has just read from Redis.
         if value is not None and id_ in known and not known[id_].held & RESTING:
@@ -201,6 +211,14 @@ def cooling(
         return answers
     now = engine.clock()
     return [_cooldown(known[id_], now) if id_ in left_out else value for id_, value in zip(ids, answers, strict=True)]
+
+
+def _appeal(ledger: AttemptLedger | None, groups: Sequence[str]) -> None:
+    """Let a request ask anew where a group rests on the word of another caller; the core's fallbacks come here."""
+    failover = getattr(ledger, "failover", None)
+    if ledger is not None and failover is not None and failover.policy.disputed:
+        for group in dict.fromkeys(groups):
+            failover.policy.appeal(group, ledger.caller())
 
 
 def all_cooling(
