@@ -150,7 +150,10 @@ def _wanted(_binding: Binding, _core: Any) -> bool:
 
 
 def _around_request(inner: Call, _binding: Binding) -> Call:
-    async def twice(core: Any, ledger: RequestLedger, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    async def async_function_with_fallbacks(core: Any, *args: Any, **kwargs: Any) -> Any:
+        ledger = running.ledger.get()
+        if ledger is None or ledger.hop:
+            return await inner(core, *args, **kwargs)
         try:
             return await inner(core, *args, **kwargs)
         except Exception:
@@ -159,12 +162,6 @@ def _around_request(inner: Call, _binding: Binding) -> Call:
                 raise
         # Outside of the handler: what follows does not come of that error.
         return await inner(core, *args, **again)
-
-    def async_function_with_fallbacks(core: Any, *args: Any, **kwargs: Any) -> Awaitable[Any]:
-        ledger = running.ledger.get()
-        if ledger is None or ledger.hop:
-            return inner(core, *args, **kwargs)
-        return twice(core, ledger, args, kwargs)
 
     return async_function_with_fallbacks
 
