@@ -1,7 +1,8 @@
 """Agents through litellm.Router over real HTTP: cache_aware beside least-busy, ours and LiteLLM's own.
 
 Four vLLM-shaped servers with real prefix caches in a process of their own (`fast_router.testing`). What was cached is
-read from the servers' own counters. Runs are interleaved, each with servers that have just started.
+read from the servers' own counters. Runs are interleaved, each with servers that have just started. Where there are two
+Routers each gets half of the calls; they share state over a real Redis, or nothing.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import random
 from dataclasses import replace
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
@@ -17,11 +19,15 @@ import litellm
 
 import fast_router
 from benchmarks.report import Report
+from fast_router import cluster
 from fast_router.testing import Behaviour, Fleet, Spec
 from fast_router.testing.agents import Agents, Turns, work
 from fast_router.testing.load import percentile
+from fast_router.testing.servers import RedisServer
 
-SIDES = ("LiteLLM least-busy", "least-busy", "cache_aware")
+TWO = "two, over Redis"
+ALONE = "two, without"
+SIDES = ("LiteLLM least-busy", "least-busy", "cache_aware", TWO, ALONE)
 # Slow enough that what is measured is the servers' work, not the client's.
 SERVER = Behaviour(prefill_rate=1500, prefill_latency=0.02, per_token=0.02, tokens=24, cache_blocks=6000)
 
@@ -42,23 +48,39 @@ def router(fleet: Fleet, strategy: str) -> litellm.Router:
     )
 
 
-async def run(fleet: Fleet, strategy: str, agents: Agents) -> Turns:
-    """Let the agents work through a new Router."""
-    one = router(fleet, strategy)
+async def run(fleet: Fleet, side: str, agents: Agents, redis: str) -> Turns:
+    """Let the agents work through a new Router, or two."""
+    two = side in (TWO, ALONE)
+    strategy = "cache_aware" if two else side.removeprefix("LiteLLM ")
+    routers = [router(fleet, strategy) for _ in range(2 if two else 1)]
+    states = []
+    if side == TWO:
+        for one in routers:
+            advanced = fast_router.advanced_router(one)
+            assert advanced is not None
+            states.append(cluster.attach(advanced, url=redis))
+        while not all(state.status()["instances"] for state in states):
+            await asyncio.sleep(0.05)
+    chance = random.Random(agents.seed)
 
     async def call(**body):
+        one = chance.choice(routers)
         return await one.acompletion(model="agents", stream=True, stream_options={"include_usage": True}, **body)
 
-    return await work(call, agents)
+    try:
+        return await work(call, agents)
+    finally:
+        for state in states:
+            state.close()
 
 
-def measured(side: str, agents: Agents, servers: int) -> tuple[Turns, float]:
+def measured(side: str, agents: Agents, servers: int, redis: str) -> tuple[Turns, float]:
     """One run of one side: what its callers saw, and the share of prompt tokens that the servers had cached."""
     litellms = side.startswith("LiteLLM ")
     (fast_router.disable if litellms else fast_router.enable)()
     specs = [Spec("vllm", name=f"gpu-{number}", behaviour=SERVER) for number in range(servers)]
     with Fleet(specs, subprocess=True) as fleet:
-        turns = asyncio.run(run(fleet, side.removeprefix("LiteLLM "), agents))
+        turns = asyncio.run(run(fleet, side, agents, redis))
         seen = [one.records for one in fleet.values()]
     return turns, sum(one.cached_tokens for one in seen) / max(1, sum(one.prompt_tokens for one in seen))
 
@@ -75,14 +97,15 @@ def main() -> None:
     failures = dict.fromkeys(SIDES, 0)
     best = 0.0
     # LiteLLM's first calls load what the later ones find; nobody's figures should hold that.
-    measured(SIDES[0], Agents(sessions=2, turns=1, system=100), 1)
-    for number in range(arguments.rounds):
-        for side in SIDES:
-            turns, hit = measured(side, replace(agents, seed=agents.seed + number), arguments.servers)
-            waits[side] += turns.first_tokens
-            hits[side].append(hit)
-            failures[side] += len(turns.failures)
-            best = turns.best
+    measured(SIDES[0], Agents(sessions=2, turns=1, system=100), 1, "")
+    with RedisServer() as redis:
+        for number in range(arguments.rounds):
+            for side in SIDES:
+                turns, hit = measured(side, replace(agents, seed=agents.seed + number), arguments.servers, redis.url)
+                waits[side] += turns.first_tokens
+                hits[side].append(hit)
+                failures[side] += len(turns.failures)
+                best = turns.best
     report = Report(
         "cache_http",
         f"{agents.sessions} agents of {agents.turns} turns over HTTP, {arguments.servers} servers",

@@ -129,13 +129,15 @@ def _rows(
 
 
 def _cache(d: Deployment) -> dict[str, float | None] | None:
-    """Shares of the prompt tokens that were expected to be cached, and that answers said were; 0 to 1."""
+    """Shares of the prompt tokens that were expected to be cached, and that answers said were; 0 to 1, of how many."""
     work = d.work
-    if work is None:
+    if work is None or not work.fleet.reads:
         return None
     return {
         "predicted_hit_share": work.hit_tokens / work.prompt_tokens if work.prompt_tokens else None,
+        "prompt_tokens": work.prompt_tokens,
         "reported_hit_share": work.reported_tokens / work.reported_total if work.reported_total else None,
+        "reported_prompt_tokens": work.reported_total,
     }
 
 

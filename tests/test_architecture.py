@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fast_router.litellm_plugin.feature_table import FEATURES, RUST_FEATURES
+from fast_router.litellm_plugin.bands.rust.band import RustBand
+from fast_router.litellm_plugin.feature_table import FEATURES, PARTS
 from fast_router.litellm_plugin.layers import stack
 from fast_router.settings import features
 
@@ -148,19 +149,40 @@ def test_the_engine_needs_the_standard_library_alone():
 def test_every_name_of_a_feature_is_one_that_installs():
     overhead = import_module("fast_router.litellm_plugin.overhead")
     assert set(features.OVERHEAD) == {feature.name for feature in overhead.FEATURES}
-    parts = {"counters_behind", "hedging", "stream_failover", "waiting"}
-    assert set(features.FEATURES) == {name for name, _ in (*FEATURES, *RUST_FEATURES)} | parts
+    assert set(features.FEATURES) == {feature.name for feature in FEATURES} | PARTS.keys()
 
 
 def test_features_name_modules_that_install():
-    for name, path in (*FEATURES, *RUST_FEATURES):
-        assert path in MODULES, name
+    paths = {feature.name: feature.module for feature in FEATURES}
+    assert [name for name, path in (*paths.items(), *RustBand.installers.items()) if path not in MODULES] == []
+    assert {*RustBand.installers, *RustBand.within, *RustBand.within.values()} <= paths.keys()
 
 
 def test_a_plan_is_got_in_one_way():
     """`Binding.plan_for` alone knows whether a plan still holds; the fast lane writes the same out."""
     touching = [name for name, path in MODULES.items() if re.search(r"\.plans\b", path.read_text())]
     assert sorted(touching) == ["fast_router.litellm_plugin.picks.binding", "fast_router.litellm_plugin.picks.lanes"]
+
+
+# Versions, spellings and members of LiteLLM are an adapter's affair. What is left of it elsewhere:
+_STILL = {
+    "fast_router.litellm_plugin.layers.first_chunk",
+    "fast_router.litellm_plugin.hook",  # whether LiteLLM has been imported to its end
+}
+
+
+def test_only_bands_know_how_versions_of_litellm_differ():
+    knowing = re.compile(
+        r"(?<!litellm)\b_core_\w|PythonCore|RustCore|router_rust|KNOWN_PIPELINES|\bband\.(?:name|version)\s*(?:[<>=]|in\b)"
+        r"|hasattr\((?:module|litellm|core|type\(core\)|band\.\w+)\b"
+    )
+    found = {}
+    for name, path in MODULES.items():
+        if name.startswith("fast_router.litellm_plugin.") and not name.startswith("fast_router.litellm_plugin.bands"):
+            lines = [line for line in path.read_text().splitlines() if knowing.search(line)]
+            if lines and name not in _STILL:
+                found[name] = lines
+    assert found == {}
 
 
 def test_the_page_about_the_house_names_files_that_are_there():

@@ -11,19 +11,14 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from fast_router.litellm_plugin.strategy_names import LITELLM
+
 from .endpoints import LITELLM_MODES, ModelType, ProviderType
 from .errors import AlbertConfigError, Problem
 from .schema import Metric, Model, Provider
 
 __all__ = ["litellm_params", "model_list", "proxy_config", "qos_limit", "router_kwargs"]
 
-_NATIVE = {
-    "simple_shuffle": "simple-shuffle",
-    "least_busy": "least-busy",
-    "latency_based": "latency-based-routing",
-    "cost_based": "cost-based-routing",
-    "usage_based": "usage-based-routing-v2",
-}
 NO_KEY = "EMPTY"
 """What a server without a key is sent; LiteLLM and the openai client insist on a value."""
 
@@ -111,7 +106,7 @@ def _aliases(models: Iterable[Model]) -> dict[str, str]:
 
 def _strategy(models: Iterable[Model]) -> str:
     names = {model.strategy for model in models}
-    return _NATIVE.get(names.pop(), "simple-shuffle") if len(names) == 1 else "simple-shuffle"
+    return LITELLM.get(names.pop(), "simple-shuffle") if len(names) == 1 else "simple-shuffle"
 
 
 def litellm_params(

@@ -39,6 +39,8 @@ COLUMNS = (
     Column("1st token", number=True),
     Column("why"),
 )
+_CACHED = (Column("cached", number=True), Column("said", number=True))
+"""Share of the prompt tokens expected to be cached, and what answers said: where a strategy looks at caches."""
 
 
 @click.command()
@@ -99,7 +101,9 @@ def _show(documents: Sequence[Mapping[str, Any]], model: str | None, *, everythi
         hidden += group["size"] - len(rows)
         if rows:
             click.echo()
-            show(COLUMNS, [cells(row, now) for row in rows], title=_heading(group))
+            cached = any(row["cache"] for row in rows)
+            columns = (*COLUMNS[:-1], *_CACHED, COLUMNS[-1]) if cached else COLUMNS
+            show(columns, [cells(row, now, cached=cached) for row in rows], title=_heading(group))
     if hidden:
         click.echo(f"\n… and {hidden} more deployments, {_states(groups)}; --model NAME or --all shows them")
     _rest(summary)
@@ -123,24 +127,30 @@ def _heading(group: Mapping[str, Any]) -> str:
     )
 
 
-def cells(row: Mapping[str, Any], now: float) -> list[str]:
-    """A deployment as a row of `COLUMNS`."""
+def cells(row: Mapping[str, Any], now: float, *, cached: bool = False) -> list[str]:
+    """A deployment as a row of `COLUMNS`, with its cache hits before the last if `cached`."""
     state = row["state"]
     if row["workers_alike"] < row["workers"]:
         state += f" ({row['workers_alike']}/{row['workers']})"
+    cache = row["cache"] or {"predicted_hit_share": None, "reported_hit_share": None}
     unit = "s/token" if row["latency_of"] == "token" else "s"
     return [
         row["server"],
         row["short"],
         state,
         str(row["in_flight"]),
-        "–" if row["share"] is None else f"{100 * row['share']:.0f} %",
+        _percent(row["share"]),
         str(row["picks"]),
         str(row["failures"]),
         figure(row["latency"], unit),
         figure(row["first_token"], "s"),
+        *((_percent(cache["predicted_hit_share"]), _percent(cache["reported_hit_share"])) if cached else ()),
         why(row, now),
     ]
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.0f} %"
 
 
 def why(row: Mapping[str, Any], now: float) -> str:

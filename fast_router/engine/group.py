@@ -47,7 +47,6 @@ class ModelGroup:
         self.name = name
         self.members = tuple(members)
         self.strategy = cls.name
-        self.reads_prompts = cls.reads_prompts
         self.options = dict(options or {})
         # Lower order first; those without one come last, as in LiteLLM's order filter.
         orders = sorted({d.order for d in self.members if d.order is not None})
@@ -57,6 +56,7 @@ class ModelGroup:
         self.tiers: dict[int | None, Strategy] = {
             order: cls([d for d in self.members if d.order == order], rng, self.options) for order in tiers
         }
+        self.reads_prompts = any(tier.reads_prompts for tier in self.tiers.values())
         # The one strategy of a group without order tiers, for the shortest way through a pick.
         self.only: Strategy | None = next(iter(self.tiers.values())) if tiers == [None] else None
 

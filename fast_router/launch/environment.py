@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from fast_router import environment_switch, settings
 from fast_router.errors import ConfigurationError
+from fast_router.settings import proxy_file
 
 __all__ = ["BOOTSTRAP", "CommandError", "environment", "run"]
 
@@ -39,8 +40,8 @@ def environment(
     """The environment in which `command` runs with fast_router.
 
     Args:
-        command: The command and its arguments. If it has `--config FILE` and that file has a `fast_router:`
-            section, the options of that section apply.
+        command: The command and its arguments. If it has `--config FILE`, or the environment names the proxy's
+            YAML, and that file has a `fast_router:` section, the options of that section apply.
         options: A YAML file with options of fast_router.
         environ: The environment to start from, `os.environ` by default.
 
@@ -50,25 +51,13 @@ def environment(
     env = dict(os.environ if environ is None else environ)
     paths = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path and path != str(BOOTSTRAP)]
     env["PYTHONPATH"] = os.pathsep.join([str(BOOTSTRAP), *paths])
-    name = settings.PREFIX + "CONFIG"
-    if options is None and not env.get(name):
-        options = _own_section(command)
     if options is not None:
-        env[name] = str(Path(options).absolute())
+        env[settings.PREFIX + "CONFIG"] = str(Path(options).absolute())
+    else:
+        proxy_file.adopt(env, command)
     if not environment_switch.off(env):  # off always starts, whatever the options say
         settings.load(environ=env)
     return env
-
-
-def _own_section(command: Sequence[str]) -> str | None:
-    """The file that the command names as its `--config`, if fast_router has a section in it."""
-    for index, word in enumerate(command):
-        flag, _, value = word.partition("=")
-        if flag in ("--config", "-c"):
-            path = value or (command[index + 1] if index + 1 < len(command) else "")
-            if path and settings.has_section(path):
-                return path
-    return None
 
 
 def run(command: Sequence[str], *, options: str | None = None) -> NoReturn:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fast_router import settings
+from fast_router.litellm_plugin.bands.contract import Seam
 
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.methods import Band
@@ -80,7 +81,7 @@ def capabilities(
         "celery_routing": _celery(options, features, skipped, here),
         "overhead": _overhead(band, features, here),
     }
-    if band is not None and band.no_fast_lane:
+    if band is not None and Seam.WALK in band.seams:
         found["request_lane"] = needs("lane", "covered requests go without the walk of LiteLLM's core")
     return {**found, "options_without_effect": without_effect(found)}
 

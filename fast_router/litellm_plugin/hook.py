@@ -14,13 +14,13 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from fast_router import environment_switch
-from fast_router.litellm_plugin.feature_table import FEATURES, RUST_FEATURES
 from fast_router.litellm_plugin.switch import WATCHED, switch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from types import ModuleType
 
+    from fast_router.litellm_plugin.bands.methods import Band
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.router import AdvancedRouter
 
@@ -31,6 +31,10 @@ def _allowed() -> bool:
     """Whether the settings let LiteLLM be touched; programs that set nothing do not load what reads settings."""
     if environment_switch.off():
         return False
+    if "CONFIG_FILE_PATH" in os.environ or "WORKER_CONFIG" in os.environ:  # a worker of LiteLLM's proxy
+        from fast_router.settings import proxy_file  # noqa: PLC0415
+
+        proxy_file.adopt(os.environ)
     if "fast_router.settings" not in sys.modules and not any(name.startswith("FAST_ROUTER_") for name in os.environ):
         return True
     from fast_router import settings  # noqa: PLC0415
@@ -223,23 +227,55 @@ def _patch(module: ModuleType) -> None:
         switch.band = find_band(module)
     except UnknownBandError as error:
         switch.band = None
+        switch.skipped.update(_none(str(error)))
         _install("public hook", _public_hook(str(error)), patches, None)
     except Exception as error:  # noqa: BLE001 - importing LiteLLM must not fail because of us
         tally.failed(error, "enable")
         _translate_names()
         return
     else:
-        disabled = settings.current().disabled_features
-        for name, path in FEATURES if switch.band.no_fast_lane is None else RUST_FEATURES:
-            if name in disabled:
-                switch.skipped[name] = "switched off by disabled_features"
-            else:
-                _install(name, _installer(path), patches, switch.band)
+        _install_features(patches, switch.band, settings.current().disabled_features)
         install_start_line(patches, switch.band)
         switch.band.installed(patches, give_back)
     switch.patches = patches
     switch.enabled = bool(switch.features)
     _warn_of_unknown_variables()
+
+
+def _install_features(patches: PatchSet, band: Band, disabled: Collection[str]) -> None:
+    """Install what this LiteLLM has the seams for, and note of everything else why it is not there."""
+    from fast_router.litellm_plugin.feature_table import FEATURES, PARTS  # noqa: PLC0415
+
+    said = switch.skipped
+    for feature in FEATURES:
+        name = feature.name
+        lacking = next((seam for seam in feature.needs if seam not in band.seams), None)
+        if name in disabled:
+            said[name] = _DISABLED
+        elif lacking is not None:
+            if feature.unless not in band.seams:
+                said[name] = band.lacks(lacking)
+        elif name not in band.within:
+            _install(name, _installer(band.installers.get(name, feature.module)), patches, band)
+    for name, host in band.within.items():
+        if name not in switch.features and name not in said:
+            if host in switch.features:
+                switch.features.append(name)
+            else:
+                said[name] = said.get(host, f"comes with {host}, which is off")
+    for name, (host, seam) in PARTS.items():
+        if name not in switch.features:
+            said[name] = _DISABLED if name in disabled else band.lacks(seam) or said.get(host, f"{host} has it off")
+
+
+_DISABLED = "switched off by disabled_features"
+
+
+def _none(problem: str) -> dict[str, str]:
+    """Every feature with the one reason for which none is there."""
+    from fast_router.litellm_plugin.feature_table import FEATURES  # noqa: PLC0415
+
+    return dict.fromkeys((feature.name for feature in FEATURES), problem)
 
 
 def give_back(band: Any, problem: str) -> None:
@@ -256,7 +292,7 @@ def give_back(band: Any, problem: str) -> None:
             return
         switch.stuck = switch.patches.restore()
         patches = PatchSet()
-        switch.band, switch.features, switch.skipped = None, [], {"steering": problem}
+        switch.band, switch.features, switch.skipped = None, [], {"steering": problem, **_none(problem)}
         _install("public hook", _public_hook(problem), patches, None)
         switch.patches = patches
         switch.enabled = bool(switch.features)

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from fast_router import environment_switch
+from fast_router.litellm_plugin.bands.contract import Seam
 from fast_router.litellm_plugin.switch import WATCHED, switch
 from fast_router.version import __version__
 
@@ -33,11 +34,8 @@ def status() -> dict[str, Any]:
         left_out = switch.patches.skipped if switch.patches is not None else {}
         skipped = {**switch.skipped, **{name: why for name, why in left_out.items() if name not in late}}
         # Where the request lane is on, it stands in the place of a fast lane: nothing is missing.
-        if band is not None and switch.enabled and not band.fast_lane and "lane" not in switch.features:
-            unknown = f"the routing code of LiteLLM {band.version} is not one that was checked against"
-            skipped["fast lane"] = band.no_fast_lane or unknown
-        if band is not None and switch.enabled:
-            skipped.update(band.lacks)
+        if band is not None and switch.enabled and "lane" not in switch.features and (why := band.lacks(Seam.PICK)):
+            skipped["fast lane"] = why
         features = [*switch.features, *late]
         return {
             "version": __version__,

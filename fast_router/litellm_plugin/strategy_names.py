@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["ASYNC", "SELECTORS", "STRATEGIES", "options_of"]
+__all__ = ["ASYNC", "HANDLERS", "LITELLM", "SELECTORS", "STRATEGIES", "options_of"]
 
 
 STRATEGIES = {
@@ -19,6 +19,10 @@ STRATEGIES = {
 """LiteLLM's strategies by their names there, and here."""
 
 
+LITELLM = {ours: theirs for theirs, ours in STRATEGIES.items() if theirs != "usage-based-routing"}
+"""Ours that LiteLLM has too, by the name that LiteLLM knows: its newest, where it has two."""
+
+
 # For these LiteLLM selects asynchronously; for any other it runs its synchronous selection.
 ASYNC = frozenset(STRATEGIES) - {"usage-based-routing"}
 
@@ -30,6 +34,16 @@ SELECTORS = {
     "usage-based-routing": ("lowesttpm_logger", "LowestTPMLoggingHandler"),
     "usage-based-routing-v2": ("lowesttpm_logger_v2", "LowestTPMLoggingHandler_v2"),
 }
+
+
+HANDLERS = {
+    "LeastBusyLoggingHandler": "litellm.router_strategy.least_busy",
+    "LowestLatencyLoggingHandler": "litellm.router_strategy.lowest_latency",
+    "LowestCostLoggingHandler": "litellm.router_strategy.lowest_cost",
+    "LowestTPMLoggingHandler": "litellm.router_strategy.lowest_tpm_rpm",
+    "LowestTPMLoggingHandler_v2": "litellm.router_strategy.lowest_tpm_rpm_v2",
+}
+"""The modules of the classes of LiteLLM's strategy objects."""
 
 
 def options_of(selector: Any) -> Mapping[str, Any] | None:

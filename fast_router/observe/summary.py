@@ -119,6 +119,7 @@ def _add(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "latency_of": "token" if any(row["latency_of"] == "token" for row in parts) else "call",
         "first_token": _mean(parts, "first_token"),
         "last_failure": failures[-1] if failures else None,
+        "cache": _cache(parts),
         "since": min(sinces, default=None),
         "seconds_left": max(lefts, default=None),
         "workers": len(parts),
@@ -138,6 +139,19 @@ def _percentiles(parts: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
         **{name: percentile(counts, share) for name, share in shares.items()},
         **{f"first_{name}": percentile(first, share) for name, share in shares.items()},
     }
+
+
+def _cache(parts: Sequence[Mapping[str, Any]]) -> dict[str, float | None] | None:
+    """Hit shares over all workers, by the tokens of each; None where no strategy looks at caches."""
+    known = [row["cache"] for row in parts if row.get("cache")]
+    if not known:
+        return None
+    found: dict[str, float | None] = {}
+    for share, of in (("predicted_hit_share", "prompt_tokens"), ("reported_hit_share", "reported_prompt_tokens")):
+        total = found[of] = sum(each.get(of) or 0.0 for each in known)
+        hits = sum((each.get(share) or 0.0) * (each.get(of) or 0.0) for each in known)
+        found[share] = hits / total if total else None
+    return found
 
 
 def _kinds(parts: Sequence[Mapping[str, Any]]) -> Counter[str]:

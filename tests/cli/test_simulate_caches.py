@@ -87,6 +87,14 @@ def test_a_preset_shows_itself_in_80_columns(workload):
     assert max(map(len, done.output.splitlines())) <= 80
 
 
+def test_no_server_is_parted_from_its_share():
+    done = call("--workload", "tenants", "--seconds", 5, "--servers", 8, "--strategies", "least_busy")
+    shares = done.output.partition("Shares")[2].splitlines()
+    assert len(shares) > 4
+    assert not any(line.strip()[:1].isdigit() for line in shares)
+    assert "\N{NO-BREAK SPACE}" not in done.output
+
+
 def test_the_same_twice(trace):
     assert rows("--trace", trace) == rows("--trace", trace)
 

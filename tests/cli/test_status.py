@@ -140,6 +140,27 @@ def test_a_rest_is_shown_with_its_reason(runtime):
     assert re.search(r"d1 +resting .* it stands out, since [\d:]+ \(0\.\d s\), next try in \d+ s", done.output)
 
 
+def test_share_of_cached_prompts_is_shown_where_a_strategy_looks_at_it(runtime):
+    entry = {"model_name": "m", "model_info": {"id": "d1"}, "litellm_params": {"model": "openai/x"}}
+    router = AdvancedRouter("cache_aware", model_list=[entry])
+    process_status.start()
+    for _ in range(2):
+        lease = router.acquire("m", key="word " * 2000, tokens=2500, stream=True)
+        lease.first_token()
+        lease.release(prompt_tokens=2500, cached_tokens=1500)
+    done = CliRunner().invoke(main, ["status"])
+    assert re.search(r"1st token +cached +said", done.output)
+    # The first was new, the second wholly known but for the last part of a block; both answers said 1,500 of 2,500.
+    assert re.search(r"d1 +up .* (4[5-9]|50) % +60 %", done.output)
+
+
+def test_no_column_for_cached_prompts_without_such_a_strategy(runtime):
+    router = AdvancedRouter("least_busy", model_list=[{"model_name": "m"}], load="tokens")
+    process_status.start()
+    router.acquire("m").release()
+    assert "said" not in CliRunner().invoke(main, ["status"]).output
+
+
 def test_a_process_under_the_launcher_is_seen_once_it_uses_litellm_and_no_other(runtime):
     code = (
         "from fast_router.observe import process_status as p\n"

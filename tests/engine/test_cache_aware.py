@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, deque
 
 import pytest
 from hypothesis import given
@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from fast_router import AdvancedRouter, cache_world
 from fast_router.engine import Ask, canonical
+from fast_router.engine.prefix_cache import sharing
+from fast_router.engine.prefix_cache.prompt import Prompt
 from tests.engine.contract import Bench
 
 CHANCE = random.Random(4)
@@ -226,14 +228,21 @@ def test_cached_tokens_that_answers_report_correct_the_mirror() -> None:
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_a_million_prompts() -> None:
+    """20 servers that share what they know with other processes; their works alone, which is all that is kept."""
     bench = Bench("cache_aware", 20)
+    sharing.share(bench.engine, deque(maxlen=1000), 0.3)
+    works = [d.work for d in bench.members]
     sizes = []
     for number in range(1_000_000):
-        lease = bench.acquire(Ask((), 200, stream=True, key=f"{number:<512}"))
-        lease.first_token()
-        lease.release()
+        work, now = works[number % 20], number / 1000
+        work.begins(number, Ask((), 200, True, None, None, None, Prompt(f"{number:<1024}")), now)
+        work.spoke(number, now)
+        work.ended(number, now, False, True)
         if number in (500_000, 999_999):
-            sizes.append(sum(len(d.work.mirror) for d in bench.members))
-    assert sizes[1] <= max(sizes[0] * 1.1, 1 << 20)
+            sizes.append(sum(len(w.mirror) for w in works))
+    assert sizes[1] <= 1.1 * sizes[0]
+    # At most twice as many uses as are remembered, a quarter of the blocks each.
+    assert all(len(w.mirror._uses) == len(w.mirror._live) <= len(w.mirror) for w in works)
+    assert all(not w._calls and not len(w.backlog) and len(w.others._waiting) < 1000 for w in works)
     holders = bench.group.only._holders
     assert len(holders._young) + len(holders._old) <= 2 * (1 << 18) + 1000

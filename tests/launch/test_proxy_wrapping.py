@@ -27,6 +27,9 @@ REQUESTS = 12
 UPSTREAM_KEY = "sk-upstream-of-the-test"
 MASTER_KEY = "sk-" + secrets.token_hex(32)
 WORKERS = 2
+SECTION = """
+fast_router: {max_wait: 3}
+"""
 CALLBACK = """
 litellm_settings:
   callbacks: ["fast_router.handler"]
@@ -142,7 +145,7 @@ def chat(proxy, **more):
 @pytest.mark.parametrize("way", WAYS)
 def test_requests_through_a_wrapped_proxy_are_fast_picks(start, upstreams, way):
     command, extra, environment = WAYS[way]
-    proxy = start(command, extra=extra, **environment)
+    proxy = start(command, extra=extra + SECTION, **environment)
     proxy.until(proxy.alive, "it never became alive")
     for number in range(REQUESTS):
         answer = chat(proxy, stream=number % 3 == 0)
@@ -154,14 +157,24 @@ def test_requests_through_a_wrapped_proxy_are_fast_picks(start, upstreams, way):
     picks = [each["status"]["picks"] for each in statuses]
     assert sum(each["fast"] for each in picks) == REQUESTS, picks
     assert all(each["status"]["errors"]["count"] == 0 for each in statuses)
+    assert {each["status"]["capabilities"]["waiting"]["why"] for each in statuses} == {"up to 3 s"}
     shown = json.dumps(statuses)
     assert MASTER_KEY not in shown
     assert UPSTREAM_KEY not in shown
 
 
-def test_off_by_environment_leaves_the_proxy_alone(start):
-    command, extra, environment = WAYS["launcher"]
-    proxy = start(command, extra=extra, **environment, FAST_ROUTER_ENABLED="0")
+OURS = """
+router_settings:
+  routing_strategy: peak_ewma
+fast_router: {max_wait: soon}
+"""
+
+
+@pytest.mark.parametrize("way", ["launcher", "callback in the YAML"])
+def test_off_by_environment_leaves_the_proxy_alone(start, way):
+    """It starts with a strategy that LiteLLM lacks, and with an option of ours that is wrong."""
+    command, extra, environment = WAYS[way]
+    proxy = start(command, extra=extra + OURS, **environment, FAST_ROUTER_ENABLED="0")
     proxy.until(proxy.alive, "it never became alive")
     assert chat(proxy).status_code == 200
     assert proxy.statuses() == []

@@ -16,6 +16,7 @@ __all__ = ["bars", "cache_json", "cache_table", "latency_json", "latency_table",
 
 _BARS = "▁▂▃▄▅▆▇█"
 _COLUMNS = 40
+_TIED = "\N{NO-BREAK SPACE}"
 _NAMED = 8  # servers whose shares are all named
 
 
@@ -72,8 +73,9 @@ def shares(title: str, picks: Mapping[str, Mapping[str, int]]) -> None:
             left = [100 * count / total for _, count in ordered[_NAMED - 2 :]]
             rest = f", {len(left)} others {left[-1]:.1f}–{left[0]:.1f}"
             ordered = ordered[: _NAMED - 2]
-        named = ", ".join(f"{name} {100 * count / total:.0f}" for name, count in ordered)
-        click.echo(tables.wrapped(f"  {strategy}: {named}{rest}", 4))
+        # A line ends between two servers, not between one and its share.
+        named = ", ".join(f"{name}{_TIED}{100 * count / total:.0f}" for name, count in ordered)
+        click.echo(tables.wrapped(f"  {strategy}: {named}{rest}", 4).replace(_TIED, " "))
 
 
 def bars(outcomes: Sequence[Outcome]) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Holders"]
 
-KEPT = 12
+KEPT = 8
 """Servers per block."""
 BLOCKS = 1 << 18
 """Blocks per generation."""
@@ -36,8 +36,12 @@ class Holders:
         self._young: dict[int, list[Deployment]] = {}
         self._old: dict[int, list[Deployment]] = {}
 
-    def find(self, hashes: list[int], wanted: int) -> list[Deployment]:
-        """Some who may hold the longest beginning of a prompt, and of shorter ones until there are `wanted`."""
+    def find(self, hashes: list[int], wanted: int) -> tuple[list[Deployment], int]:
+        """Some who may hold the longest beginning of a prompt, and of shorter ones until there are `wanted`.
+
+        Returns:
+            The servers, and how many blocks the first of them may hold.
+        """
         low, high = 0, len(hashes)
         young, old = self._young, self._old
         while low < high:
@@ -46,14 +50,20 @@ class Holders:
                 low = middle + 1
             else:
                 high = middle
-        found: dict[Deployment, None] = {}
-        depth = low
+        if not low:
+            return [], 0
+        block = hashes[low - 1]
+        first = young.get(block) or old.get(block) or []
+        if len(first) >= wanted:
+            return first, low
+        found = dict.fromkeys(first)
+        depth = low * 7 // 8
         while depth and len(found) < wanted:
             block = hashes[depth - 1]
             found.update(dict.fromkeys(young.get(block) or old.get(block) or ()))
             # The next who holds less: far fewer steps than blocks.
             depth = depth * 7 // 8
-        return list(found)
+        return list(found), low
 
     def add(self, hashes: list[int], known: int, deployment: Deployment) -> None:
         """`deployment` got a prompt, of which it had the first `known` blocks."""

@@ -201,7 +201,7 @@ class Work:
         """What a call will cost here; what it brings into the cache is entered."""
         tokens = call.tokens
         fleet = self.fleet
-        if prompt is not None and prompt.hashes:
+        if fleet.reads and prompt is not None and prompt.hashes:
             if self.news:
                 self._read()
             mirror = self.mirror

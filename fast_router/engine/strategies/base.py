@@ -40,7 +40,7 @@ class Strategy:
     """True if `observed` must be called when something was learnt about a member."""
     takes: bool = False
     """True if `take` picks and counts in one step."""
-    reads_prompts: ClassVar[bool] = False
+    reads_prompts: bool = False
     """True if picks look at `Ask.prompt`."""
     respects_limits: ClassVar[bool] = False
     """True if members whose rpm or tpm is used up are not eligible (as in LiteLLM for this strategy)."""

@@ -32,9 +32,10 @@ __all__ = ["CacheAware"]
 
 ASKED = 16
 """Members that are asked what they expect, at most."""
-HOLDERS = 5
-"""Of a larger fleet: those that may hold much of the prompt, and of these the ones that are free first."""
-FREE = 4
+HOLDERS = 4
+"""Of a larger fleet: the one that may hold most of the prompt, and of those that may hold much the ones that are free
+first."""
+FREE = 2
 """And those that are free first of all."""
 INVESTED = 0.4
 """Share of the time to compute a popular beginning that others are expected to save by it."""
@@ -113,13 +114,13 @@ class CacheAware(Strategy):
                 prompt = ask.prompt = Prompt(ask.key, ask.tokens)
             else:
                 prompt = Prompt("", (ask.tokens if ask is not None else 0) or self.fleet.tokens)
+        guess = 0
         if len(candidates) > ASKED:
-            candidates = self._few(candidates, prompt)
+            candidates, guess = self._few(candidates, prompt)
         if self._factor and len(candidates) > 1:
             candidates = self._within_bound(candidates)
         if len(candidates) == 1:
             return candidates[0]
-        guess = 0
         most = -1
         holder: Work | None = None
         seconds: list[float] = []
@@ -151,16 +152,18 @@ class CacheAware(Strategy):
             if depth < popular:
                 seconds[place] -= per_byte * (ends[popular - 1] - (ends[depth - 1] if depth else 0))
 
-    def _few(self, candidates: Sequence[Deployment], prompt: Prompt) -> Sequence[Deployment]:
-        """Those worth asking: of those that may hold most of the prompt, and of all, the least busy ones."""
+    def _few(self, candidates: Sequence[Deployment], prompt: Prompt) -> tuple[Sequence[Deployment], int]:
+        """Those worth asking: of those that may hold most of it, and of all; and how many blocks the first may have."""
         own = candidates is self.ready
         allowed = self._at if own else dict.fromkeys(candidates)
-        found = [d for d in self._holders.find(prompt.hashes, HOLDERS) if d in allowed]
+        holders, depth = self._holders.find(prompt.hashes, HOLDERS)
+        found = [d for d in holders if d in allowed]
         if len(found) > HOLDERS:
-            found.sort(key=_free_at)
-            del found[HOLDERS:]
-        least = self._idle.first(FREE) if own else nsmallest(FREE, candidates, _free_at)
-        return list(dict.fromkeys([*found, *least]))
+            # The one that holds most, and of the others those that are free first.
+            found[1:] = sorted(found[1:], key=_free_at)[: HOLDERS - 1]
+        free = self._idle.first(FREE) if own else nsmallest(FREE, candidates, _free_at)
+        found += [d for d in free if d not in found]
+        return found, depth
 
     def _within_bound(self, candidates: Sequence[Deployment]) -> Sequence[Deployment]:
         most = ceil(self._factor * (sum(d.load for d in candidates) + 1) / len(candidates))

@@ -4,7 +4,7 @@ Members sit in buckets by load, as in HAProxy's leastconn: a lease moves its dep
 bucket, a pick takes the first of the lowest one. At low load, when everybody is idle, that is a round robin: shares are
 equal after every round, where a random choice would need thousands of calls. Each process begins at a place of its own,
 so that many that make one call each do not all make it to the same server. Unequal capacities need a finer order: then
-by load per capacity, at random among equals.
+by load per capacity, at random among equals; so does the load in tokens.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router.engine.ask import Ask, Rng
 from fast_router.engine.strategies.base import Strategy
+from fast_router.engine.strategies.load import calls, load_of
 from fast_router.engine.strategies.ranking import Ranking
 
 if TYPE_CHECKING:
@@ -24,7 +25,11 @@ __all__ = ["LeastBusy"]
 
 
 class LeastBusy(Strategy):
-    """Fewest in flight. O(1) with buckets, O(log n) if capacities differ."""
+    """Fewest in flight. O(1) with buckets, O(log n) if capacities differ or load is counted in tokens.
+
+    Options:
+        load: `calls`, or `tokens` for the prompt tokens that are yet to be computed.
+    """
 
     name = "least_busy"
     aliases = ("least-busy",)
@@ -33,7 +38,9 @@ class LeastBusy(Strategy):
     def __init__(self, members: Sequence[Deployment], rng: Rng, options: Mapping[str, Any]) -> None:
         super().__init__(members, rng, options)
         capacities = {d.capacity for d in self.members}
-        self._ranking = Ranking(rng) if len(capacities) > 1 else None
+        self._load = load_of(self.members, options)
+        self.reads_prompts = self._load is not calls
+        self._ranking = Ranking(rng) if len(capacities) > 1 or self.reads_prompts else None
         self.takes = self._ranking is None
         # Linked lists: a plain dict would step over the traces of everybody who has left to find its first.
         self._buckets: list[OrderedDict[Deployment, None]] = [OrderedDict()]
@@ -45,7 +52,7 @@ class LeastBusy(Strategy):
     def added(self, deployment: Deployment) -> None:
         """Seat it by its load."""
         if self._ranking is not None:
-            self._ranking.set(deployment, _relative(deployment))
+            self._ranking.set(deployment, self._relative(deployment))
         else:
             self._sit(deployment, int(deployment.in_flight + deployment.outside))
             if not self._begun and len(self.ready) == len(self.members):
@@ -65,7 +72,7 @@ class LeastBusy(Strategy):
         """Change its seat."""
         if self._ranking is not None:
             if deployment in self._ranking:
-                self._ranking.set(deployment, _relative(deployment))
+                self._ranking.set(deployment, self._relative(deployment))
             return
         former = self._seats.get(deployment)
         if former is None:
@@ -139,15 +146,14 @@ class LeastBusy(Strategy):
 
     def choose(self, candidates: Sequence[Deployment], now: float, ask: Ask | None) -> Deployment:  # noqa: ARG002
         """A random one of the least loaded candidates."""
-        load = _relative if self._ranking is not None else _whole
+        load = self._relative if self._ranking is not None else _whole
         loads = [load(d) for d in candidates]
         least = min(loads)
         return self.any_of([d for d, n in zip(candidates, loads, strict=True) if n == least])
 
+    def _relative(self, deployment: Deployment) -> float:
+        return self._load(deployment) / deployment.capacity
+
 
 def _whole(deployment: Deployment) -> float:
     return int(deployment.in_flight + deployment.outside)
-
-
-def _relative(deployment: Deployment) -> float:
-    return (deployment.in_flight + deployment.outside) / deployment.capacity

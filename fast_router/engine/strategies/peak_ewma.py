@@ -34,7 +34,12 @@ _UNKNOWN = 1e9
 
 
 class PeakEwma(PowerOfTwo):
-    """Three random choices by expected wait. O(1)."""
+    """Three random choices by expected wait. O(1).
+
+    Options:
+        decay: Seconds in which an estimate decays to 1/e.
+        load: `calls`, or `tokens` for the prompt tokens that are yet to be computed, in prompts of the usual length.
+    """
 
     name = "peak_ewma"
     aliases: ClassVar[tuple[str, ...]] = ("ewma",)
@@ -96,9 +101,16 @@ class PeakEwma(PowerOfTwo):
         if one is other:
             return one
         first, second = self._latency(one, now), self._latency(other, now)
-        if first > _UNLIKE * second or second > _UNLIKE * first:
+        if not self.reads_prompts and (first > _UNLIKE * second or second > _UNLIKE * first):
             return one if _scaled(first, one) <= _scaled(second, other) else other
+        if self.reads_prompts:
+            return one if self._in_prompts(first, one) <= self._in_prompts(second, other) else other
         return one if _queued(first, one) <= _queued(second, other) else other
+
+    def _in_prompts(self, latency: float, deployment: Deployment) -> float:
+        """The same as `_queued`, with prompts of the usual length in place of calls."""
+        usual: float = deployment.work.fleet.tokens
+        return latency * (self.load(deployment) / usual + 1) / (deployment.share or 1.0)
 
     def _latency(self, deployment: Deployment, now: float) -> float:
         """The estimate in seconds; of an unknown one 0 as long as its probe is not out, and then more than any."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fast_router.engine.ask import Ask, Rng
 from fast_router.engine.strategies.base import Strategy
+from fast_router.engine.strategies.load import calls, load_of
 
 if TYPE_CHECKING:
     from fast_router.engine.deployment import Deployment
@@ -35,7 +36,11 @@ _REDRAWS = 2
 
 
 class PowerOfTwo(Strategy):
-    """Two random choices. O(1); one bisection per draw where weights differ."""
+    """Two random choices. O(1); one bisection per draw where weights differ.
+
+    Options:
+        load: `calls`, or `tokens` for the prompt tokens that are yet to be computed.
+    """
 
     name = "power_of_two"
     aliases: ClassVar[tuple[str, ...]] = ("p2c", "power-of-two-choices")
@@ -43,6 +48,8 @@ class PowerOfTwo(Strategy):
     def __init__(self, members: Sequence[Deployment], rng: Rng, options: Mapping[str, Any]) -> None:
         super().__init__(members, rng, options)
         shares = [max(0.0, float(d.share or 0)) for d in self.members]
+        self.load = load_of(self.members, options)
+        self.reads_prompts = self.load is not calls
         self._sums = list(accumulate(shares)) if len(set(shares)) > 1 and sum(shares) > 0 else None
 
     def draw(self) -> Deployment:
@@ -83,9 +90,12 @@ class PowerOfTwo(Strategy):
                 return other
             if _much_slower(other, one, now):
                 return one
-        if (one.in_flight + one.outside) * other.share <= (other.in_flight + other.outside) * one.share:
-            return one
-        return other
+        if not self.reads_prompts:
+            # `calls`, written out: on the way of every pick.
+            first, second = one.in_flight + one.outside, other.in_flight + other.outside
+        else:
+            first, second = self.load(one), self.load(other)
+        return one if first * other.share <= second * one.share else other
 
     def choose(self, candidates: Sequence[Deployment], now: float, ask: Ask | None) -> Deployment:  # noqa: ARG002
         """The same rule over any candidates."""

@@ -21,7 +21,8 @@ from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fast_router.litellm_plugin.bands.contract import Seam
+from fast_router.litellm_plugin.bands.contract import Layer, Seam
+from fast_router.litellm_plugin.bands.member_names import PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,14 +126,23 @@ class Band:
         facade: True if a Router is only a facade over its core.
     """
 
-    no_fast_lane: str | None = None
-    """Why no pipeline of this band's can have a fast lane, None if one that is known has it."""
-
-    seams: frozenset[Seam] = frozenset({Seam.MEMBERS})
-    """The places in this LiteLLM where something of ours can stand."""
-
-    lacks: ClassVar[Mapping[str, str]] = {}
-    """Features that cannot be had here, with the reason."""
+    seams: frozenset[Seam] = frozenset(
+        {
+            Seam.REQUEST,
+            Seam.ATTEMPT,
+            Seam.PICK,
+            Seam.AWAITED_PICK,
+            Seam.CHOICE,
+            Seam.CHANGES,
+            Seam.REST_STORE,
+            Seam.RETRY_TIMING,
+            Seam.STRATEGY_NAMES,
+            Seam.STREAM_RECOVERY,
+            Seam.MEMBERS,
+        }
+    )
+    installers: ClassVar[Mapping[str, str]] = {}
+    within: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, router_module: ModuleType) -> None:
         self.version: str = _litellm_version()
@@ -149,10 +159,20 @@ class Band:
             msg = f"LiteLLM {self.version} has no {', '.join(missing)}"
             raise UnknownBandError(msg)
 
+    def lacks(self, seam: Seam) -> str:
+        """Why there is no such seam, in words; empty if there is one."""
+        if seam is Seam.PICK and not self.fast_lane:
+            return f"the routing code of LiteLLM {self.version} is not one that was checked against"
+        return "" if seam in self.seams else f"LiteLLM {self.version} does not have {seam.value}"
+
     def slot(self, name: str) -> str:
         """The real name of a member of the core class."""
-        renamed = f"_core_{name}"
+        renamed = f"{PREFIX}{name}"
         return renamed if renamed in vars(self.core) else name
+
+    def spellings(self, name: str) -> tuple[str, ...]:
+        """Every name under which a member of a core may be assigned."""
+        return (name, f"{PREFIX}{name}")
 
     def has(self, name: str) -> bool:
         """True if the core class has that member."""
@@ -162,7 +182,7 @@ class Band:
         """The real name of the first of these attributes that the instance `core` has."""
         state = vars(core)
         for name in names:
-            for spelling in (f"_core_{name}", name) if self.facade else (name,):
+            for spelling in (f"{PREFIX}{name}", name) if self.facade else (name,):
                 if spelling in state:
                     return spelling
         return None
@@ -198,6 +218,14 @@ class Band:
     def admit_picks(self, patches: PatchSet, install: Callable[[PatchSet], object]) -> None:
         """Have every asynchronous pick admitted by the fleet: `install` puts that into the stack around picks."""
         install(patches)
+
+    def around_request(self, patches: PatchSet, make: Layer, make_sync: Layer) -> None:  # noqa: ARG002 - they come by here
+        """Put a layer around each request, synchronous ones included: LiteLLM runs those on a loop of their own."""
+        patches.replace(self.core, self.slot("async_function_with_fallbacks"), make)
+
+    def around_attempt(self, patches: PatchSet, make: Layer, make_sync: Layer) -> None:  # noqa: ARG002 - the same
+        """Put a layer around each attempt, from before its pick; synchronous ones come by here, too."""
+        patches.replace(self.core, self.slot("make_call"), make)
 
     def rest_store(self, core: Any) -> RestStore | None:
         """Where this LiteLLM keeps a core's cooldowns, None if it has no such place."""

@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fast_router.errors import ConfigurationError
+from fast_router.litellm_plugin.bands.member_names import offers
 from fast_router.litellm_plugin.model_list.implicit_router import ImplicitRouter, is_deployments
 from fast_router.litellm_plugin.model_list.sync_stream import SyncStream
 
@@ -184,12 +185,12 @@ def _replacement(original: Callable[..., Any], name: str, method: str | None) ->
             return original(*args, **kwargs)
         router = _implicit.router
         # LiteLLM's sync messages reach some providers only, and their streams may be asynchronous ones.
-        if method is None and name not in _TWIN and hasattr(router, "function_with_fallbacks"):
+        if method is None and name not in _TWIN and offers(router, "function_with_fallbacks"):
             return _generic(router, original, call)
         if method is None and not call.get("stream"):
             return _in_a_loop(getattr(router, twin), call)
         # A stream must be one that can be read without a loop.
-        if method is None and not hasattr(router, name):
+        if method is None and not offers(router, name):
             return SyncStream(getattr(router, twin), call)
         return getattr(router, method or name)(**call)
 

@@ -13,12 +13,14 @@ import copy
 import logging
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from fast_router import settings
 from fast_router.deployment_options import options_of
 from fast_router.errors import ConfigurationError, UnknownStrategyError
+from fast_router.litellm_plugin.bands.member_names import method_of, model_id_maker
+from fast_router.litellm_plugin.strategy_names import LITELLM
 
 __all__ = ["ImplicitRouter", "is_deployments"]
 
@@ -137,7 +139,7 @@ class ImplicitRouter:
             return False
         if _aliases(entries) != _aliases(before):
             return False
-        upsert, delete = _method(self.router, "upsert_deployment"), _method(self.router, "delete_deployment")
+        upsert, delete = method_of(self.router, "upsert_deployment"), method_of(self.router, "delete_deployment")
         if upsert is None or delete is None:
             return False
         from litellm.types.router import Deployment  # noqa: PLC0415
@@ -160,28 +162,14 @@ def _retire(router: Any) -> None:
         (getattr(router, "retire", None) or router.discard)()
 
 
-def _method(router: Any, name: str) -> Callable[..., Any] | None:
-    core = vars(router).get("_core", router)
-    return getattr(core, f"_core_{name}", None) or getattr(core, name, None)
-
-
 def _strategy(name: str) -> str:
     """The spelling of a strategy that this process's Router takes: ours where the plugin admits it, else LiteLLM's."""
     from fast_router.engine.strategies import canonical  # noqa: PLC0415
 
     try:
-        return _LITELLM_NAMES.get(canonical(name), canonical(name))
+        return LITELLM.get(canonical(name), canonical(name))
     except UnknownStrategyError:
         return name
-
-
-_LITELLM_NAMES = {
-    "simple_shuffle": "simple-shuffle",
-    "least_busy": "least-busy",
-    "latency_based": "latency-based-routing",
-    "cost_based": "cost-based-routing",
-    "usage_based": "usage-based-routing-v2",
-}
 
 
 def _extra_names(router_settings: Mapping[str, Any]) -> set[str]:
@@ -275,20 +263,7 @@ def _copied(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _generated_id(entry: dict[str, Any]) -> str:
     """LiteLLM's own id for a deployment that names none, so that other Routers and processes agree on it."""
-    import litellm.router  # noqa: PLC0415
-
-    core = getattr(litellm.router, "PythonCore", litellm.router.Router)
-    make = getattr(core, "_core_generate_model_id", None)
-    params = _resolved(entry)["litellm_params"]
-    if make is not None:
-        return str(make(entry["model_name"], params))
-    make = getattr(core, "generate_model_id", None) or core._generate_model_id
-    return str(make(*_self(make), entry["model_name"], params))
-
-
-def _self(make: Any) -> tuple[None, ...]:
-    # An instance method up to 1.99 that does not use its instance; a static method since.
-    return (None,) if make.__code__.co_varnames[0] == "self" else ()
+    return str(model_id_maker()(entry["model_name"], _resolved(entry)["litellm_params"]))
 
 
 def _resolved(entry: dict[str, Any]) -> dict[str, Any]:

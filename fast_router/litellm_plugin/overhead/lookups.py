@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fast_router.litellm_plugin.bands.member_names import PREFIX
 from fast_router.litellm_plugin.overhead.books import books_of, remember, remember_name
 
 if TYPE_CHECKING:
@@ -258,9 +259,6 @@ class Lookups:
             deployment=deployment, received_model_name=received_model_name, **more
         )
 
-    _core_get_deployment = get_deployment
-    _core_get_router_model_info = get_router_model_info
-
     def __getattr__(self, name: str) -> Any:
         return getattr(self._router, name)
 
@@ -269,3 +267,7 @@ class Lookups:
             object.__setattr__(self, name, value)
         else:
             setattr(self._router, name, value)
+
+
+for _name in ("get_deployment", "get_router_model_info"):
+    setattr(Lookups, PREFIX + _name, vars(Lookups)[_name])

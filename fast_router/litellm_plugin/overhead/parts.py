@@ -15,19 +15,13 @@ from fast_router.litellm_plugin.bands.fingerprints import is_known
 from fast_router.litellm_plugin.bands.member_names import Names
 from fast_router.litellm_plugin.overhead.construction.prices import PriceClock
 from fast_router.litellm_plugin.overhead.lookups import LookupService
+from fast_router.litellm_plugin.strategy_names import HANDLERS
 
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.methods import Band
 
 __all__ = ["Parts", "Place"]
 
-_HANDLERS = {
-    "LeastBusy": ("least_busy", "LeastBusyLoggingHandler"),
-    "LowestLatency": ("lowest_latency", "LowestLatencyLoggingHandler"),
-    "LowestCost": ("lowest_cost", "LowestCostLoggingHandler"),
-    "LowestTPM": ("lowest_tpm_rpm", "LowestTPMLoggingHandler"),
-    "LowestTPM_v2": ("lowest_tpm_rpm_v2", "LowestTPMLoggingHandler_v2"),
-}
 _CHECKS = "litellm.router_utils.pre_call_checks.io_token_rate_limit_check"
 # Functions that are neither the core's members nor names of its module: where they live, the newest place first.
 _ELSEWHERE = {
@@ -115,10 +109,10 @@ class Parts:
     def handlers(self) -> dict[str, type]:
         """The classes of LiteLLM's strategies by short names; those that it does not have are left out."""
         found: dict[str, type] = {}
-        for short, (module, name) in _HANDLERS.items():
-            handler = getattr(import_module(f"litellm.router_strategy.{module}"), name, None)
+        for name, module in HANDLERS.items():
+            handler = getattr(import_module(module), name, None)
             if handler is not None:
-                found[short] = handler
+                found[name.replace("LoggingHandler", "")] = handler
         return found
 
     def at(self, name: str) -> Place:

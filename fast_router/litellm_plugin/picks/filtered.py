@@ -18,7 +18,7 @@ from fast_router.litellm_plugin.picks.binding import existing
 from fast_router.litellm_plugin.picks.replaced_selectors import before_choice
 from fast_router.litellm_plugin.picks.request_facts import ask_of
 from fast_router.litellm_plugin.request import current
-from fast_router.litellm_plugin.strategy_names import options_of
+from fast_router.litellm_plugin.strategy_names import SELECTORS, STRATEGIES, options_of
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Filtered:
             return _LITELLM
         limits = any(tier.respects_limits for tier in group.tiers.values())
         counts = limits and any(d.tpm is not None for d in left)
-        ask = ask_of(group.strategy, request_kwargs, prompt, counts=counts)
+        ask = ask_of(group, request_kwargs, prompt, counts=counts)
         self._drop()
         self.lease = binding.engine.acquire_from(group, left, ask)
         return _LITELLM if self.lease is None else entries[self.lease.deployment.id]
@@ -283,14 +283,8 @@ def install_choice(patches: PatchSet, band: Band) -> None:
 
 def install_selectors(patches: PatchSet, module: ModuleType) -> None:
     """Replace the choice of LiteLLM's strategy objects, whose classes are found in `module`."""
-    for name, strategy in (
-        ("LeastBusyLoggingHandler", "least_busy"),
-        ("LowestLatencyLoggingHandler", "latency_based"),
-        ("LowestCostLoggingHandler", "cost_based"),
-        ("LowestTPMLoggingHandler", "usage_based"),
-        ("LowestTPMLoggingHandler_v2", "usage_based"),
-    ):
-        cls = vars(module).get(name)
+    for theirs, (_, name) in SELECTORS.items():
+        cls, strategy = vars(module).get(name), STRATEGIES[theirs]
         if cls is None:
             continue
         for method, make in (

@@ -160,7 +160,7 @@ class Guard:
             return None
         kwargs = request_kwargs or {}
         engine = binding.engine
-        ask = ask_of(group.strategy, kwargs, prompt, counts=plan.counts) if plan.asks else None
+        ask = ask_of(group, kwargs, prompt, counts=plan.counts) if plan.asks else None
         tried = attempt.ledger if attempt is not None and attempt.ledger is not None else None
         if (tried is None or not tried.tried) and not any(key in kwargs for key in self.popped):
             lease = engine.acquire(group, ask)

@@ -18,7 +18,9 @@ __all__ = ["prompt_of", "source_of"]
 _LONG = 512
 """Characters from which an image's or a recording's data are hashed before they become part of the text."""
 _BEFORE = ("tools", "functions", "system", "instructions")
-_NAMESPACES = ("cache_salt", "prompt_cache_key")
+# What servers mix into their blocks' keys. Of `prompt_cache_key` and session ids they take no notice: two agents with
+# keys of their own have their tools and system prompt in common there.
+_NAMESPACES = ("cache_salt", "extra_key")
 # How to tell what a part of a message is, and its text; any other part is written out as JSON.
 _TEXTS = ("text", "input_text", "output_text")
 
@@ -67,7 +69,7 @@ def _text_of(request: Mapping[str, Any], prompt: tuple[Any, Any]) -> str:
 
 
 def _namespace(request: Mapping[str, Any]) -> str:
-    """What keeps caches of equal prompts apart, or names the cache that the caller wants."""
+    """What keeps caches of equal prompts apart."""
     extra = request.get("extra_body")
     found = []
     for word in _NAMESPACES:

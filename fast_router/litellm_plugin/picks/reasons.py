@@ -56,7 +56,7 @@ _ROUTER_FEATURES = (
 def watched_attributes(band: Band) -> frozenset[str]:
     """What makes plans outdated when it is assigned to a Router: settings, and methods of the pipeline."""
     names = {*_SETTINGS, *(name for name, _ in _ROUTER_FEATURES), *(names[0] for names in SELECTORS.values())}
-    return frozenset({*names, *(f"_core_{name}" for name in names), *band.stock_names()})
+    return frozenset({*(spelled for name in names for spelled in band.spellings(name)), *band.stock_names()})
 
 
 def why_sync(binding: Binding, core: Any, plan: Plan, entries: Sequence[Mapping[str, Any]]) -> str | None:
@@ -80,7 +80,7 @@ def why_sync(binding: Binding, core: Any, plan: Plan, entries: Sequence[Mapping[
             if key != "enable_tag_filtering" and info.get(key) is not None:
                 return word
     if band.facade:
-        return _why_facade(core, plan, entries)
+        return _why_facade(band, core, plan, entries)
     return None
 
 
@@ -93,9 +93,9 @@ def why_async(band: Band, core: Any, entries: Sequence[Mapping[str, Any]]) -> st
     return None
 
 
-def _why_facade(core: Any, plan: Plan, entries: Sequence[Mapping[str, Any]]) -> str | None:
+def _why_facade(band: Band, core: Any, plan: Plan, entries: Sequence[Mapping[str, Any]]) -> str | None:
     """What the core of 1.109 filters by in addition."""
-    discovery = vars(core).get("_core_kubernetes_pod_discovery")
+    discovery = band.read(core, "kubernetes_pod_discovery")
     eligible = getattr(discovery, "_eligible", None)
     if eligible is not None and any(eligible(entry) is not None for entry in entries):
         return "Kubernetes pod discovery"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fast_router.engine import Ask, strategy_class
+from fast_router.engine import Ask
 from fast_router.engine.prefix_cache.fleet import on_members
 from fast_router.litellm_plugin.picks.prompt_text import prompt_of, source_of
 from fast_router.litellm_plugin.request import ledger
+
+if TYPE_CHECKING:
+    from fast_router.engine.group import ModelGroup
 
 __all__ = ["ask_of", "count_tokens"]
 
@@ -23,18 +26,20 @@ def count_tokens(messages: Any, text: Any) -> float:
         return 0.0
 
 
-def ask_of(strategy: str, request_kwargs: Mapping[str, Any], prompt: tuple[Any, Any], *, counts: bool) -> Ask | None:
-    """What a strategy needs to know about a request, None if there is nothing.
+def ask_of(
+    group: ModelGroup, request_kwargs: Mapping[str, Any], prompt: tuple[Any, Any], *, counts: bool
+) -> Ask | None:
+    """What a group's strategy needs to know about a request, None if there is nothing.
 
     Args:
-        strategy: Its canonical name.
+        group: Where it picks.
         request_kwargs: The request as LiteLLM's selection gets it.
         prompt: Its messages and its input; one of them is None.
         counts: Whether its tokens matter, because a candidate has a tokens/minute limit.
     """
     tokens = count_tokens(*prompt) if counts else 0.0
     stream = request_kwargs.get("stream") is True
-    if strategy_class(strategy).reads_prompts:
+    if group.reads_prompts:
         found = prompt_of(request_kwargs, prompt, tokens)
         if found is not None and getattr(ledger.get(), "hedge", False):
             # The first attempt computes the same prompt: where the second one went says nothing about later ones.
@@ -44,7 +49,7 @@ def ask_of(strategy: str, request_kwargs: Mapping[str, Any], prompt: tuple[Any, 
         # Only where servers' events are followed with a tokenizer does anybody ask for the text.
         source = source_of(request_kwargs, prompt) if on_members else None
         return Ask((), tokens, stream, None, None, None, found, source)
-    key = _session_of(request_kwargs) if strategy.endswith("_affinity") else None
+    key = _session_of(request_kwargs) if group.strategy.endswith("_affinity") else None
     return Ask((), tokens, stream, key) if tokens or stream or key is not None else None
 
 

@@ -17,6 +17,7 @@ from fast_router.engine import canonical, known_strategies
 from fast_router.errors import UnknownStrategyError
 from fast_router.litellm_plugin.picks.given import given_to
 from fast_router.litellm_plugin.picks.given import known as given_now
+from fast_router.litellm_plugin.strategy_names import LITELLM
 
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.methods import Band
@@ -34,14 +35,6 @@ __all__ = [
 ]
 
 _SHUFFLE = "simple-shuffle"
-# Ours that LiteLLM has too, by the name that LiteLLM knows.
-_LITELLM = {
-    "simple_shuffle": _SHUFFLE,
-    "least_busy": "least-busy",
-    "latency_based": "latency-based-routing",
-    "cost_based": "cost-based-routing",
-    "usage_based": "usage-based-routing-v2",
-}
 
 
 _with_groups: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -61,7 +54,7 @@ def translate(name: Any, known: frozenset[str], stand_in: str = _SHUFFLE) -> tup
         own = canonical(name)
     except UnknownStrategyError:
         return name, None
-    spelling = _LITELLM.get(own)
+    spelling = LITELLM.get(own)
     return (spelling, None) if spelling is not None else (stand_in, own)
 
 
@@ -87,7 +80,7 @@ _ALSO = "fast_router also knows: "
 def _also(wrong: str, known: frozenset[str]) -> str:
     from difflib import get_close_matches  # noqa: PLC0415 - wanted only for a mistake
 
-    ours = [name for name in known_strategies() if name not in _LITELLM]
+    ours = [name for name in known_strategies() if name not in LITELLM]
     spellings = {name.replace("-", "_"): name for name in (*known_strategies(), *sorted(known))}
     near = get_close_matches(wrong.strip().lower().replace("-", "_"), spellings, n=1)
     question = f"; did you mean {spellings[near[0]]!r}?" if near else "."

@@ -268,7 +268,7 @@ def _counts_fails(band: Band, core: Any) -> bool:
     if value is None:
         return False
     given = band.read(core, "explicit_allowed_fails")
-    if given is None and hasattr(type(core), "explicit_allowed_fails"):
-        given = core.explicit_allowed_fails
+    if given is None and band.has("explicit_allowed_fails"):
+        given = getattr(core, band.slot("explicit_allowed_fails"))
     explicit = explicit_allowed_fails(core) or given is not None
     return explicit or value != litellm.allowed_fails

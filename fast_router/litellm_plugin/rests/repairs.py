@@ -50,7 +50,7 @@ def install(patches: PatchSet, band: Band, later: Callable[[Any], bool]) -> None
 
     patches.replace(band.core, "__init__", _init)
     patches.replace(band.core, band.slot("update_settings"), _update_settings)
-    if not hasattr(band.core, "explicit_allowed_fails"):
+    if not band.has("explicit_allowed_fails"):
         patches.replace(cooldown_handlers, "_is_allowed_fails_set_on_router", _is_allowed_fails_set)
     cache = cooldown_cache.CooldownCache
     patches.replace(cache, "add_deployment_to_cooldown", _add_deployment_to_cooldown)

@@ -6,7 +6,9 @@ import asyncio
 import copy
 import importlib
 import inspect
+import json
 import pickle
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -176,6 +178,19 @@ def test_which_features_fit_which_version(monkeypatch):
     minor = ".".join(find_band(litellm.router).version.split(".")[:2])
     with features(monkeypatch, None) as installed:
         assert set(FITTING) - set(installed) == _MISSING[minor]
+
+
+def test_the_same_features_fit_where_litellm_has_just_been_imported():
+    """LiteLLM looks many of its names up when they are asked for; in this process, others have asked."""
+    code = (
+        "import fast_router, litellm, json; found = fast_router.status()\n"
+        "print(json.dumps([found['litellm'], found['features'], found['skipped']]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=200)
+    version, on, skipped = json.loads(done.stdout.splitlines()[-1])
+    waiting = {name for name, why in skipped.items() if why == "waits for LiteLLM's proxy"}
+    assert waiting <= {"absent_modules", "proxy_questions", "startup_heap"}
+    assert set(FITTING) - set(on) - waiting == _MISSING[".".join(version.split(".")[:2])] - waiting
 
 
 def test_a_function_that_reads_differently_turns_its_feature_off(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -9,10 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from litellm.types.utils import ModelResponse, Usage
 
+from fast_router.engine.deployment import Deployment
+from fast_router.engine.group import ModelGroup
 from fast_router.litellm_plugin.answers import cached_of
 from fast_router.litellm_plugin.picks.prompt_text import prompt_of
 from fast_router.litellm_plugin.picks.request_facts import ask_of
 
+READS = ModelGroup("m", [Deployment("d", "m")], "cache_aware", random.Random(1))
 LONG = "You answer briefly and in the language of the question. " * 40
 TOOLS = [{"type": "function", "function": {"name": "look_up", "description": LONG, "parameters": {"type": "object"}}}]
 
@@ -80,11 +84,17 @@ def test_images_count_by_their_url_or_their_digest() -> None:
     assert len(picture(large)) < 20
 
 
-@pytest.mark.parametrize("word", ["cache_salt", "prompt_cache_key"])
-def test_salts_and_cache_keys_keep_prompts_apart(word: str) -> None:
+@pytest.mark.parametrize("word", ["cache_salt", "extra_key"])
+def test_salts_keep_prompts_apart(word: str) -> None:
     """Also in `extra_body`, where OpenAI's client puts what it does not know."""
     assert shared(hashes(user(LONG), **{word: "a"}), hashes(user(LONG), **{word: "b"})) == 0
     assert hashes(user(LONG), **{word: "a"}) == hashes(user(LONG), extra_body={word: "a"})
+
+
+@pytest.mark.parametrize("word", ["prompt_cache_key", "litellm_session_id", "user"])
+def test_who_asks_does_not_keep_prompts_apart(word: str) -> None:
+    """Servers share what agents have in common, whatever their sessions are called."""
+    assert hashes(user(LONG), **{word: "a"}) == hashes(user(LONG), **{word: "b"}) == hashes(user(LONG))
 
 
 def test_token_ids_are_a_prompt_too() -> None:
@@ -114,7 +124,7 @@ def test_malformed_contents_never_fail(messages: Any, text: Any, tools: Any) -> 
 
 
 def test_nothing_of_the_text_is_kept() -> None:
-    ask = ask_of("cache_aware", {"stream": True}, (user("secret " * 200), None), counts=False)
+    ask = ask_of(READS, {"stream": True}, (user("secret " * 200), None), counts=False)
     assert ask is not None
     assert ask.key is None
     assert ask.prompt is not None

@@ -245,16 +245,14 @@ def install(patches: PatchSet, band: RustBand) -> list[str]:
     """Follow the requests of the Rust core, and their attempts."""
     core, driver = band.core, band.driver
     for owner, name, make in (
-        (core, "_run", _run),
-        (core, "_run_sync", _run_sync),
         (core, "recover_stream", _recover),
         (core, "retry_stream", _recover),
         (core, "recover_stream_sync", _recover_sync),
         (driver, "_failed", _failed),
-        (driver, "attempt", partial(_attempt, band=band)),
-        (driver, "attempt_sync", partial(_attempt_sync, band=band)),
     ):
         patches.replace(owner, name, make)
+    band.around_request(patches, _run, _run_sync)
+    band.around_attempt(patches, partial(_attempt, band=band), partial(_attempt_sync, band=band))
     install_usage(patches)
     running.on_end.append(failures.ended)
     patches.on_restore(lambda: running.on_end.remove(failures.ended))

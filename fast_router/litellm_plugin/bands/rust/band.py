@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fast_router.errors import FastRouterError
-from fast_router.litellm_plugin.bands.contract import Seam
+from fast_router.litellm_plugin.bands.contract import Layer, Seam
 from fast_router.litellm_plugin.bands.methods import Band, UnknownBandError
 from fast_router.litellm_plugin.bands.rust import rests, untried
 from fast_router.litellm_plugin.bands.rust.self_test import SelfTest
@@ -57,6 +57,14 @@ _HELD = {"cache": "_cache", "cooldown_cache": "_cooldowns"}
 _DRIVER_MEMBERS = ("_failed", "attempt", "attempt_sync", "take_events")
 
 
+_ROOM = "fast_router.litellm_plugin.bands.rust"
+_LACKING = {
+    Seam.PICK: "LiteLLM's core is not written in Python: it filters, and we choose among whom it leaves",
+    Seam.AWAITED_PICK: "LiteLLM's core, which is not written in Python, does not wait for a worker's answer: picks are "
+    "made in this process",
+}
+
+
 class RustBand(Band):
     """A LiteLLM whose core is Rust.
 
@@ -67,12 +75,29 @@ class RustBand(Band):
         self_test: What the core of this process has shown.
     """
 
-    seams = frozenset({Seam.REGISTRY})
-    lacks: ClassVar[Mapping[str, str]] = {
-        "celery_routing": "LiteLLM's core, which is not written in Python, does not wait for a worker's answer: picks "
-        "are made in this process",
+    seams = frozenset(
+        {
+            Seam.REQUEST,
+            Seam.ATTEMPT,
+            Seam.CHOICE,
+            Seam.CHANGES,
+            Seam.REST_STORE,
+            Seam.RETRY_TIMING,
+            Seam.STRATEGY_NAMES,
+            Seam.STREAM_RECOVERY,
+            Seam.WALK,
+            Seam.REGISTRY,
+        }
+    )
+    installers: ClassVar[Mapping[str, str]] = {
+        "attempts": f"{_ROOM}.attempts",
+        "selection": f"{_ROOM}.steps",
+        "cooldowns": f"{_ROOM}.rests",
+        "strategies": f"{_ROOM}.strategies_by_name",
+        "failover": f"{_ROOM}.failover",
+        "admission": f"{_ROOM}.limits",
     }
-    no_fast_lane = "LiteLLM's core is not written in Python: it filters, and we choose among whom it leaves"
+    within: ClassVar[Mapping[str, str]] = {"operator_holds": "selection"}
 
     def __init__(self, router_module: ModuleType, litellms_version: str, *, newer: bool = False) -> None:
         self.version = litellms_version
@@ -103,8 +128,12 @@ class RustBand(Band):
 
     @property
     def fast_lane(self) -> bool:
-        """False: see `no_fast_lane`."""
+        """False: see `lacks`."""
         return False
+
+    def lacks(self, seam: Seam) -> str:
+        """As of any band."""
+        return _LACKING.get(seam) or super().lacks(seam)
 
     def binding(self, core: Any) -> RustBinding:
         """The binding of a core, made now if it has none, with the deployments as they are."""
@@ -124,6 +153,16 @@ class RustBand(Band):
         from fast_router.litellm_plugin.bands.rust import limits  # noqa: PLC0415 - few ask
 
         limits.install_strict(patches, self)
+
+    def around_request(self, patches: PatchSet, make: Layer, make_sync: Layer) -> None:
+        """Put a layer around each of the core's walks; what the request lane answers takes none."""
+        patches.replace(self.core, "_run", make)
+        patches.replace(self.core, "_run_sync", make_sync)
+
+    def around_attempt(self, patches: PatchSet, make: Layer, make_sync: Layer) -> None:
+        """Put a layer around each attempt of a walk: the core has picked, the call is to be made."""
+        patches.replace(self.driver, "attempt", make)
+        patches.replace(self.driver, "attempt_sync", make_sync)
 
     def rest_store(self, core: Any) -> RestStore | None:
         """As of any band."""

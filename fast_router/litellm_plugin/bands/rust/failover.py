@@ -240,8 +240,6 @@ def install(patches: PatchSet, band: RustBand) -> list[str]:
     for owner, name, make in (
         (band.core, "_answer_cache", partial(_answer_cache, band=band)),
         (band.core, "_answer_cache_sync", partial(_answer_cache_sync, band=band)),
-        (band.driver, "attempt", partial(_attempt, band=band)),
-        (band.driver, "attempt_sync", partial(_attempt_sync, band=band)),
         (band.driver, "take_events", _take_events),
         (PythonHost, "sleep", partial(_sleep, band=band)),
         (PythonHost, "sleep_sync", partial(_sleep_sync, band=band)),
@@ -249,6 +247,7 @@ def install(patches: PatchSet, band: RustBand) -> list[str]:
         (band.core, "_call_sync", _call_sync),
     ):
         patches.replace(owner, name, make)
+    band.around_attempt(patches, partial(_attempt, band=band), partial(_attempt_sync, band=band))
     off = settings.current().disabled_features
     done = ["failover"]
     if "stream_failover" not in off:

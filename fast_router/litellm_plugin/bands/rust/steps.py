@@ -306,7 +306,7 @@ def preferred(band: RustBand, core: Any, step: Mapping[str, Any], request: Any, 
             return None
         name = str(step.get("model"))
         group = binding.group_containing(name, *named, [d.entry for d in left])
-        ask = ask_of(group.strategy, request, (request.get("messages"), request.get("input")), counts=False)
+        ask = ask_of(group, request, (request.get("messages"), request.get("input")), counts=False)
         taken = binding.engine.acquire_from(group, left, ask)
         if taken is None:
             return None

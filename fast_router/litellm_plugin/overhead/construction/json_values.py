@@ -8,10 +8,10 @@ numbers, lists and dicts of those come out as they are.
 from __future__ import annotations
 
 import math
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fast_router.litellm_plugin.bands.contract import Seam
+from fast_router.litellm_plugin.bands.rust import registry as registries
 from fast_router.litellm_plugin.overhead.feature import Feature
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ _SAMPLES: tuple[Any, ...] = (
 
 def _install(patches: PatchSet, parts: Parts) -> bool:
     """Replace both, if on a few values they do what is expected of them."""
-    registry, core = import_module("litellm.router_rust.surface.registry"), parts.module
+    registry, core = registries.module(), parts.module
     round_trips, plain = vars(registry).get("_round_trips"), vars(core).get("_plain")
     if round_trips is None or plain is None:
         return False

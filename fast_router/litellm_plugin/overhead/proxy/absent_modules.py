@@ -76,10 +76,9 @@ def _destinations(patches: PatchSet, module: ModuleType) -> list[str]:
 
 def _database_errors(patches: PatchSet, module: ModuleType) -> list[str]:
     """Whether an error is the database's: LiteLLM raises the import's error where Prisma is not installed."""
-    name = (
-        "is_exception_related_to_db" if hasattr(module, "is_exception_related_to_db") else "_is_exception_related_to_db"
-    )
-    if not is_known("is_exception_related_to_db", vars(module).get(name)):
+    known = "is_exception_related_to_db"
+    name = known if known in vars(module) else f"_{known}"
+    if not is_known(known, vars(module).get(name)):
         return []
     wanted = _Package("prisma.errors")
 

@@ -8,10 +8,10 @@ asks.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fast_router.litellm_plugin.bands.contract import Seam
+from fast_router.litellm_plugin.bands.rust import registry as registries
 from fast_router.litellm_plugin.overhead.feature import Feature
 
 if TYPE_CHECKING:
@@ -27,13 +27,12 @@ _MOST = 256  # names that are remembered per state
 
 
 def _install(patches: PatchSet, _parts: Parts) -> bool:
-    registry = import_module("litellm.router_rust.surface.registry").HostRegistry
-    patches.replace(registry, "_core_get_model_list", _make)
+    patches.replace(registries.module().HostRegistry, registries.LISTING, _make)
     return True
 
 
 def _make(original: Callable[..., Any]) -> Callable[..., Any]:
-    def _core_get_model_list(self: Any, model_name: Any = None, team_id: Any = None) -> Any:
+    def get_model_list(self: Any, model_name: Any = None, team_id: Any = None) -> Any:
         lists = None
         try:
             if type(model_name) is str and (team_id is None or type(team_id) is str):
@@ -44,32 +43,23 @@ def _make(original: Callable[..., Any]) -> Callable[..., Any]:
         except Exception:  # noqa: BLE001  # LiteLLM's own method answers, or raises its own error
             lists = None
         answer = original(self, model_name, team_id)
-        if lists is not None and answer and len(lists) < _MOST and _live(self, model_name, answer):
+        if lists is not None and answer and len(lists) < _MOST and registries.owns(self, model_name, answer):
             lists[model_name, team_id] = answer.copy()
         return answer
 
-    return _core_get_model_list
+    return get_model_list
 
 
 def _lists(registry: Any, name: str) -> dict[tuple[str, str | None], list[Any]] | None:
     """What is remembered for the registry as it is now; None while more than the registry decides."""
-    if registry._core_routing_groups or name in (registry._core_model_group_alias or ()):
+    if registries.is_grouped(registry, name):
         return None
-    handle = registry._live_handle()
-    now = (handle, handle.registry_version(), handle.registry_rewritten())
+    now = registries.state(registry)
     known = vars(registry).get(_KEY)
     if known is None or known[0] != now:
         known = vars(registry)[_KEY] = (now, {})
     lists: dict[tuple[str, str | None], list[Any]] = known[1]
     return lists
-
-
-def _live(registry: Any, name: str, entries: list[Any]) -> bool:
-    """Whether these are the registry's own entries under their own name: no pattern, no copy."""
-    if name not in registry._core_model_names:
-        return False
-    own = {id(entry) for entry in registry._core_model_list}
-    return all(id(entry) in own for entry in entries)
 
 
 FEATURE = Feature(

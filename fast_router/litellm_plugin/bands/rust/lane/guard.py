@@ -18,7 +18,7 @@ from fast_router.litellm_plugin.picks import strategies_by_name
 from fast_router.litellm_plugin.picks.given import known as given_now
 from fast_router.litellm_plugin.picks.replaced_selectors import replaces
 from fast_router.litellm_plugin.rests import mirror
-from fast_router.litellm_plugin.strategy_names import STRATEGIES, options_of
+from fast_router.litellm_plugin.strategy_names import SELECTORS, STRATEGIES, options_of
 from fast_router.litellm_plugin.tally import LOGGER
 
 if TYPE_CHECKING:
@@ -31,13 +31,6 @@ __all__ = ["KEY", "CoreLane", "Open", "compile_group"]
 
 KEY = "_fast_router_lane"
 """Where a core keeps its lane."""
-
-_HANDLERS = {
-    "least-busy": "LeastBusyLoggingHandler",
-    "latency-based-routing": "LowestLatencyLoggingHandler",
-    "cost-based-routing": "LowestCostLoggingHandler",
-    "usage-based-routing-v2": "LowestTPMLoggingHandler_v2",
-}
 
 
 class CoreLane:
@@ -188,9 +181,9 @@ def _open(parts: Parts, band: RustBand, core: Any, endpoint: Endpoint, model: st
         raise Unknown("deployments that LiteLLM leaves out")
     found.name = str(found.step["model"])
     strategy, options = _strategy(binding, core, entries, group)
-    if strategy == "cache_aware":
-        raise Unknown("a strategy that reads prompts")
     found.group = binding.group(group, strategy, options, entries)
+    if found.group.reads_prompts:
+        raise Unknown("a strategy that reads prompts")
     limits = any(tier.respects_limits for tier in found.group.tiers.values())
     found.counts = limits and any(member.tpm is not None for member in found.group.members)
     found.asks = found.counts or strategy == "latency_based" or strategy.endswith("_affinity")
@@ -222,7 +215,7 @@ def _strategy(
     if name == "simple-shuffle":
         return STRATEGIES[name], {}
     selector = core._selectors.default
-    if type(selector).__name__ != _HANDLERS[name] or not type(selector).__module__.startswith("litellm."):
+    if type(selector).__name__ != SELECTORS[name][1] or not type(selector).__module__.startswith("litellm."):
         raise Unknown("a strategy object of somebody else")
     options = options_of(selector)
     if options is None:

@@ -241,7 +241,7 @@ class Lane:
         if not found.asks or found.group is None:
             return None
         prompt = (request.get("messages"), request.get("input") or request.get("prompt"))
-        return ask_of(found.group.strategy, request, prompt, counts=found.counts)
+        return ask_of(found.group, request, prompt, counts=found.counts)
 
     def _shape(
         self, core: Any, endpoint: Endpoint, found: Open, attempt: Attempt, id_: str, request: dict[str, Any]

@@ -1,0 +1,52 @@
+"""Where LiteLLM's proxy has its YAML, so that a `fast_router:` section in it counts however the proxy was started.
+
+The proxy tells its workers by the environment: `CONFIG_FILE_PATH`, else `WORKER_CONFIG`, a path or JSON with the
+options of its command line (LiteLLM's `proxy_server.proxy_startup_event` reads them in this order).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, MutableMapping, Sequence
+
+from fast_router import settings
+
+__all__ = ["adopt", "named_by_command", "named_by_environment"]
+
+
+def adopt(environ: MutableMapping[str, str], command: Sequence[str] = ()) -> None:
+    """Let `FAST_ROUTER_CONFIG` name the proxy's YAML, if that has a section of ours and no other file is named.
+
+    Args:
+        environ: The environment to read and to change.
+        command: The proxy's command and arguments, where the environment does not tell.
+    """
+    name = settings.PREFIX + "CONFIG"
+    if environ.get(name, "").strip():
+        return
+    path = named_by_command(command) or named_by_environment(environ)
+    if path and settings.has_section(path):
+        environ[name] = os.path.abspath(path)  # noqa: PTH100 - pathlib costs an import
+
+
+def named_by_command(command: Sequence[str]) -> str | None:
+    """The file after `--config` or `-c`."""
+    for index, word in enumerate(command):
+        flag, _, value = word.partition("=")
+        if flag in ("--config", "-c"):
+            return value or (command[index + 1] if index + 1 < len(command) else None)
+    return None
+
+
+def named_by_environment(environ: Mapping[str, str]) -> str | None:
+    """The file that the proxy's worker is going to read, as LiteLLM tells it."""
+    if path := environ.get("CONFIG_FILE_PATH"):
+        return path
+    told = environ.get("WORKER_CONFIG", "")
+    try:
+        options = json.loads(told)
+    except ValueError:
+        return told or None
+    path = options.get("config") if isinstance(options, dict) else None
+    return path if isinstance(path, str) else None
