@@ -200,12 +200,13 @@ def test_the_page_names_the_layers_in_their_order():
 
 
 def test_every_seam_is_patched_in_one_place():
-    """Whatever stands around a request or an attempt is a layer: nothing else replaces those methods of LiteLLM."""
+    """Whatever stands around a request or an attempt is a layer: nothing but a band replaces those methods."""
     seams = [seam.value for seam in stack.Around if seam.value is not None]
     patching = [
         name
         for name, path in MODULES.items()
-        if any(re.search(rf"replace\([^)]*\"{method}\"", path.read_text()) for method in seams)
+        if ".bands." not in name
+        and any(re.search(rf"replace\([^)]*\"{method}\"", path.read_text()) for method in seams)
     ]
     assert patching == []
 
