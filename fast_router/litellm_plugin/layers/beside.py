@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fast_router.engine.failover.failures import FailureKind
 from fast_router.litellm_plugin import request as running
+from fast_router.litellm_plugin.layers.stack import function_of
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
 
     from fast_router.engine import Deployment, Lease
-    from fast_router.litellm_plugin.layers.stack import Call
+    from fast_router.litellm_plugin.layers.stack import Arguments, Call, Request
     from fast_router.litellm_plugin.request import Attempt, RequestLedger
 
 __all__ = ["Attempts", "Beside", "Pair", "beside", "paired", "take_metadata"]
@@ -250,53 +251,48 @@ class Attempts:
     Args:
         call: Makes one.
         core: The Router's core.
-        function: What LiteLLM has the attempt call.
         args: Positional arguments of the attempt.
         request: Its keyword arguments.
     """
 
-    __slots__ = ("_args", "_call", "_core", "_function", "_seconds", "request")
+    __slots__ = ("_args", "_call", "_core", "_seconds", "request")
 
-    def __init__(self, call: Call, core: Any, function: Any, args: tuple[Any, ...], request: Mapping[str, Any]) -> None:
+    def __init__(self, call: Call, core: Any, args: Arguments, request: Request) -> None:
         self._call = call
         self._core = core
-        self._function = function
         self._args = args
-        self._seconds: Mapping[str, Any] = {}
+        self._seconds: Request = {}
         self.request = request
 
     @property
     def endpoint(self) -> str:
         """As of any pair."""
-        function = self.request.get("original_generic_function") or self._function
+        function = self.request.get("original_generic_function") or function_of(self._args, self.request)
         return str(getattr(function, "__name__", ""))
 
     async def second(self) -> Any:
         """As of any pair."""
         self._seconds = beside(self.request)
-        return await self._call(self._core, self._function, *self._args, **self._seconds)
+        return await self._call(self._core, self._args, self._seconds)
 
     def second_won(self) -> None:
         """As of any pair."""
         take_metadata(self.request, self._seconds)
 
 
-def paired(
-    ledger: RequestLedger, call: Call, core: Any, function: Any, args: tuple[Any, ...], request: Mapping[str, Any]
-) -> Beside | None:
+def paired(ledger: RequestLedger, call: Call, core: Any, args: Arguments, request: Request) -> Beside | None:
     """Let a second attempt be started beside the one that begins now; None where nobody may.
 
     Args:
         ledger: The request's.
         call: Makes the second one, as the first is made.
         core: The Router's core.
-        function: What LiteLLM has the attempt call.
         args: Positional arguments of the attempt.
         request: Its keyword arguments.
     """
     if ledger.failover is None or ledger.hedge:
         return None
-    return Beside(Attempts(call, core, function, args, request), ledger, str(request.get("model")))
+    return Beside(Attempts(call, core, args, request), ledger, str(request.get("model")))
 
 
 def beside(request: Mapping[str, Any]) -> dict[str, Any]:

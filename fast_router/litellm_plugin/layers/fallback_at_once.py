@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from fast_router.engine import Deployment
     from fast_router.litellm_plugin.bands.methods import Band
+    from fast_router.litellm_plugin.layers.stack import Arguments, Request
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.litellm_plugin.picks.binding import Binding
     from fast_router.litellm_plugin.request import RequestLedger
@@ -150,18 +151,18 @@ def _wanted(_binding: Binding, _core: Any) -> bool:
 
 
 def _around_request(inner: Call, _binding: Binding) -> Call:
-    async def async_function_with_fallbacks(core: Any, *args: Any, **kwargs: Any) -> Any:
+    async def async_function_with_fallbacks(core: Any, args: Arguments, kwargs: Request) -> Any:
         ledger = running.ledger.get()
         if ledger is None or ledger.hop:
-            return await inner(core, *args, **kwargs)
+            return await inner(core, args, kwargs)
         try:
-            return await inner(core, *args, **kwargs)
+            return await inner(core, args, kwargs)
         except Exception:
             again = as_ever(ledger, kwargs)
             if again is None:
                 raise
         # Outside of the handler: what follows does not come of that error.
-        return await inner(core, *args, **again)
+        return await inner(core, args, again)
 
     return async_function_with_fallbacks
 
@@ -169,11 +170,11 @@ def _around_request(inner: Call, _binding: Binding) -> Call:
 def _around_retries(inner: Call, binding: Binding) -> Call:
     band = binding.band  # not the binding itself, which would hold itself by this layer
 
-    def async_function_with_retries(core: Any, *args: Any, **kwargs: Any) -> Awaitable[Any]:
+    def async_function_with_retries(core: Any, args: Arguments, kwargs: Request) -> Awaitable[Any]:
         ledger = running.ledger.get()
         if ledger is not None and passes_by(core, band, ledger, kwargs.get("model")):
             raise _refusal(core, band, kwargs["model"])
-        return inner(core, *args, **kwargs)
+        return inner(core, args, kwargs)
 
     return async_function_with_retries
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from fast_router.litellm_plugin.bands.methods import Band
+    from fast_router.litellm_plugin.layers.stack import Arguments, Request
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.litellm_plugin.picks.binding import Binding
     from fast_router.litellm_plugin.request import Reading
@@ -84,17 +85,17 @@ def _around(inner: Call, binding: Binding) -> Call:
     band = binding.band  # not the binding itself, which would hold itself by this layer
     rescues = rescue.wanted()
 
-    async def first_chunk(core: Any, original_function: Any, *args: Any, **kwargs: Any) -> Any:
+    async def first_chunk(core: Any, args: Arguments, kwargs: Request) -> Any:
         ledger = request.ledger.get()
         if ledger is None:
-            return await inner(core, original_function, *args, **kwargs)
+            return await inner(core, args, kwargs)
         pair = None
         if rescues and ledger.beside is None:
-            pair = ledger.beside = paired(ledger, first_chunk, core, original_function, args, kwargs)
+            pair = ledger.beside = paired(ledger, first_chunk, core, args, kwargs)
         options = settings.current()
         handed = False
         try:
-            response = await inner(core, original_function, *args, **kwargs)
+            response = await inner(core, args, kwargs)
             handed = True
             response = await begun(response, eager=options.stream_failover, idle=options.stream_idle_timeout)
         except BaseException as error:
@@ -108,9 +109,8 @@ def _around(inner: Call, binding: Binding) -> Call:
         return response
 
     # Whatever does not stream passes without a frame of ours.
-    def make_call(core: Any, original_function: Any, *args: Any, **kwargs: Any) -> Awaitable[Any]:
-        call = first_chunk if kwargs.get("stream") else inner
-        return call(core, original_function, *args, **kwargs)
+    def make_call(core: Any, args: Arguments, kwargs: Request) -> Awaitable[Any]:
+        return (first_chunk if kwargs.get("stream") else inner)(core, args, kwargs)
 
     return make_call
 

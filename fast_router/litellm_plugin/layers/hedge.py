@@ -7,7 +7,6 @@ calls block the event loop that would have to watch them, so there is no second 
 from __future__ import annotations
 
 import asyncio
-import inspect
 from typing import TYPE_CHECKING, Any
 
 from fast_router import settings
@@ -16,12 +15,13 @@ from fast_router.litellm_plugin import request
 from fast_router.litellm_plugin.answers import is_cache_hit
 from fast_router.litellm_plugin.layers import rescue
 from fast_router.litellm_plugin.layers.beside import Beside, paired
-from fast_router.litellm_plugin.layers.stack import Around, Call, Installed, plug
+from fast_router.litellm_plugin.layers.stack import Around, Call, Installed, is_asynchronous, plug
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from fast_router.litellm_plugin.bands.methods import Band
+    from fast_router.litellm_plugin.layers.stack import Arguments, Request
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.litellm_plugin.picks.binding import Binding
     from fast_router.litellm_plugin.request import Failover
@@ -45,16 +45,12 @@ def _wanted(_binding: Binding, _core: Any) -> bool:
 
 def _around(inner: Call, _binding: Binding) -> Call:
     # Whatever is not hedged passes without a frame of ours.
-    def make_call(core: Any, original_function: Any, *args: Any, **kwargs: Any) -> Awaitable[Any]:
+    def make_call(core: Any, args: Arguments, kwargs: Request) -> Awaitable[Any]:
         ledger = request.ledger.get()
-        if (
-            ledger is None
-            or ledger.attempts
-            or not inspect.iscoroutinefunction(getattr(original_function, "__func__", original_function))
-        ):
-            return inner(core, original_function, *args, **kwargs)
-        pair = paired(ledger, inner, core, original_function, args, kwargs)
-        first = inner(core, original_function, *args, **kwargs)
+        if ledger is None or ledger.attempts or not is_asynchronous(args, kwargs):
+            return inner(core, args, kwargs)
+        pair = paired(ledger, inner, core, args, kwargs)
+        first = inner(core, args, kwargs)
         if pair is None:
             return first
         ledger.beside = pair

@@ -24,6 +24,7 @@ from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.methods import Band
+    from fast_router.litellm_plugin.layers.stack import Arguments, Request
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.litellm_plugin.picks.binding import Binding
 
@@ -35,7 +36,7 @@ def _around(inner: Call, binding: Binding) -> Call:
     attempt_of, enter, request_of = current.get, current.set, request.ledger.get
     rescues = rescue.wanted()
 
-    async def make_call(core: Any, original_function: Any, *args: Any, **kwargs: Any) -> Any:
+    async def make_call(core: Any, args: Arguments, kwargs: Request) -> Any:
         ledger = request_of()
         model = kwargs.get("model")
         pair = outer_pair = None
@@ -47,7 +48,7 @@ def _around(inner: Call, binding: Binding) -> Call:
                 tally.event("retry", model)
             ledger.model = model
             if rescues and outer_pair is None:
-                pair = paired(ledger, make_call, core, original_function, args, kwargs)
+                pair = paired(ledger, make_call, core, args, kwargs)
         attempt = Attempt(model, ledger)
         if pair is not None:
             pair.take(attempt)
@@ -56,7 +57,7 @@ def _around(inner: Call, binding: Binding) -> Call:
         outer = attempt_of()
         enter(attempt)
         try:
-            response = await inner(core, original_function, *args, **kwargs)
+            response = await inner(core, args, kwargs)
         except BaseException as error:
             failed(attempt, error)
             if ledger is not None and isinstance(error, Exception):
@@ -109,14 +110,14 @@ def failed(attempt: Attempt, error: BaseException) -> None:
 
 def _recovering(mid_stream: type[BaseException]) -> Any:
     def around(inner: Call, _binding: Binding) -> Call:
-        async def recovered(core: Any, *args: Any, **kwargs: Any) -> Any:
+        async def recovered(core: Any, args: Arguments, kwargs: Request) -> Any:
             watch = reading.get()
             if watch is not None:
                 error = kwargs.get("e", args[0] if args else None)
                 if isinstance(error, mid_stream):
                     # The stream goes on at another deployment: the one that broke has no call in flight any more.
                     watch.broken(getattr(error, "original_exception", None) or error)
-            return await inner(core, *args, **kwargs)
+            return await inner(core, args, kwargs)
 
         return recovered
 

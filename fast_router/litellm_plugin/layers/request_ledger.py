@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from fast_router.litellm_plugin.bands.methods import Band
+    from fast_router.litellm_plugin.layers.stack import Arguments, Request
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.litellm_plugin.picks.binding import Binding
 
@@ -91,19 +92,19 @@ def _around(inner: Call, binding: Binding) -> Call:
     band = binding.band  # not the binding itself, which would hold itself by this layer
     request_of, enter = running.ledger.get, running.ledger.set
 
-    async def async_function_with_fallbacks(core: Any, *args: Any, **kwargs: Any) -> Any:
+    async def async_function_with_fallbacks(core: Any, args: Arguments, kwargs: Request) -> Any:
         on_a_loop = kwargs.pop(ON_A_LOOP, None)
         outer = request_of()
         if outer is not None:
             # A fallback shares the ledger of its request.
             outer.hop = True
             appeal(outer, kwargs.get("model"))
-            return await inner(core, *args, **kwargs)
+            return await inner(core, args, kwargs)
         ledger = new_ledger(core, band, kwargs, may_wait=not on_a_loop)
         enter(ledger)
         appeal(ledger, kwargs.get("model"))
         try:
-            return await inner(core, *args, **kwargs)
+            return await inner(core, args, kwargs)
         finally:
             enter(None)
             ledger.over()
@@ -115,14 +116,14 @@ def _around_recovery(inner: Call, binding: Binding) -> Call:
     """Let the fallback of a stream that broke know who broke it."""
     band = binding.band
 
-    async def async_function_with_fallbacks_common_utils(core: Any, *args: Any, **kwargs: Any) -> Any:
+    async def async_function_with_fallbacks_common_utils(core: Any, args: Arguments, kwargs: Request) -> Any:
         error = kwargs.get("e", args[0] if args else None)
         if isinstance(error, Exception) and _before_its_first_token(error, kwargs.get("kwargs")):
             # Nobody has seen a token of it: LiteLLM's retries come before its fallbacks.
             raise getattr(error, "original_exception", None) or error
         watch = running.reading.get()
         if watch is None or running.ledger.get() is not None:
-            return await inner(core, *args, **kwargs)
+            return await inner(core, args, kwargs)
         request = kwargs.get("kwargs")
         ledger = new_ledger(core, band, request if isinstance(request, dict) else {})
         running.ledger.set(ledger)
@@ -133,7 +134,7 @@ def _around_recovery(inner: Call, binding: Binding) -> Call:
                     ledger.failed(*attempt)
             elif watch.attempt.lease is not None:
                 enter(ledger, watch.attempt, error)
-            return await inner(core, *args, **kwargs)
+            return await inner(core, args, kwargs)
         finally:
             running.ledger.set(None)
             ledger.over()

@@ -28,11 +28,20 @@ from fast_router.litellm_plugin.tally import tally
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.methods import Band
 
-__all__ = ["LAYERS", "Around", "Call", "CallSync", "Installed", "Pick", "PickSync", "Place", "plug"]
+__all__ = [
+    "LAYERS", "Arguments", "Around", "Call", "CallSync", "Installed", "Pick", "PickSync", "Place", "Request",
+    "function_of", "is_asynchronous", "plug",
+]  # fmt: skip
 
-Call = Callable[..., Awaitable[Any]]
-"""`await call(core, *args, **kwargs)`: the method behind a seam, called as LiteLLM has called it."""
-CallSync = Callable[..., Any]
+Arguments = tuple[Any, ...]
+Request = dict[str, Any]
+
+Call = Callable[[Any, Arguments, Request], Awaitable[Any]]
+"""`await call(core, args, kwargs)`: the method behind a seam, with the arguments that LiteLLM has called it with.
+
+They are handed on as they are: to take a request's keyword arguments apart and put them together again costs more than
+anything else that a layer does."""
+CallSync = Callable[[Any, Arguments, Request], Any]
 """The same for its synchronous twin."""
 Pick = Callable[..., Awaitable[Any]]
 """`await pick(lane, core, model, request_kwargs, messages, input, specific_deployment)`: the picked deployment's dict.
@@ -172,6 +181,17 @@ def _end() -> None:
         _stop.pop()()
 
 
+def function_of(args: Arguments, kwargs: Request) -> Any:
+    """Give what LiteLLM has an attempt call."""
+    return args[0] if args else kwargs.get("original_function")
+
+
+def is_asynchronous(args: Arguments, kwargs: Request) -> bool:
+    """Tell whether an attempt runs on its caller's event loop, not on one that LiteLLM made for a synchronous call."""
+    function = function_of(args, kwargs)
+    return inspect.iscoroutinefunction(getattr(function, "__func__", function))
+
+
 # -- seams -------------------------------------------------------------------------------------------------
 
 
@@ -179,15 +199,18 @@ def _patch(patches: PatchSet, band: Band, seam: Around) -> None:
     """Replace the method behind a seam, once for all layers around it."""
     name: str = seam.value
 
-    def make(original: Call) -> Call:
-        _patched[seam] = original
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        def innermost(core: Any, args: Arguments, kwargs: Request) -> Any:
+            return original(core, *args, **kwargs)
+
+        _patched[seam] = innermost
 
         # No coroutine of its own: what it returns is what LiteLLM awaits.
         def call(self: Any, *args: Any, **kwargs: Any) -> Any:
             binding = self.__dict__.get(KEY)
             if binding is None or binding.stacked != binding.version:
-                return _composed(self, band, name, original)(self, *args, **kwargs)
-            return binding.calls.get(name, original)(self, *args, **kwargs)
+                return _composed(self, band, name, innermost)(self, args, kwargs)
+            return binding.calls.get(name, innermost)(self, args, kwargs)
 
         call.__name__ = call.__qualname__ = getattr(original, "__name__", name)
         if inspect.iscoroutinefunction(original):
@@ -209,15 +232,15 @@ def _mark_as_coroutine_function(function: Any) -> None:
         function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
 
 
-def _composed(core: Any, band: Band, name: str, original: Call) -> Call:
+def _composed(core: Any, band: Band, name: str, innermost: Call) -> Call:
     """What a Router wants around a seam now; never raises."""
     try:
         binding = bind(core, band)
         binding.heed_changes(core)
-        return binding.calls.get(name, original)
+        return binding.calls.get(name, innermost)
     except Exception as error:  # noqa: BLE001 - LiteLLM does it alone
         tally.failed(error, f"the layers around {name}")
-        return original
+        return innermost
 
 
 # -- composing ---------------------------------------------------------------------------------------------
@@ -230,7 +253,7 @@ def _innermost(lane: Any, core: Any, *arguments: Any) -> Any:
 def _compose(binding: Binding, core: Any) -> None:
     """Stack the layers that this Router wants."""
     version = binding.version
-    calls: dict[str, Call] = {seam.value: original for seam, original in _patched.items()}
+    calls: dict[str, Call] = {seam.value: innermost for seam, innermost in _patched.items()}
     around: Pick | None = None
     around_sync: PickSync | None = None
     each = False

@@ -7,14 +7,13 @@ notices that a rest is over when somebody asks it, so a waiter asks again when t
 from __future__ import annotations
 
 import asyncio
-import inspect
 from typing import TYPE_CHECKING, Any
 
 from fast_router import settings
 from fast_router.engine.failover.waiting import QueueFullError, Ticket, TicketState, WaitQueue
 from fast_router.litellm_plugin import request as running
 from fast_router.litellm_plugin.layers.outage import Outage, outlast
-from fast_router.litellm_plugin.layers.stack import Around, Call, CallSync, Installed, Pick, plug
+from fast_router.litellm_plugin.layers.stack import Around, Call, CallSync, Installed, Pick, is_asynchronous, plug
 from fast_router.litellm_plugin.picks.binding import Binding, existing
 from fast_router.litellm_plugin.tally import tally
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from fast_router.engine import Deployment, Lease, ModelGroup
     from fast_router.litellm_plugin.bands.methods import Band
+    from fast_router.litellm_plugin.layers.stack import Arguments, Request
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.litellm_plugin.request import RequestLedger
 
@@ -75,14 +75,14 @@ def _around(inner: Pick, binding: Binding) -> Pick:  # noqa: ARG001 - what waits
 
 
 def _around_request(inner: Call, _binding: Binding) -> Call:
-    def async_function_with_fallbacks(core: Any, *args: Any, **kwargs: Any) -> Awaitable[Any]:
+    def async_function_with_fallbacks(core: Any, args: Arguments, kwargs: Request) -> Awaitable[Any]:
         ledger = running.ledger.get()
         if ledger is None or ledger.hop or not ledger.may_wait:
-            return inner(core, *args, **kwargs)
+            return inner(core, args, kwargs)
 
         async def call(again: dict[str, Any]) -> Any:
             ledger.raised, ledger.hop = None, False
-            return await inner(core, *args, **again)
+            return await inner(core, args, again)
 
         return outlasting(core, call, kwargs, ledger)
 
@@ -92,7 +92,7 @@ def _around_request(inner: Call, _binding: Binding) -> Call:
 def _around_sync_request(inner: CallSync, _binding: Binding) -> CallSync:
     """Tell a synchronous call that blocks somebody's event loop from one that only blocks its own thread."""
 
-    def function_with_fallbacks(core: Any, *args: Any, **kwargs: Any) -> Any:
+    def function_with_fallbacks(core: Any, args: Arguments, kwargs: Request) -> Any:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
@@ -100,7 +100,7 @@ def _around_sync_request(inner: CallSync, _binding: Binding) -> CallSync:
         else:
             # LiteLLM runs it on a loop in a thread of its own, from where this one cannot be seen.
             kwargs[ON_A_LOOP] = True
-        return inner(core, *args, **kwargs)
+        return inner(core, args, kwargs)
 
     return function_with_fallbacks
 
@@ -149,24 +149,23 @@ def _outage(core: Any, request: Mapping[str, Any]) -> tuple[ModelGroup, Outage] 
 def _around_attempt(inner: Call, _binding: Binding) -> Call:
     """Let synchronous calls wait before their pick: LiteLLM runs each on an event loop of its own."""
 
-    async def in_turn(core: Any, original_function: Any, *args: Any, **kwargs: Any) -> Any:
+    async def in_turn(core: Any, args: Arguments, kwargs: Request) -> Any:
         from litellm.types.router import RouterRateLimitError  # noqa: PLC0415
 
         seconds = settings.current().max_wait
         while True:
             left = await _room(core, kwargs, seconds)
             try:
-                return await inner(core, original_function, *args, **kwargs)
+                return await inner(core, args, kwargs)
             except RouterRateLimitError:
                 # Another thread was quicker: its turn is over, not its time.
                 if left <= 0:
                     raise
 
-    def make_call(core: Any, original_function: Any, *args: Any, **kwargs: Any) -> Awaitable[Any]:
+    def make_call(core: Any, args: Arguments, kwargs: Request) -> Awaitable[Any]:
         ledger = running.ledger.get()
         patient = ledger is not None and ledger.may_wait
-        synchronous = not inspect.iscoroutinefunction(getattr(original_function, "__func__", original_function))
-        return (in_turn if patient and synchronous else inner)(core, original_function, *args, **kwargs)
+        return (in_turn if patient and not is_asynchronous(args, kwargs) else inner)(core, args, kwargs)
 
     return make_call
 
