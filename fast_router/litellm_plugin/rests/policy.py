@@ -24,6 +24,7 @@ from fast_router.engine.failover.silence import OpenCall, SilenceOptions
 from fast_router.litellm_plugin.picks.binding import bind
 from fast_router.litellm_plugin.picks.given import given_to
 from fast_router.litellm_plugin.picks.given import known as given_now
+from fast_router.litellm_plugin.picks.reasons import may_leave_one
 from fast_router.litellm_plugin.rests.health_probes import HealthMonitor
 from fast_router.litellm_plugin.tally import tally
 
@@ -104,6 +105,7 @@ class LiteLLMFailover:
             silence=SilenceOptions(options.breaker_silence) if options.breaker_silence else None,
             calls=_open_calls,
             decides=self._decides,
+            filtered=self._filtered,
             retry_after=self._retry_after,
             why=self._why,
             on_silent=self._silent,
@@ -196,6 +198,10 @@ class LiteLLMFailover:
         # Where the user counts fails, LiteLLM counts them; it leaves out connection errors alone.
         return kind is FailureKind.CONNECTION if counted else True
 
+    def _filtered(self, deployment: Deployment) -> bool:
+        core = self._core()
+        return core is not None and may_leave_one(self._band, core, [m.entry for m in self.members(deployment)])
+
     @staticmethod
     def _retry_after(deployment: Deployment, error: BaseException) -> float | None:
         # A deployment's own cooldown_time goes before any header, as in LiteLLM.
@@ -261,7 +267,8 @@ class LiteLLMFailover:
 def _open_calls(deployment: Deployment) -> Iterator[OpenCall]:
     for attempt in tuple(deployment.attempts):
         lease, ledger = attempt.lease, attempt.ledger
-        if lease is not None and not attempt.foreign:
+        # A request that could go nowhere else is not like those that others of the group have answered.
+        if lease is not None and not attempt.foreign and not getattr(lease, "bound", False):
             voice = attempt if ledger is None else ledger.case.voice
             yield OpenCall(lease.started, lease.seconds_to_first_token is not None, voice)
 
