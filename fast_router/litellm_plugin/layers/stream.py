@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from fast_router.litellm_plugin.answers import cached_of, usage_of
-from fast_router.litellm_plugin.layers.stream_classes import END, exchange_class, step, step_sync
+from fast_router.litellm_plugin.layers.stream_classes import END, catch_up, exchange_class, step, step_sync
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def follow(response: Any, attempt: Attempt) -> Any:
         response = generator(AsyncSource(response, watch))
     elif inspect.isgenerator(response):
         response = generator_sync(SyncSource(response, watch))
-    elif source_of(response, watch) is None and not exchange_class(response, watch, []):
+    elif source_of(response, watch) is None and not exchange_class(response, watch):
         # Nothing of it can be watched; it counts until it is dropped. That it is there is a sign of life.
         watch.call_id = None
         if attempt.lease is not None:
@@ -195,6 +195,9 @@ def source_of(response: Any, watch: Watch | None = None) -> AsyncSource | SyncSo
         if source is None:
             continue
         if isinstance(source, (AsyncSource, SyncSource)):
+            if watch is not None and source.watch is None:
+                source.watch = watch
+                catch_up(watch, source.first)
             return source
         ours: AsyncSource | SyncSource = cls(source, watch)
         setattr(response, name, ours)

@@ -12,7 +12,7 @@ from typing import Any
 
 from fast_router.litellm_plugin.request import Reading, reading
 
-__all__ = ["END", "exchange_class", "step", "step_sync", "watch_of"]
+__all__ = ["END", "catch_up", "exchange_class", "step", "step_sync", "watch_of"]
 
 END = object()
 """In the place of a chunk: the stream has ended there."""
@@ -68,18 +68,37 @@ def watch_of(response: Any) -> Reading | None:
     return found
 
 
-def exchange_class(response: Any, watch: Reading | None, first: list[Any]) -> bool:
-    """Have `watch` hear of what is read, after `first` was given: chunks that were read ahead, the first one last.
+def catch_up(watch: Reading, first: list[Any]) -> None:
+    """Tell `watch` of what was read ahead before it was there."""
+    for chunk in reversed(first):
+        if chunk is END:
+            watch.finished()
+        else:
+            watch.item(chunk)
+
+
+def exchange_class(response: Any, watch: Reading | None, first: list[Any] | None = None) -> bool:
+    """Have `watch` hear of what is read, after `first` was given.
+
+    Args:
+        response: The stream; its class may have been exchanged before, with or without a watch.
+        watch: Who hears of it; one that is there stays.
+        first: Chunks that were read ahead, the first one last; None for those that are there.
 
     Returns:
         False if the class of this stream cannot be exchanged.
     """
     kind = type(response)
     try:
-        setattr(response, _FIRST, first)
-        if _WATCH not in response.__dict__:
+        exchanged = _WATCH in response.__dict__
+        if first is not None or not exchanged:
+            setattr(response, _FIRST, first or [])
+        if not exchanged:
             setattr(response, _WATCH, watch)
             response.__class__ = _class_of(kind)
+        elif watch is not None and watch_of(response) is None:
+            setattr(response, _WATCH, watch)
+            catch_up(watch, getattr(response, _FIRST))
     except (AttributeError, TypeError):
         return False
     return True
