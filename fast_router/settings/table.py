@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, Literal, TypeAlias
 
+    Rollout: TypeAlias = float | Literal["observe"]
     LogLevel: TypeAlias = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 __all__ = ["PREFIX", "Row", "Settings", "markdown", "options", "rows", "shown"]
@@ -92,6 +93,10 @@ class Settings:
     config: str | None = option(None, "YAML file with these options, at top level or under `fast_router:`.")
     strategy: str | None = option(None, "Strategy of the Router behind `litellm.model_list`; else LiteLLM's default.")
     router_settings: dict[str, Any] = option({}, "Further arguments of that Router, by LiteLLM's names.", secret=True)
+    rollout: Rollout = option(100.0, "Share of the requests that fast_router handles; or observe.", unit="percent")
+    rollout_measure: Literal["latency", "first_token", "failures"] = option(
+        "latency", "What the two arms of a rollout are compared by; name it beforehand."
+    )
     disabled_features: tuple[str, ...] = option((), "Features of `fast_router.status()` to leave out (comma list).")
     freeze_heap: bool = option(False, "Leave what a program has made by its first picks out of garbage collections.")
     log_level: LogLevel = option("WARNING", "Level of the `fast_router` logger.")
@@ -317,7 +322,7 @@ class Row:
         self.secret = spec.secret
 
 
-_KINDS = {"LogLevel": "level", "tuple[str, ...]": "list", "dict[str, Any]": "mapping"}
+_KINDS = {"LogLevel": "level", "Rollout": "share or observe", "tuple[str, ...]": "list", "dict[str, Any]": "mapping"}
 
 
 def shown(value: object) -> str:
