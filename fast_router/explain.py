@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from fast_router import operator_holds
+from fast_router.engine.ask import Ask
 from fast_router.engine.deployment import CLOSED, FULL, OPERATOR, PROBING, QOS, RESTING, SPENT
 from fast_router.naming import names_of
 from fast_router.stats import groups_of
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from fast_router.engine import Deployment
     from fast_router.router import AdvancedRouter
 
-__all__ = ["COMPARES", "explain"]
+__all__ = ["COMPARES", "compared", "explain"]
 
 COMPARES: dict[str, tuple[str, ...]] = {
     "simple_shuffle": ("weight", "rpm", "tpm"),
@@ -26,13 +27,33 @@ COMPARES: dict[str, tuple[str, ...]] = {
     "power_of_two": ("in_flight", "outside", "weight"),
     "peak_ewma": ("ewma", "in_flight", "outside", "weight"),
     "session_affinity": ("in_flight", "outside", "weight"),
-    "prefix_affinity": ("in_flight", "outside", "weight"),
+    "cache_aware": ("expected_seconds", "queued_seconds", "uncached_tokens", "tokens_per_second", "weight"),
 }
 """What each of our strategies goes by; one of the user's own is shown everything."""
 _EVERYTHING = (
     *("in_flight", "outside", "weight", "latency", "first_token", "ewma", "price"),
     *("minute_requests", "minute_tokens", "rpm", "tpm"),
 )
+
+
+def compared(
+    deployment: Deployment, strategy: str, now: float, ask: Ask | None, unknown: tuple[str, ...] = _EVERYTHING
+) -> dict[str, Any]:
+    """The numbers that a strategy compares, of one deployment; call it under the engine's lock.
+
+    Args:
+        deployment: Whose.
+        strategy: Its canonical name.
+        now: Engine clock, seconds.
+        ask: What the request asks, None for a prompt of average length with nothing cached.
+        unknown: What to show for a strategy that is not ours.
+    """
+    keys = COMPARES.get(strategy, unknown)
+    found: dict[str, Any] = {}
+    if strategy == "cache_aware":
+        work = deployment.work
+        found = dict.fromkeys(keys) if work is None else work.figures(ask, now)
+    return {key: found[key] if key in found else getattr(deployment, key) for key in keys}
 
 
 def explain(router: AdvancedRouter, model: str, *, exclude: Collection[str] = (), tokens: float = 0) -> dict[str, Any]:
@@ -47,6 +68,7 @@ def explain(router: AdvancedRouter, model: str, *, exclude: Collection[str] = ()
         strategy, members = groups[model]
         names = names_of(members)
         now = router.engine.clock()
+        ask = Ask(tokens=tokens) if tokens else None
         reasons = {d.id: _reasons(router, d, now, exclude, tokens) for d in members}
         orders = [d.order for d in members if d.order is not None and not reasons[d.id]]
         lowest = min(orders, default=None)
@@ -58,8 +80,7 @@ def explain(router: AdvancedRouter, model: str, *, exclude: Collection[str] = ()
                 why.append(f"{mine}, and order {lowest} can serve")
             if not why and strategy == "simple_shuffle" and d.weight == 0 and any(m.weight for m in members):
                 why.append("weight 0")
-            numbers = {key: getattr(d, key) for key in COMPARES.get(strategy, _EVERYTHING)}
-            found = {"full_id": d.id, "eligible": not why, "why": why, "compared": numbers}
+            found = {"full_id": d.id, "eligible": not why, "why": why, "compared": compared(d, strategy, now, ask)}
             rows.append({**names[d.id]._asdict(), **found})
     return {"model": model, "strategy": strategy, "eligible": sum(row["eligible"] for row in rows), "deployments": rows}
 

@@ -70,6 +70,26 @@ def test_each_reason_is_named():
         router.explain("n")
 
 
+def test_what_cache_aware_compares_is_what_it_picks_by():
+    router = AdvancedRouter("cache_aware", model_list=[entry(i) for i in range(3)])
+
+    def compared(**ask):
+        return {row["full_id"]: row["compared"] for row in router.explain("m", **ask)["deployments"]}
+
+    free = compared(tokens=8000)
+    assert {tuple(row.items()) for row in free.values()} == {tuple(free["d0"].items())}
+    assert free["d0"]["queued_seconds"] == 0
+    assert free["d0"]["uncached_tokens"] == 8000
+    assert free["d0"]["expected_seconds"] == pytest.approx(8000 / free["d0"]["tokens_per_second"] + 0.03)
+    taken = {router.acquire("m", tokens=4000).id for _ in range(2)}
+    busy = compared()
+    assert len(taken) == 2
+    (idle,) = set(busy) - taken
+    assert busy[idle]["queued_seconds"] == 0 < min(busy[one]["queued_seconds"] for one in taken)
+    assert min(busy, key=lambda one: busy[one]["expected_seconds"]) == idle == router.acquire("m").id
+    assert len(compared(tokens=1)) == 3
+
+
 MEMBER = st.tuples(st.sampled_from([None, 1, 2]), st.booleans())
 
 

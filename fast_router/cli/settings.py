@@ -24,8 +24,9 @@ def settings_command(markdown: bool) -> None:
         if row.section != section:
             section = row.section
             click.echo(("\n" if row.name != "enabled" else "") + click.style(section, bold=True))
-        unit = f" {row.unit}" if row.unit and _value(current, row) != "–" else ""
-        click.echo(f"  {row.env} = {_value(current, row)}{unit}  ({sources.get(row.name, 'default')})")
+        value = _value(current, row)
+        unit = f" {row.unit}" if row.unit and value[:1].isdigit() else ""
+        click.echo(f"  {row.env} = {value}{unit}  ({sources.get(row.name, 'default')})")
         click.echo(f"      {row.sentence}")
     for sentence in settings.unknown_variables():
         click.echo(f"warning: {sentence}", err=True)
@@ -33,4 +34,6 @@ def settings_command(markdown: bool) -> None:
 
 def _value(current: settings.Settings, row: Any) -> str:
     value = getattr(current, row.name)
-    return "set, not shown" if row.secret and value else settings.shown(value)
+    if value is None or value in ((), {}):
+        return str(row.default)
+    return "set, not shown" if row.secret else settings.shown(value)

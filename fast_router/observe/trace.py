@@ -11,11 +11,12 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from fast_router.explain import COMPARES
+from fast_router.explain import compared
 from fast_router.naming import short_id
 
 if TYPE_CHECKING:
     from fast_router.engine import Deployment, Engine, Lease, ModelGroup
+    from fast_router.engine.ask import Ask
     from fast_router.router import AdvancedRouter
 
 __all__ = ["LONGEST", "Trace", "trace"]
@@ -24,6 +25,7 @@ LONGEST = 3600.0
 """Seconds that a trace may be on at the most."""
 _KEPT = 500
 _CANDIDATES = 20
+_UNKNOWN = ("in_flight", "latency", "weight")  # of a strategy that is not ours
 _METHODS = ("acquire", "acquire_from", "acquire_deployment")
 
 
@@ -41,11 +43,11 @@ class _Tracer:
         acquire, acquire_from, acquire_deployment = (getattr(engine, name) for name in _METHODS)
 
         def traced(group: ModelGroup, ask: Any = None) -> Lease | None:
-            seen = self._seen(group, [m for m in group.members if not m.held])
+            seen = self._seen(group, [m for m in group.members if not m.held], ask)
             return self._note(acquire(group, ask), group.name, seen, len(group.members))
 
         def traced_from(group: ModelGroup, candidates: Any, ask: Any = None) -> Lease | None:
-            seen = self._seen(group, list(candidates))
+            seen = self._seen(group, list(candidates), ask)
             return self._note(acquire_from(group, candidates, ask), group.name, seen, len(group.members))
 
         def traced_deployment(deployment: Deployment, ask: Any = None) -> Lease:
@@ -67,13 +69,14 @@ class _Tracer:
         if self._reread is not None:
             self._reread()
 
-    def _seen(self, group: ModelGroup, candidates: list[Deployment]) -> list[dict[str, Any]]:
-        keys = COMPARES.get(group.strategy, ("in_flight", "latency", "weight"))
+    def _seen(self, group: ModelGroup, candidates: list[Deployment], ask: Ask | None) -> list[dict[str, Any]]:
         ids = list(self.engine.deployments)
-        return [
-            {"id": short_id(each.id, ids), **{key: getattr(each, key) for key in keys}}
-            for each in candidates[:_CANDIDATES]
-        ]
+        with self.engine.lock:
+            now = self.engine.clock()
+            return [
+                {"id": short_id(each.id, ids), **compared(each, group.strategy, now, ask, _UNKNOWN)}
+                for each in candidates[:_CANDIDATES]
+            ]
 
     def _note(
         self, lease: Lease | None, model: str, candidates: list[dict[str, Any]] | None, size: int

@@ -22,7 +22,7 @@ def check_rollout(value: object) -> float | str:
             share = float(value)
         except ValueError:
             share = -1.0
-        if 0.0 <= share <= 100.0:  # noqa: PLR2004 - percent
+        if 0.0 <= share <= 100.0:
             return share
     msg = "expected a share in percent from 0 to 100, or observe"
     raise ValueError(msg)

@@ -33,14 +33,15 @@ PREFIX = "FAST_ROUTER_"
 class _Option:
     """One field of `Settings`: reads as its default where the instance has no value of its own."""
 
-    __slots__ = ("bounds", "default", "name", "secret", "section", "sentence", "unit")
+    __slots__ = ("bounds", "default", "name", "secret", "section", "sentence", "unit", "unset")
 
-    def __init__(self, default: object, sentence: str, section: str, unit: str, secret: bool) -> None:
+    def __init__(self, default: object, sentence: str, section: str, unit: str, unset: str, secret: bool) -> None:
         self.name = ""
         self.default = default
         self.sentence = sentence
         self.section = section
         self.unit = unit
+        self.unset = unset
         self.secret = secret
         self.bounds: dict[str, Any] = {}
 
@@ -57,6 +58,7 @@ def option(
     *,
     section: str = "General",
     unit: str = "",
+    unset: str = "",
     ge: float | None = None,
     gt: float | None = None,
     le: float | None = None,
@@ -69,12 +71,13 @@ def option(
         sentence: What it does, for the documentation.
         section: Heading of the documentation it belongs under.
         unit: Unit of a number ("seconds", "requests/second", "share").
+        unset: What counts where the default is None, for the documentation.
         ge: Smallest value allowed.
         gt: Value that must be exceeded.
         le: Largest value allowed.
         secret: True if it can hold a password: it is never shown then.
     """
-    made = _Option(default, sentence, section, unit, secret)
+    made = _Option(default, sentence, section, unit, unset, secret)
     made.bounds = {name: bound for name, bound in (("ge", ge), ("gt", gt), ("le", le)) if bound is not None}
     return made
 
@@ -90,21 +93,35 @@ class Settings:
         True,
         "Off leaves LiteLLM's requests untouched; honoured before anything of LiteLLM is imported.",
     )
-    config: str | None = option(None, "YAML file with these options, at top level or under `fast_router:`.")
-    strategy: str | None = option(None, "Strategy of the Router behind `litellm.model_list`; else LiteLLM's default.")
-    router_settings: dict[str, Any] = option({}, "Further arguments of that Router, by LiteLLM's names.", secret=True)
+    config: str | None = option(
+        None,
+        "YAML file with these options, at top level or under `fast_router:`.",
+        unset="the proxy's own, if it has a section of ours",
+    )
+    strategy: str | None = option(None, "Strategy of the Router behind `litellm.model_list`.", unset="simple_shuffle")
+    router_settings: dict[str, Any] = option(
+        {}, "Further arguments of that Router, by LiteLLM's names.", secret=True, unset="none"
+    )
     rollout: Rollout = option(100.0, "Share of the requests that fast_router handles; or observe.", unit="percent")
     rollout_measure: Literal["latency", "first_token", "failures"] = option(
         "latency", "What the two arms of a rollout are compared by; name it beforehand."
     )
-    disabled_features: tuple[str, ...] = option((), "Features of `fast_router.status()` to leave out (comma list).")
+    disabled_features: tuple[str, ...] = option(
+        (), "Features of `fast_router.status()` to leave out (comma list).", unset="none"
+    )
     freeze_heap: bool = option(False, "Leave what a program has made by its first picks out of garbage collections.")
     log_level: LogLevel = option("WARNING", "Level of the `fast_router` logger.")
-    status: bool | None = option(None, "Answer `fast-router status`; not set: only under the launcher or in a proxy.")
+    status: bool | None = option(
+        None,
+        "Answer `fast-router status`.",
+        unset="in proxies, under the launcher",
+    )
     metrics: bool = option(False, "Answer Prometheus for all processes of this user, from one of them.")
     metrics_address: str = option("127.0.0.1", "Where the metrics are answered.")
     metrics_port: int = option(9464, "At which port.", ge=1, le=65535)
-    runtime_dir: str | None = option(None, "Private directory of the status sockets; else $XDG_RUNTIME_DIR or temp.")
+    runtime_dir: str | None = option(
+        None, "Private directory of the status sockets.", unset="`$XDG_RUNTIME_DIR`, or temp"
+    )
 
     max_wait: float = option(
         0.0, "How long a request may wait for a deployment to get room.", section="Failover", unit="seconds", ge=0
@@ -166,7 +183,12 @@ class Settings:
         0.0, "Second attempts per hundred requests when the first is slow; 0: none.", section="Failover", ge=0, le=100
     )
     hedge_delay: float | None = option(
-        None, "Wait before a second attempt; else the model's own p95.", section="Failover", unit="seconds", ge=0
+        None,
+        "Wait before a second attempt.",
+        section="Failover",
+        unit="seconds",
+        ge=0,
+        unset="the model's p95",
     )
     outlier_interval: float = option(
         0.0,
@@ -184,18 +206,26 @@ class Settings:
     )
 
     redis_url: str | None = option(
-        None, "Redis that shares load and cooldowns between processes.", section="Several processes", secret=True
+        None,
+        "Redis that shares load and cooldowns between processes.",
+        section="Several processes",
+        secret=True,
+        unset="none",
     )
     shared_state: bool | None = option(
         None,
-        "Share load and cooldowns over Redis; not set: if `redis_url` is set or the Router has Redis itself.",
+        "Share load and cooldowns over Redis.",
         section="Several processes",
+        unset="if `redis_url` is set or the Router has Redis",
     )
-    redis_prefix: str | None = option(None, "First part of every key; else fast_router.", section="Several processes")
+    redis_prefix: str | None = option(
+        None, "First part of every key.", section="Several processes", unset="fast_router"
+    )
     redis_fleet: str | None = option(
         None,
-        "Only processes of one fleet share; else LiteLLM's cache namespace or `default`.",
+        "Only processes of one fleet share.",
         section="Several processes",
+        unset="LiteLLM's cache namespace, or `default`",
     )
     redis_interval: float = option(
         0.1, "How often a busy process tells the others.", section="Several processes", unit="seconds", ge=0.01, le=1.0
@@ -209,8 +239,9 @@ class Settings:
     )
     redis_interop: bool | None = option(
         None,
-        "Read and write LiteLLM's own cooldown and usage keys; not set: if the Redis is LiteLLM's.",
+        "Read and write LiteLLM's own cooldown and usage keys.",
         section="Several processes",
+        unset="if the Redis is LiteLLM's",
     )
     limits: Literal["local", "strict"] = option(
         "local",
@@ -230,45 +261,80 @@ class Settings:
 
     # Not set: the default of `cluster.celery_settings.CelerySettings`, or what an Albert file says.
     celery_broker_url: str | None = option(
-        None, "RabbitMQ (amqp://) or Redis (redis://) with the routing queues.", section="Celery routing", secret=True
+        None,
+        "RabbitMQ (amqp://) or Redis (redis://) with the routing queues.",
+        section="Celery routing",
+        secret=True,
+        unset="this machine's RabbitMQ",
     )
-    celery_queue_prefix: str | None = option(None, "A model's queue is <prefix>.<model>.", section="Celery routing")
-    celery_key_prefix: str | None = option(None, "Start of every Redis key.", section="Celery routing")
+    celery_queue_prefix: str | None = option(
+        None, "A model's queue is <prefix>.<model>.", section="Celery routing", unset="router"
+    )
+    celery_key_prefix: str | None = option(
+        None, "Start of every Redis key.", section="Celery routing", unset="fast_router:celery:1"
+    )
     celery_strategy: str | None = option(
-        None, "How workers compare: score, least_busy, latency_based, round_robin, shuffle.", section="Celery routing"
+        None,
+        "How workers compare: score, least_busy, latency_based, round_robin, shuffle.",
+        section="Celery routing",
+        unset="score",
     )
     celery_deadline: float | None = option(
-        None, "Longest wait for a worker before this process picks.", section="Celery routing", unit="seconds", gt=0
+        None,
+        "Longest wait for a worker before this process picks.",
+        section="Celery routing",
+        unit="seconds",
+        gt=0,
+        unset="0.25",
     )
     celery_max_priority: int | None = option(
-        None, "Highest priority of a request.", section="Celery routing", ge=1, le=255
+        None, "Highest priority of a request.", section="Celery routing", ge=1, le=255, unset="10"
     )
     celery_max_queue_length: int | None = option(
-        None, "Most requests waiting in a model's queue.", section="Celery routing", ge=1
+        None, "Most requests waiting in a model's queue.", section="Celery routing", ge=1, unset="10000"
     )
     celery_queue_expires: float | None = option(
-        None, "An unused queue is deleted after this long.", section="Celery routing", unit="seconds", gt=0
+        None,
+        "An unused queue is deleted after this long.",
+        section="Celery routing",
+        unit="seconds",
+        gt=0,
+        unset="1800",
     )
     celery_max_retries: int | None = option(
-        None, "How often a request asks again when all providers are at their limit.", section="Celery routing", ge=0
+        None,
+        "How often a request asks again when all providers are at their limit.",
+        section="Celery routing",
+        ge=0,
+        unset="10",
     )
     celery_retry_countdown: float | None = option(
-        None, "Wait before the first retry.", section="Celery routing", unit="seconds", ge=0
+        None, "Wait before the first retry.", section="Celery routing", unit="seconds", ge=0, unset="0.2"
     )
     celery_retry_backoff: float | None = option(
-        None, "Factor from one such wait to the next.", section="Celery routing", ge=1
+        None, "Factor from one such wait to the next.", section="Celery routing", ge=1, unset="1.5"
     )
     celery_retry_countdown_max: float | None = option(
-        None, "Longest such wait.", section="Celery routing", unit="seconds", gt=0
+        None, "Longest such wait.", section="Celery routing", unit="seconds", gt=0, unset="2"
     )
     celery_soft_time_limit: float | None = option(
-        None, "Longest wait for a provider in all, then 504.", section="Celery routing", unit="seconds", gt=0
+        None,
+        "Longest wait for a provider in all, then 504.",
+        section="Celery routing",
+        unit="seconds",
+        gt=0,
+        unset="30",
     )
     celery_reservation_ttl: float | None = option(
-        None, "A reservation without heartbeat is void after this long.", section="Celery routing", unit="seconds", gt=0
+        None,
+        "A reservation without heartbeat is void after this long.",
+        section="Celery routing",
+        unit="seconds",
+        gt=0,
+        unset="15",
     )
     celery_metrics_window: float | None = option(
-        None, "Memory of latencies and errors.", section="Celery routing", unit="seconds", gt=0
+        None, "Memory of latencies and errors.", section="Celery routing", unit="seconds", gt=0, unset="30"
     )
     celery_queue_interval: float | None = option(
         None,
@@ -276,9 +342,10 @@ class Settings:
         section="Celery routing",
         unit="seconds",
         ge=0,
+        unset="1",
     )
     celery_connect_timeout: float | None = option(
-        None, "Longest connection attempt.", section="Celery routing", unit="seconds", gt=0
+        None, "Longest connection attempt.", section="Celery routing", unit="seconds", gt=0, unset="2"
     )
 
     def __init__(self, **values: object) -> None:
@@ -315,7 +382,7 @@ class Row:
         self.name = spec.name
         self.env = PREFIX + spec.name.upper()
         self.type = _KINDS.get(annotation, annotation)
-        self.default = shown(spec.default)
+        self.default = spec.unset or shown(spec.default)
         self.unit = spec.unit
         self.sentence = spec.sentence
         self.section = spec.section
@@ -355,7 +422,7 @@ def markdown() -> str:
             "|---|---|---|---|---|",
         ]
         for row in members:
-            kind = row.type.replace("|", "\\|") + (f", {row.unit}" if row.unit else "")
+            kind = row.type.removesuffix(" | None").replace("|", "\\|") + (f", {row.unit}" if row.unit else "")
             out.append(f"| `{row.name}` | `{row.env}` | {kind} | {row.default} | {row.sentence} |")
         out.append("")
     return "\n".join(out)

@@ -229,6 +229,18 @@ def test_every_row_is_complete_and_every_default_passes_its_own_check():
     settings.load(defaults, {})
 
 
+def test_every_default_is_shown_and_those_of_celery_are_its_own():
+    from dataclasses import fields
+
+    from fast_router.celery_routing.settings import CelerySettings
+
+    theirs = {f"celery_{each.name}": each.default for each in fields(CelerySettings)}
+    for row in settings.rows():
+        assert row.default not in ("–", ""), row.name
+        if row.name in theirs and not row.secret:
+            assert row.default == settings.shown(theirs[row.name]), row.name
+
+
 def test_importing_the_table_imports_nothing_heavy():
     code = (
         "import sys, fast_router.settings; print(*sorted({'pydantic', 'yaml', 'litellm', 'wrapt'} & set(sys.modules)))"

@@ -97,3 +97,18 @@ def test_litellms_picks_are_traced_too():
     (row,) = trace.read()
     assert (row["picked"], row["outcome"]) == ("d0", "ok")
     assert "secret words" not in str(row)
+
+
+def test_what_cache_aware_compared_was_of_this_prompt():
+    router = AdvancedRouter("cache_aware", model_list=[{"model_name": "m", "id": f"d{i}"} for i in range(3)])
+    prompt = "a long beginning, " * 1500
+    first = router.acquire("m", key=prompt, stream=True)
+    first.first_token()
+    first.release()
+    trace.on([router], 60)
+    second = router.acquire("m", key=prompt)
+    (noted,) = trace.read()
+    left = {each["id"]: each["uncached_tokens"] for each in noted["candidates"]}
+    assert noted["picked"] == second.id == first.id
+    assert min(left, key=left.get) == first.id
+    assert left[first.id] < 0.1 * max(left.values())

@@ -162,6 +162,22 @@ class Work:
         fixed = speed.fixed
         return (seconds + (self.fleet.fixed if fixed is None else fixed)) * (1.0 + _DECODING * self.talking), found
 
+    def figures(self, ask: Ask | None, now: float) -> dict[str, float]:
+        """What `expected` adds up, by name, for people who ask why; without a prompt, of one that nobody has cached."""
+        prompt = None if ask is None else ask.prompt
+        if prompt is None and ask is not None and ask.key:
+            prompt = ask.prompt = Prompt(ask.key, ask.tokens)
+        if prompt is None:
+            prompt = Prompt("", (0 if ask is None else ask.tokens) or self.fleet.tokens)
+        seconds, found = self.expected(prompt, now, 0)
+        cached = prompt.ends[found - 1] / prompt.length if found else 0.0
+        return {
+            "expected_seconds": seconds,
+            "queued_seconds": self.wait(now),
+            "uncached_tokens": prompt.tokens * (1.0 - cached),
+            "tokens_per_second": self.rate,
+        }
+
     # -- what the engine tells -------------------------------------------------------------------
 
     def begins(self, key: Any, ask: Ask | None, now: float) -> None:

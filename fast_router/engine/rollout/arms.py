@@ -59,7 +59,11 @@ class Arm:
         self.log_latency, self.log_first_token = Moments(), Moments()
 
     def report(self) -> dict[str, Any]:
-        """Ready for JSON: counts, percentiles in seconds (None without any), the share of the busiest deployment."""
+        """Ready for JSON: counts, percentiles in seconds (None without any), how times spread, the busiest's share.
+
+        `spread` is the standard deviation of the logarithm of the latency, `busiest` the share of the attempts that the
+        busiest deployment had, `sums` what `join` takes.
+        """
         asked = sum(self.attempts.values())
         return {
             "arm": self.name,
@@ -72,7 +76,29 @@ class Arm:
             "spread": math.sqrt(self.log_latency.variance),
             "deployments": len(self.attempts),
             "busiest": max(self.attempts.values()) / asked if asked else None,
+            "sums": {
+                "attempts": dict(self.attempts),
+                "latency": [*self.latency.counts],
+                "latency_seconds": self.latency.total,
+                "first_token": [*self.first_token.counts],
+                "first_token_seconds": self.first_token.total,
+                "log_latency": [*self.log_latency.state],
+                "log_first_token": [*self.log_first_token.state],
+            },
         }
+
+    def join(self, report: Mapping[str, Any]) -> None:
+        """Take in another process's arm, by its report."""
+        for name in ("requests", "failures", "cancelled", "retries"):
+            setattr(self, name, getattr(self, name) + report[name])
+        sums = report["sums"]
+        self.attempts.update(sums["attempts"])
+        for histogram, counts in ((self.latency, sums["latency"]), (self.first_token, sums["first_token"])):
+            histogram.counts = [ours + theirs for ours, theirs in zip(histogram.counts, counts, strict=True)]
+        self.latency.total += sums["latency_seconds"]
+        self.first_token.total += sums["first_token_seconds"]
+        self.log_latency.join(*sums["log_latency"])
+        self.log_first_token.join(*sums["log_first_token"])
 
 
 def _percentiles(histogram: Histogram) -> dict[str, float | None]:
@@ -155,6 +181,13 @@ class Arms:
         if self.measure == "first_token":
             return difference(new.log_first_token, old.log_first_token)
         return difference(new.log_latency, old.log_latency)
+
+    def join(self, report: Mapping[str, Any]) -> None:
+        """Take in what another process's `Arms` of the same setting report."""
+        with self._lock:
+            for arm, told in zip((self.old, self.new), report["arms"], strict=True):
+                arm.join(told)
+            self.since = min(self.since, report["since"])
 
     def report(self) -> dict[str, Any]:
         """Both arms and what may be concluded, ready for JSON.

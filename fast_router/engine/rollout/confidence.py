@@ -7,9 +7,9 @@ So a rollout may be watched, and stopped or widened as soon as zero is outside.
 
 For times this is the asymptotic confidence sequence of Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, "Time-uniform
 central limit theory and asymptotic confidence sequences" (Annals of Statistics 52(6), 2024; arXiv:2103.06476),
-equation (2) of theorem 2.2 with its advice on rho (appendix B.2). The difference of two means has the variance v1/n1 + v2/n2; times
-n = n1 + n2 it is the sigma² of their theorem. Like every asymptotic interval it is honest only once the means are
-nearly normal, which it waits for (`ENOUGH`).
+equation (2) of theorem 2.2 with its advice on rho (appendix B.2). The difference of two means has the variance
+v1/n1 + v2/n2; times n = n1 + n2 it is the sigma² of their theorem. Like every asymptotic interval it is honest only
+once the means are nearly normal, which it waits for (`ENOUGH`).
 
 Failures are too rare for that: an arm without any would seem to have no variance. If both arms fail alike, a failure is
 the new arm's as often as a request is; how often it really is, counts, and the confidence sequence of that share is
@@ -66,6 +66,20 @@ class Moments:
         apart = value - self.mean
         self.mean += apart / self.count
         self._squares += apart * (value - self.mean)
+
+    def join(self, count: int, mean: float, squares: float) -> None:
+        """Take in another stream's, by Chan, Golub and LeVeque's formula (COMPSTAT 1982); see `state`."""
+        if count:
+            both = self.count + count
+            apart = mean - self.mean
+            self.mean += apart * count / both
+            self._squares += squares + apart * apart * self.count * count / both
+            self.count = both
+
+    @property
+    def state(self) -> tuple[int, float, float]:
+        """Count, mean and sum of squared deviations: what `join` takes."""
+        return self.count, self.mean, self._squares
 
     @property
     def variance(self) -> float:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from fast_router.litellm_plugin.bands.methods import Band
 
-__all__ = ["begin", "end", "kept", "keep", "kept_apart", "ours"]
+__all__ = ["begin", "end", "keep", "kept", "kept_apart", "ours"]
 
 
 class _Apart:

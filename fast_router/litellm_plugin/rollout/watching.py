@@ -80,9 +80,9 @@ class Watching:
             ask = ask_of(plan.group, asked, prompt, counts=plan.counts) if plan.asks else None
             ours = binding.engine.peek(plan.group, ask)
         observer.picked(deployment, "fast" if why is None else "filtered", None if ours is None else ours.id)
-        self._counters(binding, core, request, deployment, model)
+        self._counters(core, request, deployment, model)
 
-    def _counters(self, binding: Binding, core: Any, request: Request, deployment: Deployment, model: str) -> None:
+    def _counters(self, core: Any, request: Request, deployment: Deployment, model: str) -> None:
         strategy = self._band.read(core, "routing_strategy")
         if getattr(strategy, "value", strategy) != _LEAST_BUSY:
             return
@@ -108,7 +108,7 @@ class Watching:
                 binding.engine.settle()
                 ours = None if group is None else binding.engine.peek(group)
                 request.observer.picked(deployment, "core", None if ours is None else ours.id)
-                self._counters(binding, core, request, deployment, str(step.get("model")))
+                self._counters(core, request, deployment, str(step.get("model")))
             request.hold(binding.engine.acquire_deployment(deployment))
         except Exception as error:  # noqa: BLE001 - the call is made all the same
             tally.failed(error, "a pick of LiteLLM's own")
