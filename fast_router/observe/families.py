@@ -244,6 +244,8 @@ def _rollout(rollout: Mapping[str, Any] | None) -> Iterator[Family]:
     for name, text in _ARM_TIMES:
         sums = [((arm["arm"],), _upto(arm["sums"][name], arm["sums"][f"{name}_seconds"])) for arm in arms]
         yield _family(f"rollout_{name}_seconds", "histogram", text, ("arm",), sums)
-    yield _family("rollout_share", "gauge", "Share of the requests that fast_router handles.", (), [((), rollout["share"])])
+    yield _family(
+        "rollout_share", "gauge", "Share of the requests that fast_router handles.", (), [((), rollout["share"])]
+    )
     differs = [((rollout["measure"],), int(rollout["differs"]))]
     yield _family("rollout_differs", "gauge", "1 once the arms differ by the measure.", ("measure",), differs)

@@ -47,11 +47,14 @@ class Watching:
         """LiteLLM has picked; never raises."""
         try:
             binding = self._band.binding(core)
+            model = kwargs.get("model", args[0] if args else None)
             deployment = binding.known(picked)
+            if deployment is None:
+                binding.plan_for(core, str(model))  # nobody has asked for it yet
+                deployment = binding.known(picked)
             if deployment is None:
                 return
             if request.observer is not None:
-                model = kwargs.get("model", args[0] if args else None)
                 self._observe(binding, core, request, deployment, str(model), self.request_of(args, kwargs), kwargs)
             request.hold(binding.engine.acquire_deployment(deployment))
         except Exception as error:  # noqa: BLE001 - there is a pick

@@ -148,6 +148,7 @@ function draw() {
   const about = data.processes.find((each) => each.litellm);
   text($("about"), about ? `${about.version} on LiteLLM ${about.litellm} · ${data.processes[0].host ?? ""}${data.read_only ? " · read only" : ""}` : data.processes.length ? `${data.processes[0].version ?? ""} without LiteLLM` : "");
   tiles(data, rows);
+  rollouts(data);
   trouble(rows);
   models(data);
   choices(data);
