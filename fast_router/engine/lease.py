@@ -65,6 +65,7 @@ class Lease:
         case: Its request, set before a failed attempt is released by whoever sees requests.
         blame: Whom its failure speaks against, set by its release.
         before: What the deployment's speed was taken for before that failure.
+        bound: True if its request could go nowhere else in its group; not set otherwise.
     """
 
     __slots__ = (
@@ -74,6 +75,7 @@ class Lease:
         "_open",
         "before",
         "blame",
+        "bound",
         "case",
         "deployment",
         "generation",
@@ -84,6 +86,7 @@ class Lease:
     case: Case | None
     blame: Blame
     before: Learnt
+    bound: bool
 
     def __init__(self, engine: Releases, deployment: Deployment, started: float) -> None:
         self._engine = engine

@@ -10,7 +10,7 @@ import pytest
 import fast_router
 from fast_router.testing import Rule
 from tests.attack.doors import EVE, entries
-from tests.attack.upstreams import MEMBERS, OWN
+from tests.attack.upstreams import MEMBERS, OWN, release
 from tests.support.plugin import until
 
 
@@ -51,14 +51,6 @@ def hold_any_key(upstreams):
     for name in MEMBERS:
         rules = upstreams[name].behaviour.rules
         upstreams[name].order(rules=[Rule({"hold": True}, contains="wait-for-me"), *rules])
-
-
-def release(upstreams):
-    """Let those go that are held, and hold nobody until the next test."""
-    for upstream in upstreams.values():
-        before = [rule for rule in upstream.behaviour.rules if not rule.orders.get("hold")]
-        upstream.order(rules=before)
-        upstream.order(rules=[Rule({"hold": True}, contains="wait-for-me"), *before])
 
 
 async def test_answers_from_an_endpoint_of_ones_own_teach_nothing(upstreams, door_to):

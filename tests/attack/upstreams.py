@@ -51,3 +51,11 @@ def fleet() -> Fleet:
     shared = Behaviour(rules=(*_OF_A_KEY, *_SHARED, *_ANY_KEY))
     own = Behaviour(rules=(*_OF_AN_ENDPOINT, *_ANY_KEY))
     return Fleet([*(Spec(name=name, behaviour=shared) for name in MEMBERS), Spec(name=OWN, behaviour=own)])
+
+
+def release(upstreams):
+    """Let those go that are held, and hold nobody until the next test."""
+    for upstream in upstreams.values():
+        before = [rule for rule in upstream.behaviour.rules if not rule.orders.get("hold")]
+        upstream.order(rules=before)
+        upstream.order(rules=[Rule({"hold": True}, contains="wait-for-me"), *before])

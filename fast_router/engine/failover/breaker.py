@@ -28,7 +28,7 @@ from fast_router.engine.failover.windows import SlidingCounts
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Breaker", "BreakerOptions", "BreakerState", "Change"]
+__all__ = ["IN_A_ROW", "Breaker", "BreakerOptions", "BreakerState", "Change"]
 
 
 class BreakerState(enum.Enum):
@@ -118,7 +118,8 @@ class Change:
 
 
 _OK, _FAILED = 0, 1
-_IN_A_ROW: Final = frozenset({FailureKind.CONNECTION, FailureKind.TIMEOUT})
+IN_A_ROW: Final = frozenset({FailureKind.CONNECTION, FailureKind.TIMEOUT})
+"""Kinds that are counted in a row by themselves."""
 
 
 class Breaker:
@@ -310,7 +311,7 @@ class Breaker:
         if opened is None:
             # A success in between has forgotten it already.
             if self.state is BreakerState.CLOSED and self._server_in_a_row:
-                self._in_a_row = max(0, self._in_a_row - (kind in _IN_A_ROW))
+                self._in_a_row = max(0, self._in_a_row - (kind in IN_A_ROW))
                 self._server_in_a_row -= 1
                 self._counts.add(now, _FAILED, -min(1.0, self._counts.read(now)[_FAILED]))
                 self._forgive(now, kind)
@@ -383,7 +384,7 @@ class Breaker:
             return f"{fails} failures ({kind.value}), {allowed} allowed" if fails > allowed else None
         if kind in options.immediate:
             return kind.value.replace("_", " ")
-        if kind in _IN_A_ROW:
+        if kind in IN_A_ROW:
             self._in_a_row += 1
             if options.consecutive and self._in_a_row >= options.consecutive:
                 return f"{self._in_a_row} connection errors or timeouts in a row"

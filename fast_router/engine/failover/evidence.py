@@ -14,6 +14,10 @@ whom it lets rest are woken by the first other caller (an appeal), and no other 
 
 A rest that would leave less than half of a group needs more than one voice, as many confirmed charges as failures in a
 row open a breaker, or a failure that no request can bring about (nobody listens at that address).
+
+Where filters (tags, context windows, teams) may leave a request one deployment of its group, that one is a group of its
+own: a rule of ours wants confirmed charges to rest it, which say that requests have others; LiteLLM's rules another
+voice or, as long as nobody else asks, one that others may appeal against.
 """
 
 from __future__ import annotations
@@ -37,6 +41,8 @@ _CALLERS = 10_000
 """Callers whose latest charge is remembered, over all groups."""
 _OUTAGE = 1.0
 """Seconds after which a caller that nobody of a group answers has seen an outage."""
+_CONTESTED = 600.0
+"""Seconds for which one caller's word is not enough for a rest, after another one has appealed against such a rest."""
 _IN_A_ROW = 10.0
 """Seconds within which two failing requests of one caller are in a row."""
 
@@ -53,7 +59,7 @@ class Evidence:
         alone: Groups of which some rest on the word of one caller, and whose it is: any other one may appeal.
     """
 
-    __slots__ = ("_breaker", "_latest", "_members", "_take_back", "alone")
+    __slots__ = ("_breaker", "_contested", "_latest", "_members", "_take_back", "alone")
 
     def __init__(
         self,
@@ -65,6 +71,8 @@ class Evidence:
         self._members = members
         self._take_back = take_back
         self.alone: dict[str, Hashable] = {}
+        # Until when one caller's word is not enough where it may be all that others have.
+        self._contested: dict[str, float] = {}
         # The latest unconfirmed charge of each known caller in each group.
         self._latest: OrderedDict[tuple[str, Hashable], Charge] = OrderedDict()
 
@@ -142,9 +150,13 @@ class Evidence:
         """Tell whether a caller is believed for want of any other."""
         if not self._outage(deployment, voice, now):
             return False
+        self.believe(deployment, voice)
+        return True
+
+    def believe(self, deployment: Deployment, voice: Hashable) -> None:
+        """Take one caller's word for it that a deployment is dead: any other one may appeal."""
         self._breaker(deployment).testimony.word = voice
         self.alone[deployment.name] = voice
-        return True
 
     def _outage(self, deployment: Deployment, voice: Hashable, now: float) -> bool:
         """Tell whether one caller has been answered by no member of a group for long enough, nor any other one."""
@@ -165,11 +177,12 @@ class Evidence:
             (testimony.word,) = voices
             self.alone[deployment.name] = testimony.word
 
-    def appeal(self, name: str | None, voice: Hashable) -> list[str]:
+    def appeal(self, name: str | None, voice: Hashable, now: float) -> list[str]:
         """Give the groups that another caller asks for than the one on whose word some rest; None: for any."""
         found = [group for group, only in self.alone.items() if only != voice and name in (None, group)]
         for group in found:
             del self.alone[group]
+            self._contested[group] = now + _CONTESTED
         return found
 
     def vindicated(self, case: Case, by: Deployment) -> tuple[Deployment, FailureKind] | None:
@@ -229,3 +242,25 @@ class Evidence:
             return True
         (voice,) = voices or (None,)
         return voice is not None and self._believed(deployment, voice, now)
+
+    def may_rest_alone(self, deployment: Deployment, needed: int | None, now: float) -> bool:
+        """Tell the same where a deployment may be the only one that some request can use.
+
+        Args:
+            deployment: Who.
+            needed: Failures in a row that a rule of ours rests it for; None for a rule of LiteLLM's.
+            now: Engine clock, seconds.
+        """
+        testimony = self._breaker(deployment).testimony
+        if testimony.certain or testimony.confirmed >= max(1, (needed or 0) - 1):
+            return True
+        if needed is not None:
+            return False
+        voices = testimony.voices.union(testimony.suspicions)
+        if len(voices) > 1:
+            return True
+        if now < self._contested.get(deployment.name, now):
+            return False
+        for voice in voices:
+            testimony.word = self.alone[deployment.name] = voice
+        return True

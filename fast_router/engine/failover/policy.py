@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from fast_router.engine.deployment import PROBING, RESTING
 from fast_router.engine.failover.blame import Blame, Case, Charge, blame
-from fast_router.engine.failover.breaker import Breaker, BreakerOptions, BreakerState, Change
+from fast_router.engine.failover.breaker import IN_A_ROW, Breaker, BreakerOptions, BreakerState, Change
 from fast_router.engine.failover.budgets import BudgetOptions, RetryBudgets
 from fast_router.engine.failover.ejection import (
     EjectionOptions,
@@ -54,6 +54,8 @@ class FailoverPolicy(Rests):
         calls: A deployment's calls under way; see `Silences`.
         decides: For a failure, whether the breaker decides (True) or somebody else does (False, then only
             rests from outside open it). None: the breaker always decides.
+        filtered: Tells of a deployment whether there may be requests that can use no other one of its group. None: of
+            none.
         retry_after: For a failure, the seconds for which its provider asks to stay away. None: what its headers say.
         why: For a rest that somebody else ordered, the reason in words for an operator.
         on_silent: Told of a deployment whose calls are to be asked elsewhere as well, and which of its leases wait;
@@ -79,6 +81,7 @@ class FailoverPolicy(Rests):
         silence: SilenceOptions | None = None,
         calls: Callable[[Deployment], Iterable[OpenCall]] | None = None,
         decides: Callable[[Deployment, BaseException, FailureKind], bool] | None = None,
+        filtered: Callable[[Deployment], bool] | None = None,
         retry_after: Callable[[Deployment, BaseException], float | None] | None = None,
         why: Callable[[Deployment], str] | None = None,
         on_silent: Callable[[Deployment, Callable[[Lease], bool]], None] | None = None,
@@ -98,6 +101,7 @@ class FailoverPolicy(Rests):
         self.budgets = RetryBudgets(budget)
         self._outliers = GroupOutliers(outliers)
         self._decides = decides
+        self._filtered = filtered
         self._retry_after = retry_after or self._from_headers
         self._on_silent = on_silent
         self._wall_clock = wall_clock
@@ -107,7 +111,7 @@ class FailoverPolicy(Rests):
         self._silences = (
             None
             if silence is None
-            else Silences(engine, members, self.doubtful, self._fell_silent, silence, calls, self._probe_is_late)
+            else Silences(engine, members, self.doubtful, self._fell_silent, silence, calls, self._is_late)
         )
 
     def close(self) -> None:
@@ -136,22 +140,25 @@ class FailoverPolicy(Rests):
                 self._failure(deployment, breaker, error, breaker.generation if generation is None else generation)
         self._tell()
 
-    def _fell_silent(self, deployment: Deployment, reason: str) -> None:
+    def _fell_silent(self, deployment: Deployment, reason: str, alone: Hashable | None = None) -> None:
         if self._decides is None or self._decides(deployment, SilentTimeoutError(), FailureKind.TIMEOUT):
-            if callable(self._options):
-                self.breaker(deployment).configure(self._options(deployment))
+            with self.engine.lock:
+                breaker = self.breaker(deployment)
+                if callable(self._options):
+                    breaker.configure(self._options(deployment))
+                if alone is not None:
+                    self._evidence.believe(deployment, alone)
             self.trip(deployment, reason, silent=True)
             if self._on_silent is not None:
                 self._on_silent(deployment, lambda _lease: True)
 
-    def _probe_is_late(self, deployment: Deployment, before: float) -> None:
-        """Have those rescued that probe one which was silent, and began before then."""
+    def _is_late(self, deployment: Deployment, before: float) -> None:
+        """Have those rescued that wait on one which has proven to be slow, and began before then."""
         breaker = self._breakers.get(deployment.id)
-        if self._on_silent is None or breaker is None or breaker.state is not BreakerState.HALF_OPEN:
+        if self._on_silent is None or breaker is None or breaker.state is BreakerState.CLOSED:
             return
         if breaker.last_failure is FailureKind.TIMEOUT:
-            generation = breaker.generation
-            self._on_silent(deployment, lambda lease: lease.generation == generation and lease.started <= before)
+            self._on_silent(deployment, lambda lease: lease.started <= before)
 
     def _released(self, lease: Lease, error: BaseException | None, cancelled: bool) -> None:
         deployment = lease.deployment
@@ -190,8 +197,14 @@ class FailoverPolicy(Rests):
         """
         with self.engine.lock:
             error = OvertakenTimeoutError()
-            self._failure(lease.deployment, self.breaker(lease.deployment), error, lease.generation, lease)
+            breaker = self.breaker(lease.deployment)
+            probed = breaker.state is BreakerState.HALF_OPEN
+            self._failure(lease.deployment, breaker, error, lease.generation, lease)
+            failed = probed and breaker.state is BreakerState.OPEN
         self._tell()
+        if failed and self._on_silent is not None:
+            # A probe that takes too long makes room for others, which meet the same.
+            self._on_silent(lease.deployment, lambda _lease: True)
 
     def first_token(self, lease: Lease) -> None:
         """Note that a stream has begun to answer: enough for a probe, whose stream may last minutes."""
@@ -241,7 +254,8 @@ class FailoverPolicy(Rests):
         self, deployment: Deployment, breaker: Breaker, kind: FailureKind, generation: int, retry_after: float | None
     ) -> None:
         now = self.engine.clock()
-        change = breaker.failure(now, kind, generation, retry_after, may_open=self.may_rest(deployment))
+        rule = breaker.options.consecutive if kind in IN_A_ROW else breaker.options.consecutive_server
+        change = breaker.failure(now, kind, generation, retry_after, may_open=self.may_rest(deployment, rule))
         if change is not None:
             self._opened(deployment, breaker, change)
         elif (
@@ -259,15 +273,23 @@ class FailoverPolicy(Rests):
         super()._opened(deployment, breaker, change)
         self._evidence.opened(deployment, self._members(deployment))
 
-    def may_rest(self, deployment: Deployment) -> bool:
-        """Tell whether what speaks against a deployment is enough to let it rest beside those that rest already."""
+    def may_rest(self, deployment: Deployment, rule: int | None = None) -> bool:
+        """Tell whether what speaks against a deployment is enough to let it rest beside those that rest already.
+
+        Args:
+            deployment: Who.
+            rule: Failures in a row that a rule of ours rests it for; None for a rule of LiteLLM's.
+        """
         with self.engine.lock:
             breaker = self.breaker(deployment)
             if breaker.state is not BreakerState.CLOSED:
                 return True
-            resting = self._ejection.ejected(self._members(deployment))
+            group, now = self._members(deployment), self.engine.clock()
+            filtered = len(group) > 1 and self._filtered is not None and self._filtered(deployment)
+            if filtered and not self._evidence.may_rest_alone(deployment, rule, now):
+                return False
             needed = breaker.options.consecutive_server
-            return self._evidence.may_rest(deployment, resting, needed, self.engine.clock())
+            return self._evidence.may_rest(deployment, self._ejection.ejected(group), needed, now)
 
     @property
     def disputed(self) -> bool:
@@ -287,7 +309,7 @@ class FailoverPolicy(Rests):
             caller: Who asks; None for one that is not known.
         """
         with self.engine.lock:
-            names = self._evidence.appeal(name, caller)
+            names = self._evidence.appeal(name, caller, self.engine.clock())
             for deployment in list(self.engine.deployments.values()) if names else ():
                 breaker = self._breakers.get(deployment.id)
                 if deployment.name in names and breaker is not None and breaker.testimony.disputed:
@@ -344,5 +366,5 @@ class FailoverPolicy(Rests):
             found = self._outliers.record(lease.deployment, ok=error is None, started=started, now=now)
         for outlier in found:
             other = engine.deployments.get(outlier.id)
-            if other is not None:
+            if other is not None and self.may_rest(other, 0):
                 self.trip(other, outlier.reason)

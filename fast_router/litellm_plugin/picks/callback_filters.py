@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["CallbackVerdict"]
+__all__ = ["CallbackVerdict", "why_filters"]
 
 # Filters of LiteLLM's own that only act on requests with a certain key.
 _BY_REQUEST_KEY = {
@@ -52,7 +52,7 @@ class CallbackVerdict:
         seen = list(callbacks)
         why = None
         for callback in seen:
-            why = _why(callback)
+            why = why_filters(callback)
             if why is not None:
                 break
         named = {cls.__name__ for callback in seen for cls in type(callback).__mro__}
@@ -66,7 +66,8 @@ class CallbackVerdict:
         self.clear = why is None and not keys
 
 
-def _why(callback: Any) -> str | None:
+def why_filters(callback: Any) -> str | None:
+    """Give why picks must go through LiteLLM's pipeline for one callback, None if they need not."""
     from litellm.integrations.custom_logger import CustomLogger  # noqa: PLC0415 - LiteLLM is imported
 
     if not isinstance(callback, CustomLogger):

@@ -98,7 +98,19 @@ class Filtered:
         ask = ask_of(group, request_kwargs, prompt, counts=counts)
         self._drop()
         self.lease = binding.engine.acquire_from(group, left, ask)
-        return _LITELLM if self.lease is None else entries[self.lease.deployment.id]
+        if self.lease is None:
+            return _LITELLM
+        if len(eligible) == 1 and self._others_serve(eligible[0]):
+            self.lease.bound = True
+        return entries[self.lease.deployment.id]
+
+    def _others_serve(self, deployment: Deployment) -> bool:
+        """Whether the filters have left out others that would serve."""
+        group = self._binding.router.groups.get(deployment.name)
+        return group is not None and any(
+            member is not deployment and member.order == deployment.order and not member.held
+            for member in group.members
+        )
 
     def _own_strategy(
         self, model: str, candidates: Sequence[Mapping[str, Any]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fast_router.litellm_plugin.picks.callback_filters import why_filters
 from fast_router.litellm_plugin.picks.plan import Plan
 from fast_router.litellm_plugin.strategy_names import SELECTORS
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.methods import Band
     from fast_router.litellm_plugin.picks.binding import Binding
 
-__all__ = ["is_team_name", "watched_attributes", "why_async", "why_sync"]
+__all__ = ["is_team_name", "may_leave_one", "watched_attributes", "why_async", "why_sync"]
 
 
 # What a deployment's model_info can ask of LiteLLM's filters, with the word for the status.
@@ -91,6 +92,29 @@ def why_async(band: Band, core: Any, entries: Sequence[Mapping[str, Any]]) -> st
     if any((entry.get("model_info") or {}).get("enable_tag_filtering") is not None for entry in entries):
         return "tags"
     return None
+
+
+_FILTERS = ("enable_pre_call_checks", "enable_tag_filtering", "routing_plugins")
+
+
+def may_leave_one(band: Band, core: Any, entries: Sequence[Mapping[str, Any]]) -> bool:
+    """Tell whether LiteLLM's filters may leave a request a single one of these deployments.
+
+    Args:
+        band: This LiteLLM.
+        core: The Router's core.
+        entries: A group's entries of the model list.
+    """
+    import litellm  # noqa: PLC0415 - it is there when a Router is
+
+    if any(band.read(core, name) for name in _FILTERS):
+        return True
+    for entry in entries:
+        info, params = entry.get("model_info") or {}, entry.get("litellm_params") or {}
+        # Tags count without the Router's setting, too: a request may ask for it.
+        if params.get("tags") or any(info.get(key) is not None for key, _ in _INFO_FEATURES):
+            return True
+    return any(why_filters(callback) is not None for callback in litellm.callbacks)
 
 
 def _why_facade(band: Band, core: Any, plan: Plan, entries: Sequence[Mapping[str, Any]]) -> str | None:

@@ -22,6 +22,7 @@ from fast_router.engine.failover.policy import EjectionOptions, FailoverPolicy
 from fast_router.engine.failover.retry_after import retry_after_from_error
 from fast_router.engine.failover.silence import OpenCall, SilenceOptions
 from fast_router.litellm_plugin.picks.binding import bind
+from fast_router.litellm_plugin.picks.reasons import may_leave_one
 from fast_router.litellm_plugin.rests.health_probes import HealthMonitor
 from fast_router.litellm_plugin.tally import tally
 
@@ -103,6 +104,7 @@ class LiteLLMFailover:
             silence=SilenceOptions(options.breaker_silence) if options.breaker_silence else None,
             calls=_open_calls,
             decides=self._decides,
+            filtered=self._filtered,
             retry_after=self._retry_after,
             why=self._why,
             on_silent=self._silent,
@@ -195,6 +197,10 @@ class LiteLLMFailover:
         # Where the user counts fails, LiteLLM counts them; it leaves out connection errors alone.
         return kind is FailureKind.CONNECTION if counted else True
 
+    def _filtered(self, deployment: Deployment) -> bool:
+        core = self._core()
+        return core is not None and may_leave_one(self._band, core, [m.entry for m in self.members(deployment)])
+
     @staticmethod
     def _retry_after(deployment: Deployment, error: BaseException) -> float | None:
         # A deployment's own cooldown_time goes before any header, as in LiteLLM.
@@ -260,7 +266,8 @@ class LiteLLMFailover:
 def _open_calls(deployment: Deployment) -> Iterator[OpenCall]:
     for attempt in tuple(deployment.attempts):
         lease, ledger = attempt.lease, attempt.ledger
-        if lease is not None and not attempt.foreign:
+        # A request that could go nowhere else is not like those that others of the group have answered.
+        if lease is not None and not attempt.foreign and not getattr(lease, "bound", False):
             voice = attempt if ledger is None else ledger.case.voice
             yield OpenCall(lease.started, lease.seconds_to_first_token is not None, voice)
 

@@ -28,7 +28,7 @@ class ThrottledError(Exception):
 class Fleet:
     """A group behind a policy, and requests that go through it attempt by attempt."""
 
-    def __init__(self, size=3, **options):
+    def __init__(self, size=3, *, filtered=None, **options):
         self.now = 100.0
         self.engine = Engine(clock=lambda: self.now, wall=lambda: self.now, rng=random.Random(1))
         self.members = tuple(Deployment(f"d{i}", "m") for i in range(size))
@@ -39,6 +39,7 @@ class Fleet:
             self.engine,
             lambda _: self.members,
             options=BreakerOptions(**{"jitter": 0.0, "consecutive_server": 2, "error_rate": 1.0, **options}),
+            filtered=filtered,
         )
 
     def attempt(self, case, to, error=None):
@@ -301,3 +302,50 @@ def test_callers_that_have_had_little_share_one_reserve():
     fleet.policy.budgets = RetryBudgets(BudgetOptions())
     granted = sum(fleet.policy.budgets.spent_by("m", f"caller-{n}").retry(fleet.now) for n in range(900))
     assert granted == 200
+
+
+# Where filters may leave a request one deployment.
+
+
+def filtered_fleet():
+    return Fleet(filtered=lambda _: True)
+
+
+def test_our_rules_rest_one_that_may_be_all_that_a_request_has_only_if_others_answered_such_requests():
+    fleet = filtered_fleet()
+    for caller in ("eve", "good", "eve", "good"):
+        fleet.request(0, caller=caller)
+    assert fleet.policy.state("d0") is BreakerState.CLOSED
+    fleet.request(0, succeeds_at=1, caller="good")
+    fleet.request(0, caller="good")
+    assert fleet.policy.state("d0") is BreakerState.OPEN
+
+
+def test_one_caller_alone_is_enough_for_a_rule_of_litellms_until_another_one_appeals():
+    fleet = filtered_fleet()
+    deployment = fleet.members[0]
+    fleet.request(0, caller="eve")
+    assert fleet.policy.may_rest(deployment)
+    assert fleet.policy.disputed
+    assert fleet.policy.disputes("d0")
+    fleet.policy.appeal("m", "good")
+    assert not fleet.policy.may_rest(deployment)
+    fleet.now += 601
+    assert fleet.policy.may_rest(deployment)
+
+
+def test_a_second_caller_is_enough_for_a_rule_of_litellms():
+    fleet = filtered_fleet()
+    fleet.request(0, caller="eve")
+    assert fleet.policy.may_rest(fleet.members[0])
+    fleet.policy.appeal("m", "good")
+    fleet.request(0, caller="good")
+    assert fleet.policy.may_rest(fleet.members[0])
+    assert not fleet.policy.disputes("d0")
+
+
+def test_a_refused_connection_needs_no_second_voice():
+    fleet = filtered_fleet()
+    fleet.request(0, 0, caller="eve", error=lambda: ConnectionRefusedError("nobody listens"))
+    fleet.request(0, caller="eve", error=lambda: ConnectionRefusedError("nobody listens"))
+    assert fleet.policy.state("d0") is BreakerState.OPEN

@@ -146,7 +146,10 @@ def _begin_attempt(band: RustBand, core: Any, step: Mapping[str, Any]) -> Attemp
         if attempt is None or preferred:
             tally.count(tally.delegated, _OWN_PICK)
         attempt = Attempt(step.get("model"), walking.ledger)
-        attempt.take(binding.engine.acquire_deployment(deployment))
+        taken = binding.engine.acquire_deployment(deployment)
+        if preferred:
+            taken.bound = True  # the core's later filters have left out whom we would have it take
+        attempt.take(taken)
         return attempt
     except Exception as error:  # noqa: BLE001 - the call is made all the same
         tally.failed(error, "the lease of a pick")
