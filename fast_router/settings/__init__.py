@@ -69,8 +69,10 @@ def _validators() -> dict[str, Any]:
     from pydantic import Field, TypeAdapter
 
     levels = typing.Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+    measures = typing.Literal["latency", "first_token", "failures"]
     hints = typing.get_type_hints(
-        Settings, {"Any": typing.Any, "Literal": typing.Literal, "LogLevel": levels, "Rollout": typing.Any}
+        Settings,
+        {"Any": typing.Any, "Literal": typing.Literal, "LogLevel": levels, "Rollout": typing.Any, "Measure": measures},
     )
     make: Any = TypeAdapter  # its own type does not admit an annotation that is only known at run time
     return {name: make(typing.Annotated[hints[name], Field(**spec.bounds)]) for name, spec in options().items()}

@@ -107,6 +107,9 @@ class LiteLLM(Protocol):
     def around_picks(self, patches: PatchSet, make: Outer, make_sync: Outer) -> None:
         """Put a layer around each pick that is a method's, outside of everything else."""
 
+    def heed_holds(self, patches: PatchSet, alone: Callable[[], bool]) -> None:
+        """Have LiteLLM's own picks leave alone whom an operator holds, where what does so is ours: if `alone()`."""
+
     def around_own_attempts(self, patches: PatchSet, make: Layer, make_sync: Layer) -> None:
         """Put a layer around each attempt, outside of everything else."""
 

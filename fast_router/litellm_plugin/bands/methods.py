@@ -248,6 +248,9 @@ class Band:
                 own = innermost(getattr(self.core, self.slot(name)))
                 patches.replace(self.core, self.slot(name), partial(around, own))
 
+    def heed_holds(self, patches: PatchSet, alone: Callable[[], bool]) -> None:
+        """Nothing to do: a filter of LiteLLM's sees to that for all."""
+
     def around_own_attempts(self, patches: PatchSet, make: Layer, make_sync: Layer) -> None:
         """Put a layer around each attempt, outside of everything else."""
         self.around_attempt(patches, make, make_sync)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router.litellm_plugin.picks.guard import Guard
 from fast_router.litellm_plugin.picks.request_facts import ask_of
+from fast_router.litellm_plugin.rests.policy import policy_of
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class Watching:
     ) -> None:
         observer = request.observer
         assert observer is not None
+        policy_of(core, self._band)  # so that our breaker hears how it ends
         plan = binding.plan_for(core, model)
         prompt = (kwargs.get("messages"), kwargs.get("input"))
         why = plan.why
@@ -107,6 +109,7 @@ class Watching:
             if deployment is None:
                 return
             if request.observer is not None:
+                policy_of(core, self._band)  # so that our breaker hears how it ends
                 group = binding.router.groups.get(str(step.get("model")))
                 binding.engine.settle()
                 ours = None if group is None else binding.engine.peek(group)

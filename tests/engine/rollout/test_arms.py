@@ -3,8 +3,11 @@ import math
 import random
 import threading
 
+import pytest
+
 from fast_router.engine.rollout.arms import Arms
 from fast_router.engine.rollout.assignment import Assignment
+from fast_router.observe.arms import rollouts
 
 
 def arms(share=0.5, measure="latency"):
@@ -81,3 +84,22 @@ def test_threads_lose_no_request():
     for thread in threads:
         thread.join()
     assert (both.new.requests, both.new.retries, both.new.log_latency.count) == (2000, 2000, 2000)
+
+
+def test_the_arms_of_several_processes_say_what_one_would_have_said():
+    parts, whole, rng = [arms(), arms(), arms()], arms(), random.Random(9)
+    for number in range(300):
+        new, seconds, failed = rng.random() < 0.5, rng.lognormvariate(-1.0, 0.5), rng.random() < 0.1
+        for each in (parts[number % 3], whole):
+            arm = each.new if new else each.old
+            each.ended(arm, seconds, failed=failed, first_token=seconds / 3, attempts={f"d{number % 2}": 1 + failed})
+    (together,) = rollouts([{"rollout": {"rollout": 50.0, **part.report()}} for part in parts] + [{}])
+    said = whole.report()
+    assert together.pop("workers") == 3
+    assert together["verdict"] == said["verdict"]
+    assert together["ratio"] == pytest.approx(said["ratio"])
+    for ours, theirs in zip(together["arms"], said["arms"], strict=True):
+        assert ours.pop("spread") == pytest.approx(theirs.pop("spread"))
+        ours.pop("sums")
+        theirs.pop("sums")
+        assert ours == theirs

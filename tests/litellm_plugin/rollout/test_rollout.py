@@ -6,14 +6,22 @@ import asyncio
 import gc
 import logging
 import random
+import re
 import threading
+import time
 
 import litellm
 import pytest
+from click.testing import CliRunner
 
 import fast_router
+from fast_router import operator_holds
+from fast_router.cli import main
 from fast_router.litellm_plugin.picks.binding import existing
 from fast_router.litellm_plugin.switch import switch
+from fast_router.observe import process_status
+from fast_router.observe.dashboard.live import Live
+from fast_router.observe.families import families
 from fast_router.testing import Fleet
 from tests.support.plugin import MESSAGES, calm, core_of, deployments, entry, in_flight, over, refused, router, until
 
@@ -298,6 +306,51 @@ async def test_observing_says_what_we_would_have_done_and_touches_nothing(server
     assert failed > 2, "what we would have rested is asked all the same"
     assert cooling(r) == set()
     assert sum(server.records.requests for server in servers) == 60 - failed
+
+
+# -- seen from outside ---------------------------------------------------------------------------------------
+
+
+async def test_status_metrics_and_dashboard_show_both_arms(servers, runtime):
+    assert process_status.start()
+    try:
+        r = over(servers)
+        fast_router.configure(rollout=50)
+        for _ in range(8):
+            await ask(r)
+        shown = CliRunner().invoke(main, ["status"]).output
+        assert re.search(r"rollout: 50 % of the requests \(1 process\)", shown)
+        assert "by latency: too few requests to compare latency (may be read at any time)" in shown
+        assert "both arms share the servers" in shown
+        requests = {arm["arm"]: arm["requests"] for arm in arms()}
+        told = {family["name"]: family["samples"] for family in families()}
+        assert {labels[1]: value for labels, value in told["fast_router_rollout_requests"]} == requests
+        counts = {labels[1]: value[0][-1] for labels, value in told["fast_router_rollout_latency_seconds"]}
+        assert counts == requests
+        (state,) = Live().state()["rollouts"]
+        assert [arm["requests"] for arm in state["arms"]] == list(requests.values())
+        fast_router.configure(rollout="observe")
+        await ask(r)
+        assert "LiteLLM picked 1 times; our lanes: 1 " in CliRunner().invoke(main, ["status"]).output
+        fast_router.configure(rollout=100)
+        assert "rollout" not in CliRunner().invoke(main, ["status"]).output
+        assert not [family for family in families() if "rollout" in family["name"]]
+    finally:
+        process_status.stop()
+
+
+async def test_whom_an_operator_holds_neither_arm_asks(servers):
+    r = over(servers)
+    fast_router.advanced_router(r)
+    operator_holds.replace("file", [operator_holds.Hold("rest", id="d1", by="me", at=time.time())])
+    try:
+        for setting in (0, 99.999999):
+            fast_router.configure(rollout=setting)
+            for _ in range(12):
+                assert picked(await ask(r)) != "d1"
+                assert picked(await asyncio.to_thread(ask_sync, r)) != "d1"
+    finally:
+        operator_holds.replace("file", [])
 
 
 # -- from one setting to the next ------------------------------------------------------------------------------

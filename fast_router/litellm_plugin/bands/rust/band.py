@@ -183,6 +183,10 @@ class RustBand(Band):
             if original is not None:
                 patches.replace(self.core, name, partial(around, innermost(original)))
 
+    def heed_holds(self, patches: PatchSet, alone: Callable[[], bool]) -> None:
+        """As of any band: the core is told that they cool down."""
+        rests.heed_holds(patches, self, alone)
+
     def take_over_rests(self, core: Any) -> None:
         """As of any band."""
         rests.attach(self.binding(core), core)
