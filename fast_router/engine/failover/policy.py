@@ -238,6 +238,8 @@ class FailoverPolicy(Rests):
                 self._woken(deployment, breaker, "cooldown over")
             if breaker.state is not BreakerState.OPEN:
                 return
+        if breaker.state is BreakerState.HALF_OPEN and generation == breaker.generation:
+            self._evidence.probed(case, deployment, certain=certain(error))
         self._opens(deployment, breaker, kind, generation, self._retry_after(deployment, error))
         self.charged(case, deployment)
 
@@ -295,6 +297,9 @@ class FailoverPolicy(Rests):
     def appeal(self, name: str | None, caller: Hashable | None) -> None:
         """Wake those of a group that rest on the word of another caller: this one finds out for itself.
 
+        Where that one's word is a probe that failed, one more probe may leave.
+
+
         Args:
             name: The group; None for any, where it is not known which one will be asked.
             caller: Who asks; None for one that is not known.
@@ -304,8 +309,16 @@ class FailoverPolicy(Rests):
             for deployment in list(self.engine.deployments.values()) if names else ():
                 breaker = self._breakers.get(deployment.id)
                 if deployment.name in names and breaker is not None and breaker.testimony.disputed:
-                    self._woken(deployment, breaker, "another caller asks", gently=False)
+                    self._doubted(deployment, breaker, "another caller asks")
         self._tell()
+
+    def _doubted(self, deployment: Deployment, breaker: Breaker, reason: str) -> None:
+        change = breaker.again(self.engine.clock(), reason) if breaker.testimony.probes else None
+        if change is None:
+            self._woken(deployment, breaker, reason, gently=False)
+            return
+        self.engine.wake(deployment, quiet=True)
+        self._changes.append((deployment, change))
 
     def charged(self, case: Case | None, deployment: Deployment) -> None:
         """Note that a request's charge has opened its deployment's breaker, if it has; see `Charge.opened`."""
