@@ -152,9 +152,13 @@ class Evidence:
         """Tell whether a caller is believed for want of any other."""
         if not self._outage(deployment, voice, now):
             return False
+        self.believe(deployment, voice)
+        return True
+
+    def believe(self, deployment: Deployment, voice: Hashable) -> None:
+        """Take one caller's word for it that a deployment is dead: any other one may appeal."""
         self._breaker(deployment).testimony.word = voice
         self.alone[deployment.name] = voice
-        return True
 
     def _outage(self, deployment: Deployment, voice: Hashable, now: float) -> bool:
         """Tell whether one caller has been answered by no member of a group for long enough, nor any other one."""

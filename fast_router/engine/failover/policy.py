@@ -111,7 +111,7 @@ class FailoverPolicy(Rests):
         self._silences = (
             None
             if silence is None
-            else Silences(engine, members, self.doubtful, self._fell_silent, silence, calls, self._probe_is_late)
+            else Silences(engine, members, self.doubtful, self._fell_silent, silence, calls, self._is_late)
         )
 
     def close(self) -> None:
@@ -140,22 +140,25 @@ class FailoverPolicy(Rests):
                 self._failure(deployment, breaker, error, breaker.generation if generation is None else generation)
         self._tell()
 
-    def _fell_silent(self, deployment: Deployment, reason: str) -> None:
+    def _fell_silent(self, deployment: Deployment, reason: str, alone: Hashable | None = None) -> None:
         if self._decides is None or self._decides(deployment, SilentTimeoutError(), FailureKind.TIMEOUT):
-            if callable(self._options):
-                self.breaker(deployment).configure(self._options(deployment))
+            with self.engine.lock:
+                breaker = self.breaker(deployment)
+                if callable(self._options):
+                    breaker.configure(self._options(deployment))
+                if alone is not None:
+                    self._evidence.believe(deployment, alone)
             self.trip(deployment, reason, silent=True)
             if self._on_silent is not None:
                 self._on_silent(deployment, lambda _lease: True)
 
-    def _probe_is_late(self, deployment: Deployment, before: float) -> None:
-        """Have those rescued that probe one which was silent, and began before then."""
+    def _is_late(self, deployment: Deployment, before: float) -> None:
+        """Have those rescued that wait on one which has proven to be slow, and began before then."""
         breaker = self._breakers.get(deployment.id)
-        if self._on_silent is None or breaker is None or breaker.state is not BreakerState.HALF_OPEN:
+        if self._on_silent is None or breaker is None or breaker.state is BreakerState.CLOSED:
             return
         if breaker.last_failure is FailureKind.TIMEOUT:
-            generation = breaker.generation
-            self._on_silent(deployment, lambda lease: lease.generation == generation and lease.started <= before)
+            self._on_silent(deployment, lambda lease: lease.started <= before)
 
     def _released(self, lease: Lease, error: BaseException | None, cancelled: bool) -> None:
         deployment = lease.deployment
@@ -194,8 +197,14 @@ class FailoverPolicy(Rests):
         """
         with self.engine.lock:
             error = OvertakenTimeoutError()
-            self._failure(lease.deployment, self.breaker(lease.deployment), error, lease.generation, lease)
+            breaker = self.breaker(lease.deployment)
+            probed = breaker.state is BreakerState.HALF_OPEN
+            self._failure(lease.deployment, breaker, error, lease.generation, lease)
+            failed = probed and breaker.state is BreakerState.OPEN
         self._tell()
+        if failed and self._on_silent is not None:
+            # A probe that takes too long makes room for others, which meet the same.
+            self._on_silent(lease.deployment, lambda _lease: True)
 
     def first_token(self, lease: Lease) -> None:
         """Note that a stream has begun to answer: enough for a probe, whose stream may last minutes."""

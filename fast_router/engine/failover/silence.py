@@ -7,7 +7,8 @@ makes them, and the first sign of life of any of them brings it back. Nothing is
 a moment's share of the traffic.
 
 Long calls are no silence: where the calls under way are known one by one, a deployment is silent only if another one
-that may be picked has none that waits as long, and the calls of one caller among several prove nothing by themselves.
+that may be picked has none that waits as long. Where several callers use a group and the calls of one of them are all
+that waits, it is silent on that caller's word: the others find out for themselves.
 
 Nothing is noted per call. Deployments are looked at every now and then, and what is certain follows from two looks:
 of the calls that were open at the first one, so many must still be.
@@ -114,11 +115,11 @@ class Silences:
         members: The group that a deployment belongs to, in constant time.
         doubtful: Tells of an id whether its deployment rests or has yet to prove that it is back.
         found: Called for each deployment that has fallen silent, outside the engine's lock, with the reason in words
-            for an operator.
+            for an operator, and the caller on whose word alone it is silent although others use the group, else None.
         options: When one counts as silent.
         calls: Gives a deployment's calls under way, None where nobody knows them one by one.
-        late: Called for each deployment that has yet to prove that it is back and of which a call has waited as long
-            as silence lasts, with the time before which such calls began; outside of the engine's lock.
+        late: Called for each deployment that rests or has yet to prove that it is back, and of which a call has waited
+            as long as silence lasts, with the time before which such calls began; outside of the engine's lock.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class Silences:
         engine: Engine,
         members: Callable[[Deployment], Sequence[Deployment]],
         doubtful: Callable[[str], bool],
-        found: Callable[[Deployment, str], None],
+        found: Callable[[Deployment, str, Hashable | None], None],
         options: SilenceOptions,
         calls: Callable[[Deployment], Iterable[OpenCall]] | None = None,
         late: Callable[[Deployment, float], None] | None = None,
@@ -170,14 +171,14 @@ class Silences:
             group.seen.append(now - lease.started)
         if now >= group.due:
             found, late = self._look(group, deployment, now)
-            for silent, reason in found:
-                self._found(silent, reason)
+            for silent in found:
+                self._found(*silent)
             for probed, before in late if self._late is not None else ():
                 self._late(probed, before)  # type: ignore[misc]  # it is not None
 
     def _look(
         self, group: _Group, any_member: Deployment, now: float
-    ) -> tuple[list[tuple[Deployment, str]], list[tuple[Deployment, float]]]:
+    ) -> tuple[list[tuple[Deployment, str, Hashable | None]], list[tuple[Deployment, float]]]:
         options = self._options
         with self._engine.lock:
             if now < group.due:
@@ -204,22 +205,23 @@ class Silences:
                 if ear is None:
                     ear = group.ears.setdefault(member.id, _Ear())
                 waiting = self._waiting(ear, member, listened)
-                if (
-                    waiting
-                    and ear.waited is not None
-                    and ear.waited >= limit
-                    and self._proven(member, members, around, now - limit)
-                ):
+                voices = (
+                    self._voices(member, members, now - limit)
+                    if waiting and ear.waited is not None and ear.waited >= limit
+                    else None
+                )
+                if voices is not None:
                     silence = f"at least {waiting} calls wait for over {limit:.1f} s"
                     reason = f"{silence}, the others answer within {slowest:.1f} s"
-                    found.append((member, reason))
-                elif away <= max(limit / 2, pause) and self._probe_waits(member, members, now - limit):
+                    alone = next(iter(voices)) if around > 1 and len(voices) == 1 < options.calls else None
+                    found.append((member, reason, alone))
+                elif away <= max(limit / 2, pause) and self._doubtful_waits(member, members, now - limit):
                     late.append((member, now - limit))
             return found, late
 
-    def _probe_waits(self, member: Deployment, members: Sequence[Deployment], before: float) -> bool:
-        """Tell whether a call to one that is coming back began before then, and none waits as long elsewhere."""
-        if self._calls is None or self._late is None or member.held & RESTING or not self._doubtful(member.id):
+    def _doubtful_waits(self, member: Deployment, members: Sequence[Deployment], before: float) -> bool:
+        """Tell whether a call to one that rests or comes back began before then, and none waits as long elsewhere."""
+        if self._calls is None or self._late is None or not self._doubtful(member.id):
             return False
         waits = any(not call.heard and call.started <= before for call in self._calls(member))
         return waits and self._others_answer(member, members, before)
@@ -236,14 +238,14 @@ class Silences:
         group.around = around
         return len(around)
 
-    def _proven(self, member: Deployment, members: Sequence[Deployment], around: int, before: float) -> bool:
-        """Tell whether calls of several callers that began before then wait here, and none elsewhere."""
+    def _voices(self, member: Deployment, members: Sequence[Deployment], before: float) -> set[Hashable] | None:
+        """Give whose calls have waited here since before then; None if they are too few, or all wait elsewhere, too."""
         if self._calls is None:
-            return True
+            return set()
         waiting = [call.voice for call in self._calls(member) if not call.heard and call.started <= before]
-        if len(waiting) < self._options.calls or (around > 1 and len(set(waiting)) < min(2, self._options.calls)):
-            return False
-        return self._others_answer(member, members, before)
+        if len(waiting) < self._options.calls or not self._others_answer(member, members, before):
+            return None
+        return set(waiting)
 
     def _others_answer(self, member: Deployment, members: Sequence[Deployment], before: float) -> bool:
         """Tell whether another one, that may be picked, has no call that began before then."""

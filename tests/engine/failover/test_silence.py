@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -9,7 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from fast_router.engine.failover.breaker import BreakerState
 from fast_router.engine.failover.policy import EjectionOptions
-from fast_router.engine.failover.silence import SilenceOptions
+from fast_router.engine.failover.silence import OpenCall, SilenceOptions
+from tests.engine.failover.test_policy import OPTIONS as OPTIONS_OF_BREAKERS
 from tests.engine.failover.test_policy import Failed, Fleet
 
 OPTIONS = SilenceOptions(factor=2, calls=2, min_seconds=1, samples=50, min_samples=10)
@@ -245,6 +248,99 @@ def test_a_closed_policy_listens_no_longer():
     assert state(f) is BreakerState.CLOSED
 
 
+class Callers:
+    """A group that several callers use, whose calls under way are known one by one."""
+
+    def __init__(self, **policy):
+        self.open = []  # (lease, caller)
+        self.told = []  # what is to be asked elsewhere: a deployment and which of its calls
+        self.f = Fleet(3, silence=OPTIONS, calls=self.calls, on_silent=self.late, **policy)
+        for n in range(12):
+            answer(self.f, n % 3)
+
+    def calls(self, deployment):
+        for lease, caller in self.open:
+            if lease.open and lease.deployment is deployment:
+                yield OpenCall(lease.started, lease.seconds_to_first_token is not None, caller)
+
+    def late(self, deployment, admits):
+        self.told.append({lease for lease, _ in self.open if lease.deployment is deployment and admits(lease)})
+
+    def ask(self, caller, to):
+        lease = self.f.lease(to)
+        self.open.append((lease, caller))
+        return lease
+
+    def disputed(self):
+        return self.f.policy.disputes("d0")
+
+
+def test_the_calls_of_one_caller_among_several_are_enough_for_that_one():
+    c = Callers()
+    siblings_answer(c.f, 1)
+    c.ask("another", 1)  # seen by the next look, and answered at once
+    siblings_answer(c.f, 1)
+    c.open.pop()[0].release()
+    waiting = {c.ask("one", 0), c.ask("one", 0)}
+    siblings_answer(c.f, 5)
+    assert state(c.f) is BreakerState.OPEN
+    assert waiting in c.told
+    # Nobody else is told, and the next other caller finds out alone.
+    assert c.disputed()
+    c.f.policy.appeal("m", "one")
+    assert state(c.f) is BreakerState.OPEN
+    c.f.policy.appeal("m", "another")
+    assert state(c.f) is BreakerState.CLOSED
+
+
+@pytest.mark.parametrize("callers", [("one", "another"), ("one", "one")])
+def test_two_callers_that_wait_and_one_that_is_alone_need_no_other_word(callers):
+    c = Callers()
+    [c.ask(caller, 0) for caller in callers]
+    siblings_answer(c.f, 5)
+    assert state(c.f) is BreakerState.OPEN
+    assert not c.disputed()
+
+
+def test_calls_that_wait_as_long_everywhere_are_no_silence():
+    c = Callers()
+    [c.ask("one", to) for to in (0, 0, 0, 1, 1, 2, 2)]
+    siblings_answer(c.f, 60)
+    assert state(c.f) is BreakerState.CLOSED
+    assert not c.told
+
+
+def test_a_second_probe_is_not_left_behind_when_the_first_has_failed():
+    c = Callers(options=dataclasses.replace(OPTIONS_OF_BREAKERS, probe_timeout=2))
+    [c.ask("one", 0) for _ in range(2)]
+    siblings_answer(c.f, 5)
+    assert state(c.f) is BreakerState.OPEN
+    for lease, _ in c.open:
+        lease.release(cancelled=True)
+    c.f.now += 10
+    first = c.ask("one", 0)
+    siblings_answer(c.f, 2.5)
+    assert state(c.f) is BreakerState.HALF_OPEN
+    second = c.ask("one", 0)  # the first one has had its time
+    c.told.clear()
+    c.f.policy.overtaken(first)
+    assert state(c.f) is BreakerState.OPEN
+    assert any(second in told for told in c.told)
+
+
+def test_a_call_that_came_to_a_silent_one_all_the_same_is_asked_elsewhere_when_it_is_late():
+    c = Callers(options=dataclasses.replace(OPTIONS_OF_BREAKERS, cooldown=60))
+    [c.ask("one", 0) for _ in range(2)]
+    siblings_answer(c.f, 5)
+    late = c.ask("one", 0)  # by its id, say
+    c.told.clear()
+    siblings_answer(c.f, 1)
+    assert not any(late in told for told in c.told)
+    siblings_answer(c.f, 2)
+    assert state(c.f) is BreakerState.OPEN
+    assert any(late in told for told in c.told)
+
+
 @pytest.mark.parametrize("wrong", [{"factor": 0}, {"calls": 0}, {"min_samples": 9, "samples": 8}, {"min_seconds": -1}])
 def test_options_are_checked(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
@@ -288,7 +384,8 @@ class SilenceMachine(RuleBasedStateMachine):
         if how == "answer":
             self._tell(member, lease, lease.release)
         elif how == "token":
-            self._tell(member, lease, lease.first_token)
+            if lease.seconds_to_first_token is None:  # later ones are not listened to
+                self._tell(member, lease, lease.first_token)
             self.out.append((member, lease))
         elif how == "cancel":
             lease.release(cancelled=True)
