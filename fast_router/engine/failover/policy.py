@@ -230,6 +230,7 @@ class FailoverPolicy(Rests):
         now = self.engine.clock()
         case: Case | None = getattr(lease, "case", None)
         standing = None if case is None else case.charge
+        untold = self.disputes(deployment.id)
         if callable(self._options):
             breaker.configure(self._options(deployment))
         if not self._evidence.hear(case, deployment, kind, now, certain=certain(error)):
@@ -251,6 +252,8 @@ class FailoverPolicy(Rests):
             self._evidence.probed(case, deployment, certain=certain(error))
         self._opens(deployment, breaker, kind, generation, self._retry_after(deployment, error))
         self.charged(case, deployment)
+        if untold:
+            self._told_at_last(deployment, breaker)
 
     def _opens(
         self, deployment: Deployment, breaker: Breaker, kind: FailureKind, generation: int, retry_after: float | None
@@ -299,9 +302,19 @@ class FailoverPolicy(Rests):
         return bool(self._evidence.alone)
 
     def disputes(self, id_: str) -> bool:
-        """Tell whether a deployment rests, or is about to, on the word of one caller: nobody else is told then."""
+        """Tell whether a deployment rests, or is about to, on the word of one caller: nobody else is told then.
+
+        Each of several processes may let one rest on such a word: if they told each other, that were the whole group.
+        """
         found = self._breakers.get(id_)
-        return found is not None and found.testimony.disputed
+        return found is not None and (found.testimony.disputed or found.testimony.unproven)
+
+    def _told_at_last(self, deployment: Deployment, breaker: Breaker) -> None:
+        """Let the others know of a rest that was this process's own affair until now."""
+        if breaker.state is BreakerState.OPEN and deployment.held & RESTING and not self.disputes(deployment.id):
+            self._rest(deployment, deployment.resting_until - self.engine.clock())
+            until, kind = breaker.until, breaker.last_failure
+            self._changes.append((deployment, Change(breaker.state, breaker.state, breaker.reason, until, kind)))
 
     def appeal(self, name: str | None, caller: Hashable | None) -> None:
         """Wake those of a group that rest on the word of another caller: this one finds out for itself.
@@ -339,7 +352,11 @@ class FailoverPolicy(Rests):
     def vindicated(self, case: Case, by: Deployment) -> None:
         """Note that a request that had failed was answered elsewhere: its failures were not its own."""
         with self.engine.lock:
+            charge = case.charge
+            untold = charge is not None and self.disputes(charge.deployment.id)
             found = self._evidence.vindicated(case, by)
+            if charge is not None and untold:
+                self._told_at_last(charge.deployment, self.breaker(charge.deployment))
             if found is not None:
                 deployment, kind = found
                 breaker = self.breaker(deployment)

@@ -67,3 +67,9 @@ class Testimony:
         """Whether only one voice says so, and was believed for want of another."""
         alone = self.word is not None and not self.certain and not self.corroborated(self.word)
         return alone or len(self.probes) == 1
+
+    @property
+    def unproven(self) -> bool:
+        """Whether all there is are one voice's failures, of which none was answered elsewhere."""
+        heard = len(self.voices) == 1 and self.suspicions.keys() <= self.voices
+        return heard and not self.certain and not self.confirmed
