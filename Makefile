@@ -15,7 +15,7 @@ export LITELLM_LOCAL_MODEL_COST_MAP := True
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs test lint types pytest examples test-compat test-pythons test-slow versions newest bench servers constraints clean
+.PHONY: help demo docs test lint types pytest examples test-compat test-pythons test-slow coverage versions newest bench servers constraints clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,10 @@ versions: $(VENV)/.stamp-dev  ## Say what is on with each minor version of LiteL
 # The first command to run when LiteLLM releases; what fails names what that release has changed.
 newest: $(VENV)/.stamp-dev  ## Run the plugin's tests against the newest LiteLLM on the index
 	@PYTHON="$(PYTHON)" COMPAT_TESTS=tests/litellm_plugin scripts/test_compat.sh "$$($(BIN)/python scripts/versions.py --newest)"
+
+coverage: $(VENV)/.stamp-dev  ## Say which lines of the engine and of Albert's adapter their tests run; fail below the floor
+	@$(PYTEST) -m "not proxy and not services and not slow" -p no:cacheprovider --cov=fast_router.engine \
+		--cov=fast_router_albert tests/engine tests/albert tests/test_router.py tests/test_explain.py
 
 test-slow: $(VENV)/.stamp-dev servers  ## Run the tests that kill and await many processes (Redis, RabbitMQ, Celery workers)
 	@$(PYTEST) -m slow

@@ -21,7 +21,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from fast_router import environment_switch
-from fast_router.errors import ConfigurationError
+from fast_router.errors import ConfigurationError, did_you_mean
 from fast_router.settings.features import FEATURES, OVERHEAD
 from fast_router.settings.rollout import check_rollout
 from fast_router.settings.table import PREFIX, Row, Settings, markdown, options, rows, shown
@@ -138,10 +138,7 @@ def has_section(path: str) -> bool:
 
 
 def _unknown(name: object, known: Mapping[str, object]) -> str:
-    from difflib import get_close_matches
-
-    near = get_close_matches(str(name), known, n=1)
-    return f"no such option; did you mean {near[0]!r}?" if near else "no such option; `fast-router settings` lists them"
+    return f"no such option; {did_you_mean(name, known, '`fast-router settings` lists them')}"
 
 
 def load(
@@ -223,11 +220,7 @@ def _features(given: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _no_feature(name: str, features: list[str]) -> str:
-    from difflib import get_close_matches
-
-    near = get_close_matches(name, features, n=1)
-    remedy = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(features)}"
-    return f"there is no feature {name!r}; {remedy}"
+    return f"there is no feature {name!r}; {did_you_mean(name, features, 'there are: ' + ', '.join(features))}"
 
 
 def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
@@ -237,10 +230,7 @@ def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
     found = []
     for name in names:
         if name not in known and not name.startswith(_NO_OPTIONS):
-            from difflib import get_close_matches
-
-            near = get_close_matches(name, known, n=1, cutoff=0.8)
-            remedy = f"did you mean {near[0]}?" if near else "`fast-router settings` lists the options"
+            remedy = did_you_mean(name, sorted(known), "`fast-router settings` lists the options", cutoff=0.8)
             found.append(f"{name} is set, but there is no such option; {remedy}")
     return found
 

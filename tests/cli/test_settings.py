@@ -169,7 +169,7 @@ def test_variables_that_are_no_options_are_named_but_not_those_of_our_own_tools(
     environ = {"FAST_ROUTER_MAXWAIT": "3", "FAST_ROUTER_MAX_WAIT": "3", "FAST_ROUTER_NONSENSE": "x", "OTHER": "1"}
     own = {"FAST_ROUTER_TEST_REDIS_URL": "redis://x", "FAST_ROUTER_ALBERT_CONFIG": "x.yml"}
     assert settings.unknown_variables(environ | own) == [
-        "FAST_ROUTER_MAXWAIT is set, but there is no such option; did you mean FAST_ROUTER_MAX_WAIT?",
+        "FAST_ROUTER_MAXWAIT is set, but there is no such option; did you mean 'FAST_ROUTER_MAX_WAIT'?",
         "FAST_ROUTER_NONSENSE is set, but there is no such option; `fast-router settings` lists the options",
     ]
     assert settings.unknown_variables({**own, "OTHER": "1"}) == []
