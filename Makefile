@@ -15,7 +15,7 @@ export LITELLM_LOCAL_MODEL_COST_MAP := True
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types pytest examples test-compat test-pythons test-slow versions newest bench servers constraints clean
+.PHONY: help demo docs test lint types pytest examples test-compat test-pythons test-slow coverage versions newest bench servers constraints clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,10 @@ $(VENV)/.stamp-%: pyproject.toml scripts/venv.sh scripts/constraints.txt
 
 demo: .venvs/demo/.stamp  ## Send real requests over real HTTP through litellm.Router, without us and with us
 	@.venvs/demo/bin/fast-router demo
+
+docs: $(VENV)/.stamp-docs  ## Build the site into site/; fail if a link leads nowhere
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "make docs: site/index.html"
 
 test: lint types pytest examples  ## Install what the suite needs; ruff, mypy --strict, pytest, every example
 	@echo "make test: all passed"
@@ -59,6 +63,10 @@ versions: $(VENV)/.stamp-dev  ## Say what is on with each minor version of LiteL
 # The first command to run when LiteLLM releases; what fails names what that release has changed.
 newest: $(VENV)/.stamp-dev  ## Run the plugin's tests against the newest LiteLLM on the index
 	@PYTHON="$(PYTHON)" COMPAT_TESTS=tests/litellm_plugin scripts/test_compat.sh "$$($(BIN)/python scripts/versions.py --newest)"
+
+coverage: $(VENV)/.stamp-dev  ## Say which lines of the engine and of Albert's adapter their tests run; fail below the floor
+	@$(PYTEST) -m "not proxy and not services and not slow" -p no:cacheprovider --cov=fast_router.engine \
+		--cov=fast_router_albert tests/engine tests/albert tests/test_router.py tests/test_explain.py
 
 test-slow: $(VENV)/.stamp-dev servers  ## Run the tests that kill and await many processes (Redis, RabbitMQ, Celery workers)
 	@$(PYTEST) -m slow
@@ -93,5 +101,5 @@ constraints: $(VENV)/.stamp-dev  ## Pin the newest versions of everything but Li
 		scripts/proxy_1.110.in pyproject.toml --output-file scripts/proxy_1.110.txt
 
 clean:  ## Remove what make made: environments, caches, benchmark results
-	rm -rf $(VENV) .venvs .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist benchmarks/results/*.json
+	rm -rf $(VENV) .venvs site .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist benchmarks/results/*.json
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,23 +1,70 @@
-"""Draws the plots of docs/cache-aware.md from simulations: `python scripts/plots.py [TRACE]`.
+"""Draws the plots of the documentation: `python scripts/plots.py [TRACE]`.
 
-The same code gives the same bytes. A published trace is drawn where its path is given, and left as it is otherwise.
+Those of docs/strategies.md and docs/cache-aware.md come from simulations: the same code gives the same bytes. A
+published trace is drawn where its path is given, and left as it is otherwise. That of docs/performance.md comes from
+what `python -m benchmarks pick` has measured last, if it has.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import click
+import matplotlib as mpl
+from matplotlib.figure import Figure
 
 from fast_router.cache_world import WORKLOADS, Workload, read_trace, shape
 from fast_router.cli.simulate.caches import compare
-from fast_router.cli.simulate.plot import cache_plot
+from fast_router.cli.simulate.plot import cache_plot, latency_plot
+from fast_router.simulation import Fault, ServerSpec, World, simulate
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 STRATEGIES = ("LiteLLM simple-shuffle", "LiteLLM least-busy", "least_busy", "cache_aware")
+SLOW = ("LiteLLM simple-shuffle", "LiteLLM least-busy", "least_busy", "power_of_two", "peak_ewma")
 SERVERS = 8
+PICKS = IMAGES.parents[1] / "benchmarks" / "results" / "pick.json"
+FEWEST = 10  # deployments of the smallest group that is drawn
+
+
+def slow_server() -> None:
+    """Simulate four servers of which one is ten times slower for a while, and draw how strategies take it."""
+    slow = (Fault("slow", start=20, end=40),)
+    servers = [ServerSpec(f"server-{number}", 0.3, faults=slow if number == 0 else ()) for number in range(4)]
+    outcomes = simulate(World(servers, rate=40, seconds=60), SLOW)
+    path = IMAGES / "strategies-slow.svg"
+    latency_plot(path, "One of four servers is ten times slower from second 20 to 40", outcomes)
+    click.echo(f"{path.relative_to(IMAGES.parents[1])}: {path.stat().st_size // 1000} kB")
+    for one in outcomes:
+        click.echo(f"  {one.name:24} p50 {one.percentile(0.5):.3f} s  p99 {one.percentile(0.99):.3f} s")
+
+
+def pick_cost() -> None:
+    """Draw what a pick costs with and without fast_router, by the number of deployments."""
+    if not PICKS.exists():
+        click.echo(f"{PICKS.name}: not there, so docs/images/pick.svg stays; python -m benchmarks pick makes it")
+        return
+    lines: dict[str, list[tuple[int, float, float]]] = {}
+    for row in json.loads(PICKS.read_text())["rows"]:
+        size = row["deployments"]
+        if size.isdigit() and int(size) >= FEWEST:  # one group, not several
+            lines.setdefault(row["strategy"], []).append((int(size), row["LiteLLM async"], row["with lease"]))
+    figure = Figure(figsize=(9.0, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for number, (strategy, points) in enumerate(lines.items()):
+        sizes = [size for size, *_ in points]
+        axes.plot(sizes, [theirs for _, theirs, _ in points], "--", color=f"C{number}", linewidth=1.2)
+        axes.plot(sizes, [ours for *_, ours in points], "-", color=f"C{number}", linewidth=1.6, label=strategy)
+    axes.set(xscale="log", yscale="log", xlabel="deployments in the group", ylabel="CPU per pick, µs")
+    axes.set_title("One pick: LiteLLM alone (dashed), with fast_router (solid)", fontsize=10)
+    axes.grid(visible=True, alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=7, frameon=False)
+    with mpl.rc_context({"svg.hashsalt": "fast_router", "svg.fonttype": "none"}):
+        figure.savefig(IMAGES / "pick.svg", metadata={"Date": None})
+    click.echo("docs/images/pick.svg")
 
 
 def draw(workload: Workload, title: str) -> None:
@@ -37,6 +84,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("trace", nargs="?", type=Path, help="a trace in the published format")
     arguments = parser.parse_args()
+    slow_server()
+    pick_cost()
     draw(WORKLOADS["agents"](seconds=180), "Agents: one long system prompt, growing sessions")
     draw(WORKLOADS["tenants"](seconds=180), "40 tenants with a long prompt each")
     draw(WORKLOADS["mixed"](seconds=180), "Prompts that share nothing")

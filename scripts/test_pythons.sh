@@ -46,8 +46,8 @@ for version in "${versions[@]}"; do
         echo "== Python $version: installing"
         [[ -x $folder/bin/python ]] || "$uv" venv --quiet --python "${found[$version]}" "$folder"
         "$uv" pip install --quiet --python "$folder/bin/python" --constraint scripts/constraints.txt \
-            --editable '.[cli,redis,celery,kv-events]' hypothesis pytest pytest-asyncio pytest-rerunfailures pytest-timeout \
-            pytest-xdist tokenizers
+            --editable '.[cli,redis,celery,kv-events]' 'litellm[proxy]' tokenizers \
+            hypothesis pytest pytest-asyncio pytest-rerunfailures pytest-timeout pytest-xdist
         env -u PYTHONDONTWRITEBYTECODE "$folder/bin/python" -c 'import litellm' >/dev/null
         touch "$stamp"
     fi

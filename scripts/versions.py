@@ -104,23 +104,13 @@ def ask(release: str) -> Row | str:
     folder = FOLDER / release
     if not folder.is_dir():
         uv = Path(sys.executable).with_name("uv")
-        install = [
-            str(uv),
-            "pip",
-            "install",
-            "--quiet",
-            "--no-deps",
-            "--python",
-            sys.executable,
-            "--target",
-            str(folder),
-        ]
+        install = [str(uv), *["pip", "install", "--quiet", "--no-deps", "--python"], sys.executable]
         done = subprocess.run(
-            [*install, str(folder), f"litellm=={release}"], capture_output=True, text=True, check=False
+            [*install, "--target", str(folder), f"litellm=={release}"], capture_output=True, text=True, check=False
         )
         if done.returncode:
             shutil.rmtree(folder, ignore_errors=True)
-            return f"cannot be installed: {done.stderr.strip().splitlines()[-1]}"
+            return f"cannot be installed: {' '.join(done.stderr.split())[:300]}"
     path = os.pathsep.join(map(str, (folder, ROOT, ROOT / "adapters")))
     env = {**os.environ, "PYTHONPATH": path, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "FAST_ROUTER_RUNTIME_DIR": ""}
     env.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -196,6 +186,8 @@ def main() -> None:
             print(f"LiteLLM {release} {why}")
     page = PAGE.read_text()
     if options.update:
+        if len(rows) < len(wanted):
+            sys.exit("versions: the table is left as it is, since not every release told what is on")
         before, _, rest = page.partition(BEGIN)
         PAGE.write_text(f"{before}{BEGIN}{table}{END}{rest.partition(END)[2]}")
         return

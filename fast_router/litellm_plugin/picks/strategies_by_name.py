@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router.deployment_options import options_of
 from fast_router.engine import canonical, known_strategies
-from fast_router.errors import UnknownStrategyError
+from fast_router.errors import UnknownStrategyError, did_you_mean
 from fast_router.litellm_plugin.picks.given import given_to
 from fast_router.litellm_plugin.picks.given import known as given_now
 from fast_router.litellm_plugin.strategy_names import LITELLM
@@ -78,13 +78,9 @@ _ALSO = "fast_router also knows: "
 
 
 def _also(wrong: str, known: frozenset[str]) -> str:
-    from difflib import get_close_matches  # noqa: PLC0415 - wanted only for a mistake
-
     ours = [name for name in known_strategies() if name not in LITELLM]
-    spellings = {name.replace("-", "_"): name for name in (*known_strategies(), *sorted(known))}
-    near = get_close_matches(wrong.strip().lower().replace("-", "_"), spellings, n=1)
-    question = f"; did you mean {spellings[near[0]]!r}?" if near else "."
-    return f"{_ALSO}{', '.join(ours)}{question}"
+    question = did_you_mean(wrong, (*known_strategies(), *sorted(known)))
+    return f"{_ALSO}{', '.join(ours)}{f'; {question}' if question else '.'}"
 
 
 def of_model(entries: Sequence[Mapping[str, Any]]) -> tuple[str, Mapping[str, Any]] | None:

@@ -252,7 +252,7 @@ class LiteLLMFailover:
     def _write(self, deployment: Deployment, change: Change) -> None:
         core = self._core()
         rests = None if core is None else self._band.rest_store(core)
-        if rests is None or change.new is BreakerState.HALF_OPEN:
+        if rests is None or (change.new is BreakerState.HALF_OPEN and not change.early):
             return
         now = self._router.engine.clock()
         if change.new is BreakerState.OPEN:
