@@ -271,3 +271,25 @@ def test_a_wrong_setting_ends_the_command_with_one_line_and_exit_code_2(monkeypa
     done = CliRunner().invoke(main, ["settings"])
     assert done.exit_code == 2
     assert done.output.startswith("Error: FAST_ROUTER_MAX_WAIT: 'soon'")
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [("observe", "observe"), (" Observe ", "observe"), (10, 10.0), ("12.5", 12.5), (0, 0.0), (100, 100.0)],
+)
+def test_a_rollout_is_a_share_in_percent_or_observe(given, read, tmp_path):
+    assert settings.load(arguments={"rollout": given}, environ={})[0].rollout == read
+    assert settings.load(environ={"FAST_ROUTER_ROLLOUT": str(given)})[0].rollout == read
+    file = tmp_path / "options.yaml"
+    file.write_text(f"fast_router: {{rollout: {given}}}")
+    assert settings.load(environ={"FAST_ROUTER_CONFIG": str(file)})[0].rollout == read
+
+
+@pytest.mark.parametrize("given", [-1, 101, "half", True, [10], float("nan")])
+def test_a_wrong_rollout_is_one_error_that_says_what_is_right(given):
+    with pytest.raises(
+        ConfigurationError, match=r"^configure\(rollout=…\): .*from 0 to 100, or observe \(rollout: .*\)$"
+    ):
+        settings.load(arguments={"rollout": given}, environ={})
+    with pytest.raises(ConfigurationError, match="'latency', 'first_token' or 'failures'"):
+        settings.load(arguments={"rollout_measure": "speed"}, environ={})

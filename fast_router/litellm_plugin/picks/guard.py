@@ -93,7 +93,7 @@ class Guard:
         attempt = current.get()
         why = plan.why_sync if synchronous else plan.why
         if why is None:
-            why = self._why(plan, request_kwargs or {}, specific=specific, synchronous=synchronous)
+            why = self.why_not(plan, request_kwargs or {}, specific=specific, synchronous=synchronous)
         if why is None:
             deployment = self._pick(binding, plan, attempt, request_kwargs, prompt)
             if deployment is not None:
@@ -103,7 +103,7 @@ class Guard:
             return Filtered(binding, plan, attempt, _NOBODY, chooses=False)
         return Filtered(binding, plan, attempt, why)
 
-    def _why(self, plan: Plan, kwargs: Mapping[str, Any], *, specific: Any, synchronous: bool) -> str | None:
+    def why_not(self, plan: Plan, kwargs: Mapping[str, Any], *, specific: Any, synchronous: bool) -> str | None:
         """Why this request cannot take the fast lane of its plan, None if it can."""
         if specific:
             return "a specific deployment"

@@ -36,7 +36,7 @@ def _answer_cache(original: Any, band: RustBand) -> Any:
     async def _answer_cache(self: Any, step: Any) -> Any:
         answer = await original(self, step)
         ids = rests.ids_of(step)
-        return answer if ids is None else _cooling(band, self, ids, answer)
+        return answer if ids is None else _cooling(band, self, ids, rests.as_answered(self, ids, answer))
 
     return _answer_cache
 
@@ -45,7 +45,7 @@ def _answer_cache_sync(original: Any, band: RustBand) -> Any:
     def _answer_cache_sync(self: Any, step: Any) -> Any:
         answer = original(self, step)
         ids = rests.ids_of(step)
-        return answer if ids is None else _cooling(band, self, ids, answer)
+        return answer if ids is None else _cooling(band, self, ids, rests.as_answered(self, ids, answer))
 
     return _answer_cache_sync
 
