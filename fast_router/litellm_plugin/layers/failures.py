@@ -65,11 +65,12 @@ class RequestLedger(AttemptLedger):
         raised: The latest failure itself, for a retry that the budget refuses.
         may_wait: Whether it may wait: not if that would block an event loop.
         wait_until: Clock time in seconds until which it waits in all, None before its first wait.
+        who: Who made it, once it is over and a stream of its own goes on.
     """
 
     __slots__ = (
         "bypass", "error", "failover", "hedge", "may_wait", "model", "own_retries", "raised", "request", "retries",
-        "wait_until",
+        "wait_until", "who",
     )  # fmt: skip
 
     def __init__(
@@ -89,10 +90,11 @@ class RequestLedger(AttemptLedger):
         self.raised: Exception | None = None
         self.may_wait = may_wait
         self.wait_until: float | None = None
+        self.who: Hashable | None = None
 
     def caller(self) -> Hashable | None:
         """Tell who makes the request; see `callers.caller_of`."""
-        return None if self.request is None else caller_of(self.request)
+        return self.who if self.request is None else caller_of(self.request)
 
     def fork(self) -> RequestLedger:
         """Give the ledger of a second attempt of the same request, made side by side with the first one."""
@@ -103,8 +105,9 @@ class RequestLedger(AttemptLedger):
 
     def over(self) -> None:
         """Let go of what the request holds."""
-        self.raised = None
-        self.request = None
+        request, self.raised, self.request = self.request, None, None
+        if request is not None and request.get("stream"):
+            self.who = caller_of(request)  # its stream may yet break
 
 
 def install(patches: PatchSet, band: Band) -> list[str]:
