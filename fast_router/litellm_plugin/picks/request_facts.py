@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router.engine import Ask
 from fast_router.engine.prefix_cache.fleet import on_members
-from fast_router.litellm_plugin.layers.lease import ledger
 from fast_router.litellm_plugin.picks.prompt_text import prompt_of, source_of
+from fast_router.litellm_plugin.request import ledger
 
 if TYPE_CHECKING:
     from fast_router.engine.group import ModelGroup

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fast_router import settings
 from fast_router.engine.rollout.arms import Arms
 from fast_router.engine.rollout.assignment import Assignment
-from fast_router.litellm_plugin.layers import lease
+from fast_router.litellm_plugin import request as attempts
 from fast_router.litellm_plugin.rests import apart
 from fast_router.litellm_plugin.rollout import gates
 from fast_router.litellm_plugin.rollout.observer import Observer
@@ -102,14 +102,14 @@ class Lifecycle:
             apart.end([], self._band)
             tally.failed(error, "beginning a rollout")
             return
-        lease.on_end.append(_attempted)
+        attempts.on_end.append(_attempted)
 
     def end(self) -> None:
         """All requests are ours again, or nobody's: the gates go."""
         standing, self._gates, self.trial = self._gates, None, None
         if standing is None:
             return
-        lease.on_end.remove(_attempted)
+        attempts.on_end.remove(_attempted)
         standing.restore()
         apart.end([core for router in routers() if (core := self._band.core_of(router)) is not None], self._band)
 
@@ -122,7 +122,7 @@ class Lifecycle:
         return None if self.trial is None else self.trial.report()
 
 
-def _attempted(attempt: lease.Attempt, error: BaseException | None, cancelled: bool) -> None:  # noqa: ARG001
+def _attempted(attempt: attempts.Attempt, error: BaseException | None, cancelled: bool) -> None:  # noqa: ARG001
     request = running.get()
     if request is not None and attempt.lease is not None:
         request.attempted(attempt.lease.id)

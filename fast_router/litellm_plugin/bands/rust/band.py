@@ -23,6 +23,7 @@ from fast_router.litellm_plugin.bands.rust import rests, untried
 from fast_router.litellm_plugin.bands.rust.self_test import SelfTest
 from fast_router.litellm_plugin.picks import strategies_by_name
 from fast_router.litellm_plugin.picks.binding import Binding, bind
+from fast_router.litellm_plugin.picks.given import known as given_now
 from fast_router.litellm_plugin.strategy_names import STRATEGIES
 from fast_router.litellm_plugin.tally import LOGGER
 
@@ -297,7 +298,7 @@ class RustBinding(Binding):
             groups[name] = self.engine.compile_group(name, tuple(members), strategy, options, replaces=groups.get(name))
 
     def _strategy_of(self, core: Any, members: Sequence[Deployment]) -> tuple[str, Mapping[str, Any]]:
-        given: strategies_by_name.Strategies | None = vars(core).get(strategies_by_name.KEY)
+        given = given_now(core)
         try:
             own = strategies_by_name.of_model([member.entry for member in members])
         except FastRouterError as error:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fast_router.engine.deployment import OPERATOR, RESTING
-from fast_router.litellm_plugin.layers import lease
+from fast_router.litellm_plugin import request as running
 from fast_router.litellm_plugin.picks.binding import KEY
 from fast_router.litellm_plugin.rests import apart
 from fast_router.litellm_plugin.rests.mirror import permits
@@ -100,7 +100,7 @@ def _binding_of(store: Any) -> RustBinding | None:
 
 def _charged(binding: RustBinding, deployment_id: str) -> None:
     """Note that a request's charge has brought about a rest: it ends if the charge is taken back."""
-    ledger = lease.ledger.get()
+    ledger = running.ledger.get()
     failover, deployment = getattr(ledger, "failover", None), binding.engine.deployments.get(deployment_id)
     if ledger is not None and failover is not None and deployment is not None:
         failover.policy.charged(ledger.case, deployment)
