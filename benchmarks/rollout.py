@@ -81,7 +81,7 @@ def main() -> None:
         found = [after for _ in range(runs) if (after := play(case, rng)) is not None]
         half = round(statistics.median(found)) if found else None
         report.add(case.arms, case.share, case.spread, case.requests, round(100 * len(found) / runs, 1), half)
-    report.note("equal arms may report a difference in at most 5 % of the runs")
+    report.notes.append("equal arms may report a difference in at most 5 % of the runs")
     report.finish()
 
 

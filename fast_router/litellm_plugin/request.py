@@ -118,11 +118,12 @@ class RequestLedger(AttemptLedger):
         raised: The latest failure itself, for a retry that the budget refuses.
         may_wait: Whether it may wait: not if that would block an event loop.
         wait_until: Clock time in seconds until which it waits in all, None before its first wait.
+        who: Who made it, once it is over and a stream of its own goes on.
     """
 
     __slots__ = (
         "beginning", "beside", "bypass", "error", "failover", "hedge", "hop", "may_wait", "model", "own_retries",
-        "raised", "request", "retries", "wait_until",
+        "raised", "request", "retries", "wait_until", "who",
     )  # fmt: skip
 
     def __init__(
@@ -145,10 +146,11 @@ class RequestLedger(AttemptLedger):
         self.raised: Exception | None = None
         self.may_wait = may_wait
         self.wait_until: float | None = None
+        self.who: Hashable | None = None
 
     def caller(self) -> Hashable | None:
         """Tell who makes the request; see `callers.caller_of`."""
-        return None if self.request is None else caller_of(self.request)
+        return self.who if self.request is None else caller_of(self.request)
 
     def fork(self) -> RequestLedger:
         """Give the ledger of a second attempt of the same request, made side by side with the first one."""
@@ -159,8 +161,9 @@ class RequestLedger(AttemptLedger):
 
     def over(self) -> None:
         """Let go of what the request holds."""
-        self.raised = None
-        self.request = None
+        request, self.raised, self.request = self.request, None, None
+        if request is not None and request.get("stream"):
+            self.who = caller_of(request)  # its stream may yet break
 
 
 ledger: ContextVar[RequestLedger | None] = ContextVar("fast_router_request", default=None)

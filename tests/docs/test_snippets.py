@@ -135,3 +135,15 @@ def test_the_package_is_installed_from_a_checkout_as_long_as_it_is_not_on_the_in
     (install,) = re.findall(r"## Install\n(.*?)\n## ", (ROOT / "README.md").read_text(), re.DOTALL)
     assert "checkout" in install
     assert "pip install '.[cli]'" in install
+
+
+def test_the_file_that_the_albert_page_shows_becomes_the_one_that_it_shows(tmp_path, monkeypatch):
+    import yaml
+    from click.testing import CliRunner
+
+    monkeypatch.delenv("VLLM_KEY", raising=False)
+    theirs, ours = _blocks(ROOT / "docs" / "albert.md", "yaml")[:2]
+    (tmp_path / "config.yml").write_text(theirs)
+    done = CliRunner().invoke(main, ["albert", "convert", str(tmp_path / "config.yml")])
+    assert done.exit_code == 0, done.output
+    assert yaml.safe_load(done.stdout) == yaml.safe_load(ours)

@@ -191,7 +191,7 @@ function rollouts(data) {
     const seen = each.observed || {};
     const said = observes
       ? `LiteLLM picks, we only watch: ${figure(seen.same_pick)} of ${figure(seen.compared)} picks as ours; to resting ${figure(seen.to_resting)}, full ${figure(seen.to_full)}, just failed ${figure(seen.to_just_failed)}`
-      : `by ${each.measure}: ${each.verdict}. ${each.shared}.`;
+      : `by ${each.measure}: ${each.verdict} (${each.shared})`;
     return el("div", { class: "rollout" },
       el("h2", {}, observes ? "Rollout: observe" : `Rollout: ${each.rollout} % of the requests`),
       el("table", {},
