@@ -88,7 +88,7 @@ def _give_history(router: Any, groups: int, size: int) -> None:
 
 async def _rounds(strategy: str, groups: int, size: int, rounds: int) -> tuple[_Times, float]:
     import fast_router  # noqa: PLC0415 - installs its hook
-    from fast_router.litellm_plugin.layers.lease import Attempt, current  # noqa: PLC0415
+    from fast_router.litellm_plugin.request import Attempt, current  # noqa: PLC0415
 
     # Built under the running loop: some strategies start a background task, which then ends with the loop.
     router = _router(strategy, groups, size)

@@ -11,7 +11,7 @@ from math import isfinite
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
-from fast_router.errors import ConfigurationError
+from fast_router.errors import ConfigurationError, did_you_mean
 from fast_router.settings import table
 
 __all__ = ["KEYS", "METRICS", "DeploymentOptions", "options_of", "unknown_keys"]
@@ -92,7 +92,8 @@ def _text(value: Any) -> str:
 def _metric(value: Any) -> str:
     if value in METRICS:
         return str(value)
-    raise _WrongError(f"one of {', '.join(METRICS)}{_meant(value, METRICS)}")
+    question = did_you_mean(value, METRICS)
+    raise _WrongError(f"one of {', '.join(METRICS)}{question and f'; {question}'}")
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -182,11 +183,4 @@ def unknown_keys(entry: Mapping[str, Any]) -> dict[str, str]:
     info = entry.get("model_info")
     said = info.get("fast_router") if isinstance(info, Mapping) else None
     wrong = [str(key) for key in said if key not in KEYS] if isinstance(said, Mapping) else []
-    return {key: _meant(key, KEYS).lstrip("; ") or f"known are: {', '.join(sorted(KEYS))}" for key in wrong}
-
-
-def _meant(word: Any, known: Sequence[str] | frozenset[str]) -> str:
-    from difflib import get_close_matches  # noqa: PLC0415 - wanted only for a mistake
-
-    near = get_close_matches(word, known, n=1) if isinstance(word, str) else []
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return {key: did_you_mean(key, sorted(KEYS), f"known are: {', '.join(sorted(KEYS))}") for key in wrong}

@@ -6,6 +6,8 @@ All derive from `FastRouterError`. An error that stands for an HTTP answer carri
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 __all__ = [
     "BUSY",
     "ConfigurationError",
@@ -15,11 +17,36 @@ __all__ = [
     "RoutingTimeoutError",
     "UnknownModelError",
     "UnknownStrategyError",
+    "did_you_mean",
+    "nearest",
 ]
 
 
 BUSY = "Model is too busy, please try again later."
 """What a caller reads when every deployment is at its limit, in the words of the Albert API."""
+
+
+def nearest(word: object, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """The known word that `word` most likely means, None if none is near; case, hyphen and underscore do not matter.
+
+    Args:
+        word: What was written.
+        known: The words that mean something.
+        cutoff: How much alike they must be, 0 to 1.
+    """
+    if not isinstance(word, str):
+        return None
+    from difflib import get_close_matches  # noqa: PLC0415 - wanted only for a mistake
+
+    plain = {each.lower().replace("-", "_"): each for each in known}
+    found = get_close_matches(word.strip().lower().replace("-", "_"), plain, n=1, cutoff=cutoff)
+    return plain[found[0]] if found else None
+
+
+def did_you_mean(word: object, known: Iterable[str], otherwise: str = "", *, cutoff: float = 0.6) -> str:
+    """The question that every message about a wrong word ends with, `otherwise` where nothing known is near."""
+    found = nearest(word, known, cutoff=cutoff)
+    return otherwise if found is None else f"did you mean {found!r}?"
 
 
 class FastRouterError(Exception):

@@ -7,11 +7,13 @@ from typing import Any
 
 from pydantic import BaseModel, SecretStr, ValidationError
 
+from fast_router.errors import did_you_mean
+
 from . import spellings
 from .dialects import ModelDraft, ProviderDraft
 from .endpoints import DEFAULT_URLS, SERVING_PROVIDERS, ModelType, ProviderType
 from .env import Interpolation
-from .report import Report, near
+from .report import Report
 from .schema import MAX_NAME, BasicAuth, Metric, Model, Provider, Secret
 from .source import PathKey
 
@@ -358,8 +360,8 @@ def _choices(part: type[BaseModel], name: str) -> list[str]:
 
 
 def _guess(value: object, known: Iterable[str]) -> str:
-    guess = near(value, known)
-    return f"; did you mean '{guess}'?" if guess else ""
+    question = did_you_mean(value, sorted(known))
+    return f"; {question}" if question else ""
 
 
 def _one_of(known: Iterable[str]) -> str:

@@ -6,15 +6,16 @@ known secret of this file, and is not what an environment variable held.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from fast_router.errors import nearest
+
 from .errors import AlbertConfigError, Problem
 from .source import Document, PathKey, join, shown_key
 
-__all__ = ["Report", "near", "secrets_in"]
+__all__ = ["Report", "secrets_in"]
 
 _WORDLIKE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _./:+-]{0,63}\Z")
 _CREDENTIAL = re.compile(
@@ -22,17 +23,6 @@ _CREDENTIAL = re.compile(
     r"|(?=[A-Za-z0-9_-]*\d)(?=[A-Za-z0-9_-]*[A-Za-z])[A-Za-z0-9_]{20,}"
 )
 _SECRET_KEY = re.compile(r"(?i)(^|_|-)(key|token|secret|password|passwd|dsn|authorization)s?$")
-
-
-def near(word: object, known: Iterable[str]) -> str | None:
-    """The known word that `word` most likely means, None if nothing is near."""
-    if not isinstance(word, str):
-        return None
-    words = sorted(known)
-    plain = word.strip().lower().replace("_", "-")
-    by_plain = {known_word.replace("_", "-"): known_word for known_word in words}
-    found = difflib.get_close_matches(plain, list(by_plain), 1, 0.6)
-    return by_plain[found[0]] if found else None
 
 
 def secrets_in(value: Any, *, inside: bool = False) -> set[str]:
@@ -111,7 +101,7 @@ class Report:
 
     def unknown_key(self, path: PathKey, key: str, known: Iterable[str]) -> None:
         """Warn about a key that means nothing in any dialect."""
-        guess = near(key, known)
+        guess = nearest(key, sorted(known))
         name = "" if key in self._secrets else f" '{shown_key(key)}'"
         right = f"Did you mean '{guess}'?" if guess else "It is kept, and nothing reads it."
         self.warn((*path, key), f"unknown key{name}", right)

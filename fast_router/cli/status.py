@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from fast_router.cli.columns import Column, figure, show
+from fast_router.cli.rollout import show_rollouts
 from fast_router.cli.trouble import changes_in, since, troubles
 from fast_router.observe import process_status
 from fast_router.observe.runtime_dir import directories
@@ -93,6 +94,7 @@ def _show(documents: Sequence[Mapping[str, Any]], model: str | None, *, everythi
         click.echo()
         for sentence in sentences:
             click.secho(sentence, bold=True)
+    show_rollouts(summary)
     total = sum(group["size"] for group in groups)
     hidden = 0
     for group in sorted(groups, key=to_watch):

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from fast_router import environment_switch, settings
 from fast_router.errors import ConfigurationError
+from fast_router.launch import proxy_config
 from fast_router.settings import proxy_file
 
 __all__ = ["BOOTSTRAP", "CommandError", "environment", "run"]
@@ -46,7 +47,7 @@ def environment(
         environ: The environment to start from, `os.environ` by default.
 
     Raises:
-        ConfigurationError: An option is wrong.
+        ConfigurationError: An option is wrong, or what the proxy's YAML says to fast_router.
     """
     env = dict(os.environ if environ is None else environ)
     paths = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path and path != str(BOOTSTRAP)]
@@ -57,6 +58,9 @@ def environment(
         proxy_file.adopt(env, command)
     if not environment_switch.off(env):  # off always starts, whatever the options say
         settings.load(environ=env)
+        path = proxy_file.named_by_command(command) or proxy_file.named_by_environment(env)
+        if path:
+            proxy_config.check(path)
     return env
 
 

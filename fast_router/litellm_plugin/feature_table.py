@@ -38,7 +38,7 @@ FEATURES = (
     Feature("cooldowns", f"{_PLUGIN}.rests.mirror", _needs(Seam.REST_STORE)),
     Feature("operator_holds", f"{_PLUGIN}.rests.by_operator", _needs(Seam.CHOICE)),
     Feature("strategies", f"{_PLUGIN}.picks.strategies_by_name", _needs(Seam.STRATEGY_NAMES)),
-    Feature("failover", f"{_PLUGIN}.layers.failures", _needs(Seam.REQUEST, Seam.ATTEMPT, Seam.RETRY_TIMING)),
+    Feature("failover", f"{_PLUGIN}.layers.request_ledger", _needs(Seam.REQUEST, Seam.ATTEMPT, Seam.RETRY_TIMING)),
     Feature("admission", f"{_PLUGIN}.layers.quality_limits", _needs(Seam.CHOICE)),
     Feature("lane", f"{_PLUGIN}.bands.rust.lane", _needs(Seam.WALK), unless=Seam.PICK),
     Feature("bookkeeping", f"{_PLUGIN}.overhead"),

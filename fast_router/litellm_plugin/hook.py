@@ -213,6 +213,7 @@ def _patch(module: ModuleType) -> None:
     from fast_router import settings  # noqa: PLC0415
     from fast_router.litellm_plugin.bands.methods import UnknownBandError, find_band  # noqa: PLC0415
     from fast_router.litellm_plugin.patching import PatchSet  # noqa: PLC0415
+    from fast_router.litellm_plugin.rollout import install as install_rollout  # noqa: PLC0415
     from fast_router.litellm_plugin.start_line import install as install_start_line  # noqa: PLC0415
     from fast_router.litellm_plugin.tally import tally  # noqa: PLC0415
     from fast_router.settings.log_level import prepare  # noqa: PLC0415
@@ -234,6 +235,7 @@ def _patch(module: ModuleType) -> None:
     else:
         _install_features(patches, switch.band, settings.current().disabled_features)
         install_start_line(patches, switch.band)
+        install_rollout(patches, switch.band)
         switch.band.installed(patches, give_back)
     _in_force(patches)
     _warn_of_unknown_variables()

@@ -138,6 +138,14 @@ class PatchSet:
             self._undo.append(undo)
             self.active = True
 
+    def replaced(self) -> list[tuple[Any, str, list[str], Any]]:
+        """What is replaced now: owner, attribute, the modules of the layers in it, and what stood there before."""
+        with self._lock:
+            return [
+                (patch.owner, patch.attribute, [_module_of(layer) for layer, _ in patch.layers], patch.layers[0][1])
+                for patch in self._patches.values()
+            ]
+
     @property
     def patched(self) -> list[str]:
         """The names of what is replaced now, sorted."""
@@ -199,6 +207,10 @@ class PatchSet:
         else:
             wrapt.apply_patch(patch.owner, patch.attribute, patch.before)
         return True
+
+
+def _module_of(replacement: Any) -> str:
+    return str(getattr(getattr(replacement, "__func__", replacement), "__module__", ""))
 
 
 def _forward(replacement: Any, original: Any) -> None:

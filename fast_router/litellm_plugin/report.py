@@ -21,7 +21,8 @@ def status() -> dict[str, Any]:
     share their state over Redis: who else is there, and whether Redis answers (or that `limits: strict` has none).
     `resting` lists the deployments that rest or have yet to prove that they are back: model, id, state, reason,
     seconds_left. `celery` is there while Celery routing is on: whether broker and Redis answer, `picks` by workers,
-    `local_picks` by reason. `names_translated`: our strategies are off, and
+    `local_picks` by reason. `rollout` is there while
+    that setting is below 100 or observe: both arms, side by side. `names_translated`: our strategies are off, and
     configurations that name one start all the same. `capabilities` says of each whether it is on, and why or why not.
     """
     from fast_router.litellm_plugin.capabilities import capabilities  # noqa: PLC0415
@@ -54,6 +55,7 @@ def status() -> dict[str, Any]:
             "shared_state": _shared_state(),
             "resting": resting(),
             **_celery(),
+            **_rollout(),
         }
 
 
@@ -75,3 +77,9 @@ def _celery() -> dict[str, Any]:
     process = sys.modules.get("fast_router.celery_routing.process")
     found = process.status() if process is not None else None
     return {} if found is None else {"celery": found}
+
+
+def _rollout() -> dict[str, Any]:
+    rollout = sys.modules.get("fast_router.litellm_plugin.rollout")
+    found = rollout.report() if rollout is not None else None
+    return {} if found is None else {"rollout": found}

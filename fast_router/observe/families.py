@@ -7,7 +7,7 @@ processes must not be added up before Prometheus has seen that one of them began
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from fast_router.engine import Deployment
@@ -105,7 +105,9 @@ def families() -> Iterator[Family]:
             if id_ in names
         ],
     )
-    yield from _plugin(report.status())
+    status = report.status()
+    yield from _plugin(status)
+    yield from _rollout(status.get("rollout"))
 
 
 def _family(name: str, kind: str, text: str, labels: Sequence[str], samples: Sequence[Any]) -> Family:
@@ -152,11 +154,15 @@ def _histograms(rows: Sequence[Any], of: Callable[[Deployment], Histogram | None
 def _cumulative(histograms: Sequence[Histogram]) -> list[Any]:
     """Counts up to each of `EDGES` and in all, and the sum of seconds."""
     counts = [sum(each) for each in zip(*(histogram.counts for histogram in histograms), strict=True)]
+    return _upto(counts, sum(histogram.total for histogram in histograms))
+
+
+def _upto(counts: Sequence[int], total: float) -> list[Any]:
     running, upto = 0, {}
     for bound, count in zip((*BOUNDS, float("inf")), counts, strict=True):
         running += count
         upto[bound] = running
-    return [[*(upto[edge] for edge in EDGES), running], sum(histogram.total for histogram in histograms)]
+    return [[*(upto[edge] for edge in EDGES), running], total]
 
 
 _EVENTS = {
@@ -213,3 +219,33 @@ def _plugin(status: dict[str, Any]) -> Iterator[Family]:
     yield _family("shared_state_up", "gauge", "1 while Redis answers.", ("store",), connected[:1])
     about = (str(status["version"]), str(status["litellm"] or ""))
     yield _family("build_info", "gauge", "Versions.", ("version", "litellm"), [(about, 1)])
+
+
+_ARM_COUNTERS = (
+    ("requests", "Requests that have ended, those that the caller gave up on left out."),
+    ("failures", "Requests that ended in an error for the caller."),
+    ("cancelled", "Requests that the caller gave up on."),
+    ("retries", "Attempts after the first of a request."),
+)
+_ARM_TIMES = (
+    ("latency", "Seconds from a request to the end of its answer, of those that succeeded."),
+    ("first_token", "Seconds to the first token of a stream."),
+)
+
+
+def _rollout(rollout: Mapping[str, Any] | None) -> Iterator[Family]:
+    """Both arms of a rollout side by side; nothing without one."""
+    if rollout is None:
+        return
+    arms = rollout["arms"]
+    for name, text in _ARM_COUNTERS:
+        samples = [((arm["arm"],), arm[name]) for arm in arms]
+        yield _family(f"rollout_{name}", "counter", text, ("arm",), samples)
+    for name, text in _ARM_TIMES:
+        sums = [((arm["arm"],), _upto(arm["sums"][name], arm["sums"][f"{name}_seconds"])) for arm in arms]
+        yield _family(f"rollout_{name}_seconds", "histogram", text, ("arm",), sums)
+    yield _family(
+        "rollout_share", "gauge", "Share of the requests that fast_router handles.", (), [((), rollout["share"])]
+    )
+    differs = [((rollout["measure"],), int(rollout["differs"]))]
+    yield _family("rollout_differs", "gauge", "1 once the arms differ by the measure.", ("measure",), differs)

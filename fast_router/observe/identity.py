@@ -33,7 +33,9 @@ def identity() -> dict[str, Any]:
         # A spawned worker is named by what spawned it.
         command = _command(os.getppid()) or command
     program = Path(sys.argv[0] or "python").name
-    if program in {"-c", "-m", "python"}:
+    if command[1:2] == ["-c"] and program in {"-c", "python"}:
+        program = "python -c"  # and no word of the code, which may hold anything
+    elif program in {"-c", "-m", "python"}:
         program = next((Path(word).name for word in command[1:] if not word.startswith("-")), program)
     return {
         "pid": os.getpid(),

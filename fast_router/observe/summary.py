@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fast_router.engine.histogram import percentile
+from fast_router.observe.arms import rollouts
 
 __all__ = ["SEVERITY", "idle_parents", "summarise"]
 
@@ -76,6 +77,7 @@ def summarise(documents: Sequence[Mapping[str, Any]], *, everybody: bool = False
         "waits": _waits(documents),
         "errors": _errors(documents),
         "shared_state": [state for each in documents for state in (each.get("status") or {}).get("shared_state") or ()],
+        "rollouts": rollouts([each.get("status") or {} for each in documents]),
         "celery": [each["status"]["celery"] for each in documents if "celery" in (each.get("status") or {})],
         "capabilities": next(
             (

@@ -21,8 +21,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from fast_router import environment_switch
-from fast_router.errors import ConfigurationError
+from fast_router.errors import ConfigurationError, did_you_mean
 from fast_router.settings.features import FEATURES, OVERHEAD
+from fast_router.settings.rollout import check_rollout
 from fast_router.settings.table import PREFIX, Row, Settings, markdown, options, rows, shown
 
 if TYPE_CHECKING:
@@ -68,7 +69,11 @@ def _validators() -> dict[str, Any]:
     from pydantic import Field, TypeAdapter
 
     levels = typing.Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
-    hints = typing.get_type_hints(Settings, {"Any": typing.Any, "Literal": typing.Literal, "LogLevel": levels})
+    measures = typing.Literal["latency", "first_token", "failures"]
+    hints = typing.get_type_hints(
+        Settings,
+        {"Any": typing.Any, "Literal": typing.Literal, "LogLevel": levels, "Rollout": typing.Any, "Measure": measures},
+    )
     make: Any = TypeAdapter  # its own type does not admit an annotation that is only known at run time
     return {name: make(typing.Annotated[hints[name], Field(**spec.bounds)]) for name, spec in options().items()}
 
@@ -133,10 +138,7 @@ def has_section(path: str) -> bool:
 
 
 def _unknown(name: object, known: Mapping[str, object]) -> str:
-    from difflib import get_close_matches
-
-    near = get_close_matches(str(name), known, n=1)
-    return f"no such option; did you mean {near[0]!r}?" if near else "no such option; `fast-router settings` lists them"
+    return f"no such option; {did_you_mean(name, known, '`fast-router settings` lists them')}"
 
 
 def load(
@@ -190,6 +192,8 @@ def load(
 def _checked(name: str, value: object) -> object:
     if name == "enabled" and isinstance(value, str) and value.lower() == environment_switch.NEVER:
         return False
+    if name == "rollout":
+        return check_rollout(value)
     checked: object = _validators()[name].validate_python(value)
     if name == "disabled_features" and isinstance(checked, tuple):
         return _features(checked)
@@ -216,11 +220,7 @@ def _features(given: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _no_feature(name: str, features: list[str]) -> str:
-    from difflib import get_close_matches
-
-    near = get_close_matches(name, features, n=1)
-    remedy = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(features)}"
-    return f"there is no feature {name!r}; {remedy}"
+    return f"there is no feature {name!r}; {did_you_mean(name, features, 'there are: ' + ', '.join(features))}"
 
 
 def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
@@ -230,10 +230,7 @@ def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:
     found = []
     for name in names:
         if name not in known and not name.startswith(_NO_OPTIONS):
-            from difflib import get_close_matches
-
-            near = get_close_matches(name, known, n=1, cutoff=0.8)
-            remedy = f"did you mean {near[0]}?" if near else "`fast-router settings` lists the options"
+            remedy = did_you_mean(name, sorted(known), "`fast-router settings` lists the options", cutoff=0.8)
             found.append(f"{name} is set, but there is no such option; {remedy}")
     return found
 

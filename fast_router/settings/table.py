@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, Literal, TypeAlias
 
+    Measure: TypeAlias = Literal["latency", "first_token", "failures"]
+    Rollout: TypeAlias = float | Literal["observe"]
     LogLevel: TypeAlias = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
 __all__ = ["PREFIX", "Row", "Settings", "markdown", "options", "rows", "shown"]
@@ -101,6 +103,8 @@ class Settings:
     router_settings: dict[str, Any] = option(
         {}, "Further arguments of that Router, by LiteLLM's names.", secret=True, unset="none"
     )
+    rollout: Rollout = option(100.0, "Share of the requests that fast_router handles; or observe.", unit="percent")
+    rollout_measure: Measure = option("latency", "What the two arms of a rollout are compared by; name it beforehand.")
     disabled_features: tuple[str, ...] = option(
         (), "Features of `fast_router.status()` to leave out (comma list).", unset="none"
     )
@@ -384,7 +388,13 @@ class Row:
         self.secret = spec.secret
 
 
-_KINDS = {"LogLevel": "level", "tuple[str, ...]": "list", "dict[str, Any]": "mapping"}
+_KINDS = {
+    "LogLevel": "level",
+    "Rollout": "share or observe",
+    "Measure": "latency, first_token or failures",
+    "tuple[str, ...]": "list",
+    "dict[str, Any]": "mapping",
+}
 
 
 def shown(value: object) -> str:

@@ -130,6 +130,19 @@ async def test_a_caller_who_will_not_wait_leaves_the_others_their_retries(upstre
     assert len(failed) <= 4, f"{len(failed)} of 80 failed, first: {failed[0]}"
 
 
+@pytest.mark.parametrize("sync", [False, True], ids=["async", "sync"])
+@pytest.mark.parametrize("prompt", ["answer-cut", "break-500"])
+async def test_streams_that_break_are_the_word_of_one_caller(upstreams, door_to, prompt, sync):
+    door = door_to(entries(upstreams, "breaks"), sync=sync)
+    for _ in range(6):
+        assert (await door.chat("breaks")).error is None
+    for _ in range(16):
+        await door.chat("breaks", prompt, by=EVE, stream=True)
+        assert len(door.resting()) <= 1
+    for _ in range(6):
+        assert (await door.chat("breaks")).error is None
+
+
 @pytest.mark.python_core
 async def test_long_calls_of_one_caller_are_no_silence(upstreams, door_to):
     """Seven calls that take long, at all three; the others' short ones are answered meanwhile."""

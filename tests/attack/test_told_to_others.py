@@ -8,6 +8,7 @@ import redis as redis_client
 import fast_router
 from fast_router.cluster import state_of
 from tests.attack.doors import EVE, entries
+from tests.attack.test_real_faults import broken
 from tests.support.plugin import until
 
 pytestmark = pytest.mark.services
@@ -51,6 +52,38 @@ async def test_a_rest_on_one_callers_word_is_told_to_nobody(upstreams, door_to, 
     await until(lambda: all(told("by-two")))
     assert told("by-one") == ([], [])
     assert (await door.chat("by-one")).error is None
+
+
+@pytest.mark.parametrize("prompt", ["end-user-429", "answer-401"])
+async def test_a_rest_is_told_once_its_request_was_answered_elsewhere(upstreams, door_to, redis_url, redis, prompt):
+    """Each of many processes may believe one caller about one deployment: together that were the whole group."""
+    host, port = redis_url.removeprefix("redis://").split("/")[0].split(":")
+    door = door_to(entries(upstreams, "first"), redis_host=host, redis_port=int(port))
+    ours = fast_router.advanced_router(door.router)
+    assert (await door.chat("first")).error is None
+    await until(lambda: state_of(ours) is not None and state_of(ours).connected)
+    state = state_of(ours)
+
+    def told():
+        ids = [f"first-{name}" for name in "abc"]
+        written = [id_ for id_ in ids if redis.exists(f"deployment:{id_}:cooldown")]
+        short = {state.exchange.port.short(id_) for id_ in ids}
+        return written, [field for field in redis.hkeys(state.exchange.rests_key) if field.decode() in short]
+
+    assert (await door.chat("first", prompt, by=EVE, num_retries=0)).error is not None
+    assert len(door.resting()) == 1
+    # Once a rest that all may know of is there, so is whatever was told before it.
+    witness = ours.deployments[next(id_ for id_ in ours.deployments if not ours.deployments[id_].held)]
+    ours.engine.rest(witness, 60.0)
+    await until(lambda: told()[1] == [state.exchange.port.short(witness.id).encode()])
+    ours.engine.wake(witness)
+    resting = next(d for d in ours.deployments.values() if d.held)
+    ours.engine.wake(resting)
+    await until(lambda: told()[1] == [])
+    with broken(upstreams["b"], {"throttle_rate": 1.0, "retry_after": 600}):
+        while not any(id_.startswith("first-b") for id_ in door.resting()):
+            assert (await door.chat("first", by=EVE)).error is None
+        await until(lambda: told() == (["first-b"], [state.exchange.port.short("first-b").encode()]))
 
 
 async def test_those_at_rest_on_one_callers_word_are_asked_anew_though_others_would_do(upstreams, door_to):

@@ -23,6 +23,7 @@ _ANY_KEY = [
     Rule({"cut_rate": 1.0}, contains="answer-cut"),
     Rule({"stream_error_rate": 1.0, "error_status": 400, "cut_after": 0}, contains="break-400-at-once"),
     Rule({"stream_error_rate": 1.0, "error_status": 400}, contains="break-400"),
+    Rule({"stream_error_rate": 1.0, "error_status": 500}, contains="break-500"),
     Rule({"latency": 0.1}, contains="takes-100-ms"),
     Rule({"latency": 0.3}, contains="takes-300-ms"),
     Rule({"latency": 1.0}, contains="takes-1-s"),

@@ -169,7 +169,7 @@ def test_variables_that_are_no_options_are_named_but_not_those_of_our_own_tools(
     environ = {"FAST_ROUTER_MAXWAIT": "3", "FAST_ROUTER_MAX_WAIT": "3", "FAST_ROUTER_NONSENSE": "x", "OTHER": "1"}
     own = {"FAST_ROUTER_TEST_REDIS_URL": "redis://x", "FAST_ROUTER_ALBERT_CONFIG": "x.yml"}
     assert settings.unknown_variables(environ | own) == [
-        "FAST_ROUTER_MAXWAIT is set, but there is no such option; did you mean FAST_ROUTER_MAX_WAIT?",
+        "FAST_ROUTER_MAXWAIT is set, but there is no such option; did you mean 'FAST_ROUTER_MAX_WAIT'?",
         "FAST_ROUTER_NONSENSE is set, but there is no such option; `fast-router settings` lists the options",
     ]
     assert settings.unknown_variables({**own, "OTHER": "1"}) == []
@@ -271,3 +271,25 @@ def test_a_wrong_setting_ends_the_command_with_one_line_and_exit_code_2(monkeypa
     done = CliRunner().invoke(main, ["settings"])
     assert done.exit_code == 2
     assert done.output.startswith("Error: FAST_ROUTER_MAX_WAIT: 'soon'")
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [("observe", "observe"), (" Observe ", "observe"), (10, 10.0), ("12.5", 12.5), (0, 0.0), (100, 100.0)],
+)
+def test_a_rollout_is_a_share_in_percent_or_observe(given, read, tmp_path):
+    assert settings.load(arguments={"rollout": given}, environ={})[0].rollout == read
+    assert settings.load(environ={"FAST_ROUTER_ROLLOUT": str(given)})[0].rollout == read
+    file = tmp_path / "options.yaml"
+    file.write_text(f"fast_router: {{rollout: {given}}}")
+    assert settings.load(environ={"FAST_ROUTER_CONFIG": str(file)})[0].rollout == read
+
+
+@pytest.mark.parametrize("given", [-1, 101, "half", True, [10], float("nan")])
+def test_a_wrong_rollout_is_one_error_that_says_what_is_right(given):
+    with pytest.raises(
+        ConfigurationError, match=r"^configure\(rollout=…\): .*from 0 to 100, or observe \(rollout: .*\)$"
+    ):
+        settings.load(arguments={"rollout": given}, environ={})
+    with pytest.raises(ConfigurationError, match="'latency', 'first_token' or 'failures'"):
+        settings.load(arguments={"rollout_measure": "speed"}, environ={})

@@ -192,3 +192,9 @@ def test_features_that_one_reason_leaves_out_are_one_line():
         "left out: feature0, feature1, feature2, feature3, feature4, feature5 and 24 more (no place)",
         "left out: other (switched off)",
     ]
+
+
+def test_no_word_of_code_that_was_given_on_the_command_line_is_shown():
+    code = "from fast_router.observe.identity import identity; print(identity()['program'])  # sk-secret"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "python -c"

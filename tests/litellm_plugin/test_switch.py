@@ -186,7 +186,7 @@ print(json.dumps({"early": early, "said": [line for line in said if "no such opt
     )
     assert found["early"] == []
     assert len(found["said"]) == told
-    assert all(name in line and "did you mean FAST_ROUTER_MAX_WAIT?" in line for line in found["said"])
+    assert all(name in line and "did you mean 'FAST_ROUTER_MAX_WAIT'?" in line for line in found["said"])
 
 
 def test_the_file_of_settings_can_leave_litellm_untouched(tmp_path):

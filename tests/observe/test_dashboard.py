@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -16,6 +17,9 @@ import pytest
 
 from fast_router import AdvancedRouter
 from fast_router.engine.failover.breaker import BreakerOptions
+from fast_router.engine.rollout.arms import Arms
+from fast_router.engine.rollout.assignment import Assignment
+from fast_router.litellm_plugin import report
 from fast_router.litellm_plugin.tally import tally
 from fast_router.observe import process_status
 from fast_router.observe.dashboard import Access, app
@@ -409,3 +413,22 @@ def test_a_thousand_deployments_are_shown_cut_and_searched(runtime, browser):
         assert page.text("#models h2").split()[0] == "model-07"
         browser.find_element("id", "filter").send_keys("gpu49")
         page.until(lambda: page.text("#models td.server span").split() == ["gpu49:8000"] * 20)
+
+
+@pytest.mark.browser
+def test_a_rollouts_arms_stand_side_by_side(router, browser, monkeypatch):
+    arms = Arms("litellm", "fast_router", Assignment(0.5, "", random.Random(1)), "latency", time.time)
+    for number in range(200):
+        arms.ended(arms.new if number % 2 else arms.old, 0.1 if number % 2 else 0.4, attempts={"m0": 1})
+    monkeypatch.setattr(report, "_rollout", lambda: {"rollout": {"rollout": 50.0, **arms.report()}})
+    page = Page(browser)
+    with dashboard() as address:
+        browser.get(address)
+        page.until(lambda: "Rollout: 50 % of the requests" in page.text("#rollouts"))
+        rows = [row.split() for row in page.text("#rollouts tbody tr").splitlines()]
+        assert [row[:4] for row in rows] == [["litellm", "100", "0", "0"], ["fast_router", "100", "0", "0"]]
+        assert "fast_router has less latency than litellm" in page.text("#rollouts p")
+        assert "both arms share the servers" in page.text("#rollouts p")
+        monkeypatch.undo()
+        page.until(lambda: page.text("#rollouts") == "")
+        assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []

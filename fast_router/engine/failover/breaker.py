@@ -107,6 +107,7 @@ class Change:
         until: Clock time in seconds at which an open breaker lets a probe through, else 0.
         failure: The kind of failure that opened it, None where no failure did.
         ordered: Whether somebody else ordered it.
+        early: Whether a rest ended before its deadline so that one more probe may leave.
     """
 
     old: BreakerState
@@ -115,6 +116,7 @@ class Change:
     until: float = 0.0
     failure: FailureKind | None = None
     ordered: bool = False
+    early: bool = False
 
 
 _OK, _FAILED = 0, 1
@@ -209,6 +211,7 @@ class Breaker:
         if self.state is BreakerState.OPEN:
             change = Change(self.state, BreakerState.HALF_OPEN, "cooldown over, one probe may try")
             self.state = BreakerState.HALF_OPEN
+            self.testimony.probes.clear()
         self._probe_until = now + self._options.probe_timeout
         return True, change
 
@@ -363,6 +366,15 @@ class Breaker:
         change = self._open(now, reason, failure, seconds)
         self._silent = silent
         return change
+
+    def again(self, now: float, reason: str) -> Change | None:
+        """Let one more probe leave, although the last one has failed; None unless it is open."""
+        if self.state is not BreakerState.OPEN:
+            return None
+        self.state = BreakerState.HALF_OPEN
+        self.until = now
+        self._probe_until = None
+        return Change(BreakerState.OPEN, self.state, reason, early=True)
 
     def wake(self, now: float, reason: str) -> Change | None:
         """Close it from outside, for example because a health check succeeded."""

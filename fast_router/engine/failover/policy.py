@@ -230,6 +230,7 @@ class FailoverPolicy(Rests):
         now = self.engine.clock()
         case: Case | None = getattr(lease, "case", None)
         standing = None if case is None else case.charge
+        untold = self.disputes(deployment.id)
         if callable(self._options):
             breaker.configure(self._options(deployment))
         if not self._evidence.hear(case, deployment, kind, now, certain=certain(error)):
@@ -247,8 +248,12 @@ class FailoverPolicy(Rests):
                 self._woken(deployment, breaker, "cooldown over")
             if breaker.state is not BreakerState.OPEN:
                 return
+        if breaker.state is BreakerState.HALF_OPEN and generation == breaker.generation:
+            self._evidence.probed(case, deployment, certain=certain(error))
         self._opens(deployment, breaker, kind, generation, self._retry_after(deployment, error))
         self.charged(case, deployment)
+        if untold:
+            self._told_at_last(deployment, breaker)
 
     def _opens(
         self, deployment: Deployment, breaker: Breaker, kind: FailureKind, generation: int, retry_after: float | None
@@ -297,12 +302,25 @@ class FailoverPolicy(Rests):
         return bool(self._evidence.alone)
 
     def disputes(self, id_: str) -> bool:
-        """Tell whether a deployment rests, or is about to, on the word of one caller: nobody else is told then."""
+        """Tell whether a deployment rests, or is about to, on the word of one caller: nobody else is told then.
+
+        Each of several processes may let one rest on such a word: if they told each other, that were the whole group.
+        """
         found = self._breakers.get(id_)
-        return found is not None and found.testimony.disputed
+        return found is not None and (found.testimony.disputed or found.testimony.unproven)
+
+    def _told_at_last(self, deployment: Deployment, breaker: Breaker) -> None:
+        """Let the others know of a rest that was this process's own affair until now."""
+        if breaker.state is BreakerState.OPEN and deployment.held & RESTING and not self.disputes(deployment.id):
+            self._rest(deployment, deployment.resting_until - self.engine.clock())
+            until, kind = breaker.until, breaker.last_failure
+            self._changes.append((deployment, Change(breaker.state, breaker.state, breaker.reason, until, kind)))
 
     def appeal(self, name: str | None, caller: Hashable | None) -> None:
         """Wake those of a group that rest on the word of another caller: this one finds out for itself.
+
+        Where that one's word is a probe that failed, one more probe may leave.
+
 
         Args:
             name: The group; None for any, where it is not known which one will be asked.
@@ -313,8 +331,16 @@ class FailoverPolicy(Rests):
             for deployment in list(self.engine.deployments.values()) if names else ():
                 breaker = self._breakers.get(deployment.id)
                 if deployment.name in names and breaker is not None and breaker.testimony.disputed:
-                    self._woken(deployment, breaker, "another caller asks", gently=False)
+                    self._doubted(deployment, breaker, "another caller asks")
         self._tell()
+
+    def _doubted(self, deployment: Deployment, breaker: Breaker, reason: str) -> None:
+        change = breaker.again(self.engine.clock(), reason) if breaker.testimony.probes else None
+        if change is None:
+            self._woken(deployment, breaker, reason, gently=False)
+            return
+        self.engine.wake(deployment, quiet=True)
+        self._changes.append((deployment, change))
 
     def charged(self, case: Case | None, deployment: Deployment) -> None:
         """Note that a request's charge has opened its deployment's breaker, if it has; see `Charge.opened`."""
@@ -326,7 +352,11 @@ class FailoverPolicy(Rests):
     def vindicated(self, case: Case, by: Deployment) -> None:
         """Note that a request that had failed was answered elsewhere: its failures were not its own."""
         with self.engine.lock:
+            charge = case.charge
+            untold = charge is not None and self.disputes(charge.deployment.id)
             found = self._evidence.vindicated(case, by)
+            if charge is not None and untold:
+                self._told_at_last(charge.deployment, self.breaker(charge.deployment))
             if found is not None:
                 deployment, kind = found
                 breaker = self.breaker(deployment)

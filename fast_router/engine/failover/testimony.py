@@ -19,9 +19,10 @@ class Testimony:
         confirmed: How many charges were confirmed.
         certain: Whether one of the failures can be no request's.
         word: The voice that was believed although it is the only one, None for none.
+        probes: Whose probes have failed since the last rest was over, if nothing is certain.
     """
 
-    __slots__ = ("certain", "confirmed", "suspicions", "voices", "word")
+    __slots__ = ("certain", "confirmed", "probes", "suspicions", "voices", "word")
 
     def __init__(self) -> None:
         self.voices: set[Hashable] = set()
@@ -29,6 +30,7 @@ class Testimony:
         self.confirmed = 0
         self.certain = False
         self.word: Hashable | None = None
+        self.probes: set[Hashable] = set()
 
     def clear(self) -> None:
         """Forget everything: it has answered."""
@@ -37,6 +39,14 @@ class Testimony:
         self.confirmed = 0
         self.certain = False
         self.word = None
+        self.probes.clear()
+
+    def probed(self, voice: Hashable | None) -> None:
+        """Note a probe that failed; None: beyond doubt."""
+        if voice is None:
+            self.probes.clear()
+        elif len(self.probes) < _VOICES:
+            self.probes.add(voice)
 
     def heard(self, voice: Hashable) -> None:
         """Note a voice whose charge counts."""
@@ -55,4 +65,11 @@ class Testimony:
     @property
     def disputed(self) -> bool:
         """Whether only one voice says so, and was believed for want of another."""
-        return self.word is not None and not self.certain and not self.corroborated(self.word)
+        alone = self.word is not None and not self.certain and not self.corroborated(self.word)
+        return alone or len(self.probes) == 1
+
+    @property
+    def unproven(self) -> bool:
+        """Whether all there is are one voice's failures, of which none was answered elsewhere."""
+        heard = len(self.voices) == 1 and self.suspicions.keys() <= self.voices
+        return heard and not self.certain and not self.confirmed

@@ -17,7 +17,7 @@ from fast_router.engine.strategies.power_of_two import PowerOfTwo
 from fast_router.engine.strategies.round_robin import RoundRobin
 from fast_router.engine.strategies.shuffle import SimpleShuffle
 from fast_router.engine.strategies.usage_based import UsageBased
-from fast_router.errors import UnknownStrategyError
+from fast_router.errors import UnknownStrategyError, did_you_mean
 
 __all__ = ["canonical", "known_strategies", "register_strategy", "strategy_class"]
 
@@ -92,7 +92,9 @@ def canonical(name: str) -> str:
         found = _names.get(plain)
         if found is not None:
             return found
-    msg = f"unknown strategy {name!r}; known strategies: {', '.join(known_strategies())}"
+    known = f"known strategies: {', '.join(known_strategies())}"
+    question = did_you_mean(name, _classes) or did_you_mean(name, _names)
+    msg = f"unknown strategy {name!r}; {question} {known}" if question else f"unknown strategy {name!r}; {known}"
     raise UnknownStrategyError(msg)
 
 

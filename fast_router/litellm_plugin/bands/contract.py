@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["Layer", "LiteLLM", "Seam"]
+__all__ = ["Layer", "LiteLLM", "Outer", "Seam"]
 
 Layer = Callable[[Any], Any]
 """Makes a replacement that is called as the original is, with the same arguments."""
+
+Outer = Callable[[Any, Any], Any]
+"""The same, from LiteLLM's own method and from what stands in its place now."""
 
 
 class Seam(Enum):
@@ -54,6 +57,8 @@ class LiteLLM(Protocol):
         seams: The places where something of ours can stand.
         installers: The module that installs a feature in this band, where that is one of its own.
         within: Features that come with another one's installer.
+        core_walks: Whether a core goes from step to step by itself, and picks in the course of it.
+        has_cooldown_cache: Whether cooldowns are read and written by way of LiteLLM's `CooldownCache`.
     """
 
     name: str
@@ -65,6 +70,8 @@ class LiteLLM(Protocol):
     seams: frozenset[Seam]
     installers: Mapping[str, str]
     within: Mapping[str, str]
+    core_walks: bool
+    has_cooldown_cache: bool
 
     def lacks(self, seam: Seam) -> str:
         """Why there is no such seam, in words; empty if there is one."""
@@ -93,6 +100,18 @@ class LiteLLM(Protocol):
             make: Makes the replacement of an asynchronous method from the original.
             make_sync: The same where a synchronous attempt does not come by there.
         """
+
+    def around_whole_request(self, patches: PatchSet, make: Layer, make_sync: Layer) -> None:
+        """Put a layer around each request where its caller makes it, outside of everything else."""
+
+    def around_picks(self, patches: PatchSet, make: Outer, make_sync: Outer) -> None:
+        """Put a layer around each pick that is a method's, outside of everything else."""
+
+    def heed_holds(self, patches: PatchSet, alone: Callable[[], bool]) -> None:
+        """Have LiteLLM's own picks leave alone whom an operator holds, where what does so is ours: if `alone()`."""
+
+    def around_own_attempts(self, patches: PatchSet, make: Layer, make_sync: Layer) -> None:
+        """Put a layer around each attempt, outside of everything else."""
 
     # -- members, by their plain names ----------------------------------------------------------------
 
@@ -127,6 +146,9 @@ class LiteLLM(Protocol):
 
     def rest_store(self, core: Any) -> Any:
         """Where a core's cooldowns are kept (`rests.store.RestStore`), None if it has no such place."""
+
+    def take_over_rests(self, core: Any) -> None:
+        """Have everybody rest in our engine who cools down in LiteLLM's store."""
 
     def admit_picks(self, patches: PatchSet, install: Callable[[PatchSet], object]) -> None:
         """Have every asynchronous pick admitted by the fleet: `install` puts that into the stack around picks."""

@@ -16,12 +16,12 @@ import hashlib
 import inspect
 import sys
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fast_router.litellm_plugin.bands.contract import Layer, Seam
+from fast_router.litellm_plugin.bands.contract import Layer, Outer, Seam
 from fast_router.litellm_plugin.bands.member_names import PREFIX
 
 if TYPE_CHECKING:
@@ -124,7 +124,12 @@ class Band:
         core: The class whose instances route (`litellm.Router` itself up to 1.106).
         router: `litellm.Router`.
         facade: True if a Router is only a facade over its core.
+        core_walks: Whether a core goes from step to step by itself, and picks in the course of it.
+        has_cooldown_cache: Whether cooldowns are read and written by way of LiteLLM's `CooldownCache`.
     """
+
+    core_walks = False
+    has_cooldown_cache = True
 
     seams: frozenset[Seam] = frozenset(
         {
@@ -226,6 +231,35 @@ class Band:
     def around_attempt(self, patches: PatchSet, make: Layer, make_sync: Layer) -> None:  # noqa: ARG002 - the same
         """Put a layer around each attempt, from before its pick; synchronous ones come by here, too."""
         patches.replace(self.core, self.slot("make_call"), make)
+
+    def around_whole_request(self, patches: PatchSet, make: Layer, make_sync: Layer) -> None:  # noqa: ARG002 - they come by here
+        """Put a layer around each request, outside of everything else."""
+        patches.replace(self.core, self.slot("async_function_with_fallbacks"), make)
+
+    def around_picks(self, patches: PatchSet, make: Outer, make_sync: Outer) -> None:
+        """Put a layer around each pick, outside of everything else, that knows LiteLLM's own method as well."""
+        for name, around in (
+            ("async_get_available_deployment", make),
+            ("async_get_available_deployment_for_pass_through", make),
+            ("get_available_deployment", make_sync),
+            ("get_available_deployment_for_pass_through", make_sync),
+        ):
+            if self.has(name):
+                own = innermost(getattr(self.core, self.slot(name)))
+                patches.replace(self.core, self.slot(name), partial(around, own))
+
+    def heed_holds(self, patches: PatchSet, alone: Callable[[], bool]) -> None:
+        """Nothing to do: a filter of LiteLLM's sees to that for all."""
+
+    def around_own_attempts(self, patches: PatchSet, make: Layer, make_sync: Layer) -> None:
+        """Put a layer around each attempt, outside of everything else."""
+        self.around_attempt(patches, make, make_sync)
+
+    def take_over_rests(self, core: Any) -> None:
+        """Have everybody rest in our engine who cools down in LiteLLM's store."""
+        from fast_router.litellm_plugin.rests.mirror import attach  # noqa: PLC0415 - it imports this module
+
+        attach(self.binding(core), core)
 
     def rest_store(self, core: Any) -> RestStore | None:
         """Where this LiteLLM keeps a core's cooldowns, None if it has no such place."""

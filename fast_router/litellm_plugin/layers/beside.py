@@ -12,26 +12,24 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fast_router.engine.failover.failures import FailureKind
-from fast_router.litellm_plugin.layers import lease as attempts
+from fast_router.litellm_plugin import request as running
+from fast_router.litellm_plugin.layers.stack import function_of
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
 
     from fast_router.engine import Deployment, Lease
-    from fast_router.litellm_plugin.layers.failures import RequestLedger
+    from fast_router.litellm_plugin.layers.stack import Arguments, Call, Request
+    from fast_router.litellm_plugin.request import Attempt, RequestLedger
 
-__all__ = ["Beside", "Pair", "beside", "take_metadata"]
+__all__ = ["Attempts", "Beside", "Pair", "beside", "paired", "take_metadata"]
 
 _METADATA = ("metadata", "litellm_metadata")
 
 
 class Pair(Protocol):
-    """A request's first attempt, and how a second one is made."""
-
-    @property
-    def lease(self) -> Lease | None:
-        """The first attempt's, None before its pick."""
+    """A request, and how a second attempt of it is made."""
 
     @property
     def endpoint(self) -> str:
@@ -56,7 +54,7 @@ class Beside:
     """One attempt of a request, and perhaps a second one beside it.
 
     Args:
-        pair: The first one, and how the second is made.
+        pair: How the second one is made.
         ledger: What the request has tried; it knows its Router's failover.
         model: The model name as the request has it.
 
@@ -68,8 +66,8 @@ class Beside:
     """
 
     __slots__ = (
-        "_called_off", "_cancelling", "_context", "_fork", "_second", "_task", "ledger", "loop", "model", "over",
-        "pair", "why", "won",
+        "_called_off", "_cancelling", "_context", "_first", "_fork", "_second", "_task", "ledger", "loop", "model",
+        "over", "pair", "why", "won",
     )  # fmt: skip
 
     def __init__(self, pair: Pair, ledger: RequestLedger, model: str) -> None:
@@ -79,6 +77,7 @@ class Beside:
         self.over = False
         self.why: str | None = None
         self.won = False
+        self._first: Attempt | None = None
         self._second: asyncio.Future[Any] | None = None
         self._fork: RequestLedger | None = None
         self._called_off = False
@@ -90,6 +89,16 @@ class Beside:
         self._cancelling = task.cancelling() if hasattr(task, "cancelling") else 0
 
     # -- the first attempt -----------------------------------------------------------------------
+
+    def take(self, attempt: Attempt) -> None:
+        """Let `attempt` be the first one."""
+        self._first = attempt
+        attempt.beside = self
+
+    @property
+    def lease(self) -> Lease | None:
+        """The first attempt's, None before its pick."""
+        return None if self._first is None else self._first.lease
 
     async def run(self, first: Awaitable[Any]) -> Any:
         """Make the first attempt, and give the first answer.
@@ -103,10 +112,9 @@ class Beside:
         try:
             answer = await first
         except BaseException as error:
-            if not self.pending:
-                self.over = True
-                raise
-            return await self.settle(error)
+            if self.failed():
+                return await self.settle(error)
+            raise
         self.close()
         return answer
 
@@ -115,9 +123,20 @@ class Beside:
         """Whether a second attempt has been started: the first one's end is not the last word then."""
         return self._second is not None
 
+    def _end(self) -> None:
+        self.over = True
+        if self._first is not None:
+            # The attempt of a stream goes on, and what is held here leads to what has the stream.
+            self._first.beside = None
+
+    def failed(self) -> bool:
+        """The first attempt has failed or was called off; tell whether a second one is left to `settle`."""
+        self._end()
+        return self._second is not None
+
     def close(self) -> None:
         """The first attempt has answered."""
-        self.over = True
+        self._end()
         if self._second is not None:
             if self._called_off:
                 # Its answer and its cancellation have met.
@@ -135,7 +154,7 @@ class Beside:
         """
         second = self._second
         assert second is not None
-        self.over = True
+        self._end()
         ours = self._called_off and self._alone()
         if not isinstance(error, Exception) and not ours:
             _drop(second)
@@ -173,7 +192,7 @@ class Beside:
             Whether it was started: not if there is one, the first is over, or nobody else is there.
         """
         try:
-            lease, failover = self.pair.lease, self.ledger.failover
+            lease, failover = self.lease, self.ledger.failover
             if self.over or self._second is not None or lease is None or failover is None:
                 return False
             if not self.has_others(lease.deployment):
@@ -196,7 +215,7 @@ class Beside:
         return failover is not None and any(not m.held for m in failover.members(deployment) if m is not deployment)
 
     def _begin(self, fork: RequestLedger) -> asyncio.Future[Any]:
-        attempts.ledger.set(fork)
+        running.ledger.set(fork)
         return self.loop.create_task(self.pair.second())
 
     def _ended(self, second: asyncio.Future[Any]) -> None:
@@ -217,13 +236,63 @@ class Beside:
 
     def _overtaken(self) -> None:
         """Hold the first attempt's silence against its deployment, before its cancellation blames nobody."""
-        lease, failover = self.pair.lease, self.ledger.failover
+        lease, failover = self.lease, self.ledger.failover
         if lease is None or not lease.open or failover is None:
             return
         try:
             failover.policy.overtaken(lease)
         except Exception as error:  # noqa: BLE001 - the answer is there: it must reach the caller
             tally.failed(error, "a second attempt")
+
+
+class Attempts:
+    """The attempts of `Router.make_call`.
+
+    Args:
+        call: Makes one.
+        core: The Router's core.
+        args: Positional arguments of the attempt.
+        request: Its keyword arguments.
+    """
+
+    __slots__ = ("_args", "_call", "_core", "_seconds", "request")
+
+    def __init__(self, call: Call, core: Any, args: Arguments, request: Request) -> None:
+        self._call = call
+        self._core = core
+        self._args = args
+        self._seconds: Request = {}
+        self.request = request
+
+    @property
+    def endpoint(self) -> str:
+        """As of any pair."""
+        function = self.request.get("original_generic_function") or function_of(self._args, self.request)
+        return str(getattr(function, "__name__", ""))
+
+    async def second(self) -> Any:
+        """As of any pair."""
+        self._seconds = beside(self.request)
+        return await self._call(self._core, self._args, self._seconds)
+
+    def second_won(self) -> None:
+        """As of any pair."""
+        take_metadata(self.request, self._seconds)
+
+
+def paired(ledger: RequestLedger, call: Call, core: Any, args: Arguments, request: Request) -> Beside | None:
+    """Let a second attempt be started beside the one that begins now; None where nobody may.
+
+    Args:
+        ledger: The request's.
+        call: Makes the second one, as the first is made.
+        core: The Router's core.
+        args: Positional arguments of the attempt.
+        request: Its keyword arguments.
+    """
+    if ledger.failover is None or ledger.hedge:
+        return None
+    return Beside(Attempts(call, core, args, request), ledger, str(request.get("model")))
 
 
 def beside(request: Mapping[str, Any]) -> dict[str, Any]:

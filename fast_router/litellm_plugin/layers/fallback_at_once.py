@@ -14,41 +14,26 @@ from typing import TYPE_CHECKING, Any
 from fast_router import settings
 from fast_router.engine.failover.blame import FOREIGN, Terms
 from fast_router.engine.failover.failures import ENDED
-from fast_router.litellm_plugin.layers import lease as attempts
+from fast_router.litellm_plugin import request as running
+from fast_router.litellm_plugin.layers.stack import Around, Call, Installed, plug
 from fast_router.litellm_plugin.picks.binding import existing
+from fast_router.litellm_plugin.request import Bypass
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from fast_router.engine import Deployment
     from fast_router.litellm_plugin.bands.methods import Band
-    from fast_router.litellm_plugin.layers.failures import RequestLedger
+    from fast_router.litellm_plugin.layers.stack import Arguments, Request
     from fast_router.litellm_plugin.patching import PatchSet
+    from fast_router.litellm_plugin.picks.binding import Binding
+    from fast_router.litellm_plugin.request import RequestLedger
 
-__all__ = ["Bypass", "as_ever", "install", "members_of", "passes_by"]
+__all__ = ["as_ever", "install", "members_of", "passes_by"]
 
 # Made-up answers come from nowhere; a key or an address of the caller's own may work where the deployment's does not.
 _OWN_WAY = int(FOREIGN) | int(Terms.ANSWER)
-
-
-class Bypass:
-    """What a request has passed by.
-
-    Attributes:
-        used: Whether it has passed a model by.
-        skipped: Whether one of these was a fallback.
-        over: Whether it is made as ever now: nothing is passed by any more.
-        probe: The deployment that it is to probe, None for none.
-        ways: The fallbacks of the model that it asked for, in their order.
-    """
-
-    __slots__ = ("over", "probe", "skipped", "used", "ways")
-
-    def __init__(self) -> None:
-        self.used = False
-        self.skipped = False
-        self.over = False
-        self.probe: str | None = None
-        self.ways: tuple[str, ...] | None = None
 
 
 def passes_by(core: Any, band: Band, ledger: RequestLedger, model: Any) -> bool:
@@ -154,25 +139,42 @@ def _usable(core: Any, band: Band, ledger: RequestLedger, way: str) -> bool:
 # -- in LiteLLM's loops --------------------------------------------------------------------------------------
 
 
-def install(patches: PatchSet, band: Band, kind: type[Any]) -> None:
-    """Pass models by before their first attempt.
-
-    Args:
-        patches: Where to register it.
-        band: Where it goes.
-        kind: The class of failover's ledgers.
-    """
-    name = "async_function_with_retries"
-    if band.has(name):
-        patches.replace(band.core, band.slot(name), lambda original: _with_retries(original, band, kind))
+def install(patches: PatchSet, band: Band) -> None:
+    """Pass models by before their first attempt, and have a request made as ever if that was of no use."""
+    if band.has(Around.RETRIES.value):
+        plug(patches, band, Around.REQUEST, "fallback_at_once", Installed(_wanted, _around_request))
+        plug(patches, band, Around.RETRIES, "fallback_at_once", Installed(_wanted, _around_retries))
 
 
-def _with_retries(original: Any, band: Band, kind: type[Any]) -> Any:
-    async def async_function_with_retries(self: Any, *args: Any, **kwargs: Any) -> Any:
-        ledger: Any = attempts.ledger.get()
-        if ledger.__class__ is kind and passes_by(self, band, ledger, kwargs.get("model")):
-            raise _refusal(self, band, kwargs["model"])
-        return await original(self, *args, **kwargs)
+def _wanted(_binding: Binding, _core: Any) -> bool:
+    return settings.current().fallback_at_once
+
+
+def _around_request(inner: Call, _binding: Binding) -> Call:
+    async def async_function_with_fallbacks(core: Any, args: Arguments, kwargs: Request) -> Any:
+        ledger = running.ledger.get()
+        if ledger is None or ledger.hop:
+            return await inner(core, args, kwargs)
+        try:
+            return await inner(core, args, kwargs)
+        except Exception:
+            again = as_ever(ledger, kwargs)
+            if again is None:
+                raise
+        # Outside of the handler: what follows does not come of that error.
+        return await inner(core, args, again)
+
+    return async_function_with_fallbacks
+
+
+def _around_retries(inner: Call, binding: Binding) -> Call:
+    band = binding.band  # not the binding itself, which would hold itself by this layer
+
+    def async_function_with_retries(core: Any, args: Arguments, kwargs: Request) -> Awaitable[Any]:
+        ledger = running.ledger.get()
+        if ledger is not None and passes_by(core, band, ledger, kwargs.get("model")):
+            raise _refusal(core, band, kwargs["model"])
+        return inner(core, args, kwargs)
 
     return async_function_with_retries
 

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.litellm_plugin.picks.binding import Binding
 
-from fast_router.litellm_plugin.layers.lease import current
-from fast_router.litellm_plugin.layers.stack import Installed, Pick, plug
+from fast_router.litellm_plugin.layers.stack import Around, Installed, Pick, plug
 from fast_router.litellm_plugin.patching import PatchSet
+from fast_router.litellm_plugin.request import current
 
 __all__ = ["has_redis", "install", "is_spent", "note_alone", "too_many"]
 
@@ -32,7 +32,7 @@ def has_redis(core: Any) -> bool:
 
 def install(patches: PatchSet) -> list[str]:
     """Have each pick admitted in Redis."""
-    plug(patches, "strict limits", Installed(lambda _binding, _core: True, _around))
+    plug(patches, None, Around.PICK, "strict limits", Installed(lambda _binding, _core: True, _around))
     return ["strict limits"]
 
 

@@ -2,213 +2,76 @@
 
 Every endpoint of LiteLLM, synchronous or not, makes each of its attempts through `Router.make_call`. That is where
 an `Attempt` begins and, unless it streams, where it ends; a stream takes it along until it is read to its end,
-closed or dropped. A pick made inside finds the attempt in a ContextVar and leaves its lease there. Picks outside
-any attempt (a proxy asking for a deployment to connect to by itself) take no lease.
-
-Failover hooks in here: `ledger` holds what one request has tried, `on_end` hears how each attempt ended.
+closed or dropped. Its failure is told to the request that it belongs to, a retry comes out of a budget, and a second
+attempt may be started beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from fast_router.engine.failover.blame import FOREIGN, Terms
-from fast_router.engine.failover.failures import ENDED
-from fast_router.litellm_plugin.layers.stream_end import driving, follow, install_usage, streams
+from fast_router.litellm_plugin import request
+from fast_router.litellm_plugin.answers import cached_of, is_cache_hit, usage_of
+from fast_router.litellm_plugin.layers import rescue
+from fast_router.litellm_plugin.layers.beside import paired
+from fast_router.litellm_plugin.layers.failures import judge
+from fast_router.litellm_plugin.layers.fallback_at_once import passes_by
+from fast_router.litellm_plugin.layers.retry_timing import spend
+from fast_router.litellm_plugin.layers.stack import Around, Call, Installed, plug
+from fast_router.litellm_plugin.layers.stream import follow, install_usage, streams
+from fast_router.litellm_plugin.request import Attempt, current, reading
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
-    from fast_router.engine import Deployment, Lease
-    from fast_router.engine.failover.blame import Case
     from fast_router.litellm_plugin.bands.methods import Band
-    from fast_router.litellm_plugin.layers.beside import Beside
+    from fast_router.litellm_plugin.layers.stack import Arguments, Request
     from fast_router.litellm_plugin.patching import PatchSet
+    from fast_router.litellm_plugin.picks.binding import Binding
 
-__all__ = [
-    "Attempt", "Ledger", "answered", "cached_of", "current", "failed", "install", "is_cache_hit", "ledger", "on_end",
-    "usage_of",
-]  # fmt: skip
+__all__ = ["answered", "failed", "install"]
 
 
-class Ledger(Protocol):
-    """What one request has tried, over all its attempts; `engine.ledger.AttemptLedger` is one."""
+def _around(inner: Call, binding: Binding) -> Call:
+    band = binding.band  # not the binding itself, which would hold itself by this layer
+    attempt_of, enter, request_of = current.get, current.set, request.ledger.get
+    rescues = rescue.wanted()
 
-    @property
-    def tried(self) -> Collection[str]:
-        """Ids that the next pick should avoid; empty for a request that has not failed yet."""
+    async def make_call(core: Any, args: Arguments, kwargs: Request) -> Any:
+        ledger = request_of()
+        model = kwargs.get("model")
+        pair = outer_pair = None
+        if ledger is not None:
+            outer_pair, ledger.beside = ledger.beside, None
+            if ledger.attempts and ledger.raised is not None and ledger.model == model:
+                if passes_by(core, band, ledger, model) or not spend(ledger):
+                    raise ledger.raised
+                tally.event("retry", model)
+            ledger.model = model
+            if rescues and outer_pair is None:
+                pair = paired(ledger, make_call, core, args, kwargs)
+        attempt = Attempt(model, ledger)
+        if pair is not None:
+            pair.take(attempt)
+        elif outer_pair is not None:
+            outer_pair.take(attempt)
+        outer = attempt_of()
+        enter(attempt)
+        try:
+            response = await inner(core, args, kwargs)
+        except BaseException as error:
+            failed(attempt, error)
+            if ledger is not None and isinstance(error, Exception):
+                judge(core, band, ledger, error, kwargs)
+            if pair is not None and pair.failed():
+                return await pair.settle(error)
+            raise
+        finally:
+            enter(outer)
+        if pair is not None:
+            pair.close()
+        return answered(attempt, response)
 
-    @property
-    def terms(self) -> int:
-        """What the caller chose in place of the deployment's own, as `engine.failover.blame.Terms`."""
-
-    @property
-    def case(self) -> Case:
-        """What the request has to say about the deployments that it fails at."""
-
-    def narrow(self, candidates: Sequence[Deployment]) -> Sequence[Deployment]:
-        """Keep the best candidates for the next attempt; never empty if they are not."""
-
-
-ledger: ContextVar[Ledger | None] = ContextVar("fast_router_ledger", default=None)
-"""The ledger of the request that is running; set it around the retries of one request."""
-
-on_end: list[Callable[[Attempt, BaseException | None, bool], None]] = []
-"""Called at the end of each attempt that had a lease: (attempt, error, cancelled)."""
-
-
-class Attempt:
-    """One call of `Router.make_call`.
-
-    Attributes:
-        model: The model name as the call has it.
-        ledger: What this request has tried before.
-        lease: The lease of its pick, None before the pick.
-        more: Further leases, of a call that picks more than once.
-        beside: What may start a second attempt beside it, None for nothing.
-        foreign: Whether the caller asks with a key or at an address of its own: nothing is learnt from it.
-        fresh: True while the pick may take the shortest way: none made yet, nothing tried before, nothing foreign.
-        open: False once it has ended; a task that outlives the call must not lease into it.
-        completion_tokens: Tokens of the answer, for `on_end`; not set before.
-    """
-
-    __slots__ = (
-        "__weakref__", "beside", "completion_tokens", "foreign", "fresh", "lease", "ledger", "model", "more", "open",
-    )  # fmt: skip
-
-    def __init__(self, model: Any, tried: Ledger | None) -> None:
-        self.model = model
-        self.ledger = tried
-        self.lease: Lease | None = None
-        self.beside: Beside | None = None
-        self.more: list[Lease] | None = None
-        self.open = True
-        self.foreign = tried is not None and tried.terms & FOREIGN != 0
-        self.fresh = tried is None or not (tried.tried or self.foreign)
-
-    def take(self, lease: Lease) -> None:
-        """Let `lease` end with this attempt."""
-        if self.foreign and self.ledger is not None:
-            lease.disown(elsewhere=self.ledger.terms & Terms.ENDPOINT != 0)
-        if not self.open:
-            lease.release(cancelled=True)
-        elif self.lease is None:
-            self.lease = lease
-            self.fresh = False
-            lease.deployment.attempts.add(self)
-        elif self.more is None:
-            self.more = [lease]
-        else:
-            self.more.append(lease)
-
-    def end(
-        self,
-        error: BaseException | None = None,
-        *,
-        completion_tokens: float = 0,
-        total_tokens: float = 0,
-        cancelled: bool = False,
-        observe: bool = True,
-        prompt_tokens: float = 0,
-        cached_tokens: float | None = None,
-    ) -> bool:
-        """Release what it holds; only the first call counts, and says True."""
-        if not self.open:
-            return False
-        self.open = False
-        self.fresh = False
-        self.beside = None
-        lease = self.lease
-        if lease is None:
-            return True
-        lease.deployment.attempts.discard(self)
-        if error is not None and not isinstance(error, Exception):
-            # The caller went away (a cancelled task, Ctrl-C): that says nothing about the deployment.
-            error, cancelled = None, True
-        if error is not None:
-            if self.ledger is not None:
-                lease.case = self.ledger.case
-            # Whatever it is found in from now on is a later attempt's.
-            getattr(error, "__dict__", {})[ENDED] = True
-        elif self.foreign:
-            completion_tokens = total_tokens = 0
-            cancelled, observe = True, False
-        lease._engine.release(
-            lease, error, completion_tokens, total_tokens, cancelled, observe, prompt_tokens, cached_tokens
-        )
-        if self.more is not None:
-            for further in self.more:
-                further.release(error, cancelled=cancelled, observe=False)
-        self.completion_tokens = completion_tokens
-        for hook in on_end:
-            hook(self, error, cancelled)
-        return True
-
-    def abandon(self) -> None:
-        """End it from a finaliser, where no lock may be taken."""
-        if self.open:
-            self.open = False
-            for lease in (self.lease, *(self.more or ())):
-                if lease is not None:
-                    lease.deployment.attempts.discard(self)
-                    lease.abandon()
-
-
-current: ContextVar[Attempt | None] = ContextVar("fast_router_attempt", default=None)
-"""The attempt that is running in this context."""
-
-
-def usage_of(response: Any) -> tuple[float, float]:
-    """(completion tokens, total tokens) of an answer, 0 where it does not say.
-
-    Chat, text and embedding answers count prompt and completion tokens; Responses and Anthropic messages
-    input and output tokens, the latter in plain dicts.
-    """
-    usage = _usage(response)
-    if usage is None:
-        return 0.0, 0.0
-    completion = _number(usage, "completion_tokens") or _number(usage, "output_tokens")
-    prompt = _number(usage, "prompt_tokens") or _number(usage, "input_tokens")
-    return completion, _number(usage, "total_tokens") or completion + prompt
-
-
-def cached_of(response: Any) -> tuple[float, float | None]:
-    """(prompt tokens, those of them that the server had cached) of an answer; 0 and None where it does not say.
-
-    Chat answers say so in `prompt_tokens_details`, Responses in `input_tokens_details`.
-    """
-    usage = _usage(response)
-    if usage is None:
-        return 0.0, None
-    prompt = _number(usage, "prompt_tokens") or _number(usage, "input_tokens")
-    for word in ("prompt_tokens_details", "input_tokens_details"):
-        details = usage.get(word) if isinstance(usage, dict) else getattr(usage, word, None)
-        value = details.get("cached_tokens") if isinstance(details, dict) else getattr(details, "cached_tokens", None)
-        if isinstance(value, (int, float)):
-            return prompt, float(value)
-    return prompt, None
-
-
-def _usage(response: Any) -> Any:
-    if isinstance(response, dict):
-        return response.get("usage")
-    # LiteLLM keeps it among a model's extra values, where pydantic's own look-up comes last.
-    extra = getattr(response, "__pydantic_extra__", None)
-    usage = extra.get("usage") if extra else None
-    return getattr(response, "usage", None) if usage is None else usage
-
-
-def _number(usage: Any, key: str) -> float:
-    value = usage.get(key) if isinstance(usage, dict) else getattr(usage, key, None)
-    return float(value) if isinstance(value, (int, float)) else 0.0
-
-
-def is_cache_hit(response: Any) -> bool:
-    """Tell whether an answer comes from LiteLLM's own cache."""
-    private = getattr(response, "__pydantic_private__", None)
-    hidden = private.get("_hidden_params") if private else getattr(response, "_hidden_params", None)
-    return isinstance(hidden, dict) and hidden.get("cache_hit") is True
+    return make_call
 
 
 def answered(attempt: Attempt, response: Any) -> Any:
@@ -237,23 +100,6 @@ def answered(attempt: Attempt, response: Any) -> Any:
     return response
 
 
-def _make_call(original: Any) -> Any:
-    async def make_call(self: Any, original_function: Any, *args: Any, **kwargs: Any) -> Any:
-        attempt = Attempt(kwargs.get("model"), ledger.get())
-        outer = current.get()
-        current.set(attempt)
-        try:
-            response = await original(self, original_function, *args, **kwargs)
-        except BaseException as error:
-            failed(attempt, error)
-            raise
-        finally:
-            current.set(outer)
-        return answered(attempt, response)
-
-    return make_call
-
-
 def failed(attempt: Attempt, error: BaseException) -> None:
     """End an attempt that raised; never raises itself."""
     try:
@@ -262,26 +108,32 @@ def failed(attempt: Attempt, error: BaseException) -> None:
         tally.failed(ours, "the end of an attempt")
 
 
-def _common_utils(original: Any, mid_stream: type[BaseException]) -> Any:
-    async def async_function_with_fallbacks_common_utils(self: Any, *args: Any, **kwargs: Any) -> Any:
-        watch = driving.get()
-        if watch is not None:
-            error = kwargs.get("e", args[0] if args else None)
-            if isinstance(error, mid_stream):
-                # The stream goes on at another deployment: the one that broke has no call in flight any more.
-                watch.broken(getattr(error, "original_exception", None) or error)
-        return await original(self, *args, **kwargs)
+def _recovering(mid_stream: type[BaseException]) -> Any:
+    def around(inner: Call, _binding: Binding) -> Call:
+        async def recovered(core: Any, args: Arguments, kwargs: Request) -> Any:
+            watch = reading.get()
+            if watch is not None:
+                error = kwargs.get("e", args[0] if args else None)
+                if isinstance(error, mid_stream):
+                    # The stream goes on at another deployment: the one that broke has no call in flight any more.
+                    watch.broken(getattr(error, "original_exception", None) or error)
+            return await inner(core, args, kwargs)
 
-    return async_function_with_fallbacks_common_utils
+        return recovered
+
+    return around
+
+
+def _always(_binding: Binding, _core: Any) -> bool:
+    return True
 
 
 def install(patches: PatchSet, band: Band) -> list[str]:
     """Follow every attempt of every Router."""
-    patches.replace(band.core, band.slot("make_call"), _make_call)
-    name = "async_function_with_fallbacks_common_utils"
-    if band.has(name):
+    plug(patches, band, Around.ATTEMPT, "attempts", Installed(_always, _around))
+    if band.has(Around.RECOVERY.value):
         from litellm.exceptions import MidStreamFallbackError  # noqa: PLC0415
 
-        patches.replace(band.core, band.slot(name), lambda original: _common_utils(original, MidStreamFallbackError))
+        plug(patches, band, Around.RECOVERY, "attempts", Installed(_always, _recovering(MidStreamFallbackError)))
     install_usage(patches)
     return ["attempts"]

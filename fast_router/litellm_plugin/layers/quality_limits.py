@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fast_router.deployment_options import DeploymentOptions, options_of
 from fast_router.engine.deployment import CLOSED, FULL, QOS
 from fast_router.errors import ConfigurationError
-from fast_router.litellm_plugin.layers.lease import current
-from fast_router.litellm_plugin.layers.stack import Installed, Pick, plug
+from fast_router.litellm_plugin.layers.stack import Around, Installed, Pick, plug
 from fast_router.litellm_plugin.litellm_errors import busy
+from fast_router.litellm_plugin.request import current
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ def limited(entry: Mapping[str, Any]) -> DeploymentOptions | None:
     return said if said.qos_limit is not None else None
 
 
-def install(patches: PatchSet, band: Band) -> list[str]:  # noqa: ARG001 - a feature like the others
+def install(patches: PatchSet, band: Band) -> list[str]:
     """Let asynchronous picks keep to the limits, in Routers with an entry that has one."""
-    plug(patches, "admission", Installed(_wanted, _around))
+    plug(patches, band, Around.PICK, "admission", Installed(_wanted, _around))
     return ["admission"]
 
 

@@ -10,14 +10,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fast_router import settings
+from fast_router.litellm_plugin.layers.beside import Beside
+from fast_router.litellm_plugin.rests.policy import on_silent
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
     from fast_router.engine import Deployment, Lease
-    from fast_router.litellm_plugin.layers.beside import Beside
+    from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.litellm_plugin.rests.policy import LiteLLMFailover
 
-__all__ = ["rescue"]
+__all__ = ["install", "wanted"]
 
 # What LiteLLM retries, and what is worth asking twice: no images, files, batches or recordings.
 _ENDPOINTS = frozenset({
@@ -26,7 +28,18 @@ _ENDPOINTS = frozenset({
 })  # fmt: skip
 
 
-def rescue(failover: LiteLLMFailover, deployment: Deployment, admits: Callable[[Lease], bool]) -> None:
+def install(patches: PatchSet) -> None:
+    """Hear of deployments that fall silent."""
+    on_silent.append(_rescue)
+    patches.on_restore(lambda: on_silent.remove(_rescue))
+
+
+def wanted() -> bool:
+    """Tell whether attempts are to be made so that a second one may be started beside them."""
+    return settings.current().rescue and _rescue in on_silent
+
+
+def _rescue(failover: LiteLLMFailover, deployment: Deployment, admits: Callable[[Lease], bool]) -> None:
     """Start second attempts beside those that wait on a deployment; from any thread, never raises.
 
     Args:
@@ -39,9 +52,9 @@ def rescue(failover: LiteLLMFailover, deployment: Deployment, admits: Callable[[
     try:
         for attempt in tuple(deployment.attempts):
             lease, beside = attempt.lease, attempt.beside
-            if beside is None or lease is None or lease.seconds_to_first_token is not None or not admits(lease):
+            if lease is None or lease.seconds_to_first_token is not None or not admits(lease):
                 continue
-            if not beside.loop.is_closed():
+            if isinstance(beside, Beside) and not beside.loop.is_closed():
                 beside.loop.call_soon_threadsafe(_start, failover, beside)
     except Exception as error:  # noqa: BLE001 - whoever has answered must not fail for it
         tally.failed(error, "a rescue")
@@ -49,7 +62,7 @@ def rescue(failover: LiteLLMFailover, deployment: Deployment, admits: Callable[[
 
 def _start(failover: LiteLLMFailover, beside: Beside) -> None:
     try:
-        lease = beside.pair.lease
+        lease = beside.lease
         if beside.over or beside.pending or lease is None or lease.seconds_to_first_token is not None:
             return
         if not _retried(failover, beside, lease.deployment) or not beside.has_others(lease.deployment):

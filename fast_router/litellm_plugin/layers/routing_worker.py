@@ -17,8 +17,8 @@ from fast_router import settings as options
 from fast_router.celery_routing.process import candidates_of, process_routing
 from fast_router.engine.failover.blame import Blame, Case
 from fast_router.errors import ModelBusyError, RoutingTimeoutError
-from fast_router.litellm_plugin.layers import lease as attempts
-from fast_router.litellm_plugin.layers.stack import Installed, Pick, PickSync, plug
+from fast_router.litellm_plugin import request as running
+from fast_router.litellm_plugin.layers.stack import Around, Installed, Pick, PickSync, plug
 from fast_router.litellm_plugin.litellm_errors import busy, timed_out
 from fast_router.litellm_plugin.tally import tally
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from fast_router.celery_routing.routing import CeleryRouting
     from fast_router.engine import Deployment
     from fast_router.litellm_plugin.bands.methods import Band
-    from fast_router.litellm_plugin.layers.lease import Attempt, Ledger
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.litellm_plugin.picks.binding import Binding
     from fast_router.litellm_plugin.picks.plan import Plan
+    from fast_router.litellm_plugin.request import Attempt, Ledger
 
 __all__ = ["candidates_of", "install", "process_routing"]
 
@@ -94,7 +94,7 @@ class _Question:
         before = dict(kwargs)
         left_out = [d.id for d in self.deployments if d.id != self.grant]
         if not _excludes(self.binding.band):
-            attempt = attempts.current.get()
+            attempt = running.current.get()
             if attempt is not None and self.grant is not None:
                 self.steered = (attempt, attempt.ledger, attempt.fresh)
                 attempt.ledger = _Chosen(attempt.ledger, str(self.grant), left_out)
@@ -111,7 +111,7 @@ class _Question:
         if grant is None:
             return
         deployment = self.binding.known(picked)
-        attempt = attempts.current.get()
+        attempt = running.current.get()
         if deployment is None or deployment.id != grant or attempt is None or not attempt.open:
             grant.release(cancelled=True)
         else:
@@ -143,13 +143,13 @@ def _question(
     if kwargs is None or specific or not isinstance(model, str) or any(kwargs.get(key) for key in _DECIDED):
         return None
     plan = binding.plan_for(core, model)
-    if plan.group is None or (attempts.current.get() is None and not _excludes(binding.band)):
+    if plan.group is None or (running.current.get() is None and not _excludes(binding.band)):
         return None
     binding.engine.settle()
     routing.follow(binding.engine)
     excluded = set(kwargs.get(_EXCLUDED) or ())
     eligible = [d for d in plan.group.members if not d.held and d.id not in excluded]
-    attempt = attempts.current.get()
+    attempt = running.current.get()
     if attempt is not None and attempt.ledger is not None and attempt.ledger.tried:
         eligible = list(attempt.ledger.narrow(eligible))
     orders = [d.order for d in eligible if d.order is not None]
@@ -254,7 +254,7 @@ def _restore(request_kwargs: dict[str, Any], before: dict[str, Any]) -> None:
     request_kwargs.update(before)
 
 
-def install(patches: PatchSet, band: Band) -> list[str]:  # noqa: ARG001 - a feature like the others
+def install(patches: PatchSet, band: Band) -> list[str]:
     """Ask a routing worker before every pick, if the settings say so when LiteLLM is patched.
 
     Raises:
@@ -263,7 +263,7 @@ def install(patches: PatchSet, band: Band) -> list[str]:  # noqa: ARG001 - a fea
     if options.current().routing != "celery":
         return []
     process_routing()
-    plug(patches, "celery_routing", Installed(lambda _binding, _core: True, _around, _around_sync))
-    attempts.on_end.append(_ended)
-    patches.on_restore(lambda: attempts.on_end.remove(_ended))
+    plug(patches, band, Around.PICK, "celery_routing", Installed(lambda _binding, _core: True, _around, _around_sync))
+    running.on_end.append(_ended)
+    patches.on_restore(lambda: running.on_end.remove(_ended))
     return ["celery_routing"]

@@ -7,38 +7,44 @@ notices that a rest is over when somebody asks it, so a waiter asks again when t
 from __future__ import annotations
 
 import asyncio
-import inspect
 from typing import TYPE_CHECKING, Any
 
 from fast_router import settings
 from fast_router.engine.failover.waiting import QueueFullError, Ticket, TicketState, WaitQueue
-from fast_router.litellm_plugin.layers import lease as attempts
+from fast_router.litellm_plugin import request as running
 from fast_router.litellm_plugin.layers.outage import Outage, outlast
-from fast_router.litellm_plugin.layers.stack import Installed, Pick, plug
+from fast_router.litellm_plugin.layers.stack import Around, Call, CallSync, Installed, Pick, is_asynchronous, plug
 from fast_router.litellm_plugin.picks.binding import Binding, existing
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from fast_router.engine import Deployment, Lease, ModelGroup
     from fast_router.litellm_plugin.bands.methods import Band
-    from fast_router.litellm_plugin.layers.failures import RequestLedger
+    from fast_router.litellm_plugin.layers.stack import Arguments, Request
     from fast_router.litellm_plugin.patching import PatchSet
+    from fast_router.litellm_plugin.request import RequestLedger
 
-__all__ = ["Turns", "Waiting", "install", "outlasting", "priority_of", "waiting_of"]
+__all__ = ["ON_A_LOOP", "Turns", "Waiting", "install", "outlasting", "priority_of", "waiting_of"]
 
-_STATE = "_fast_router_waiting"
+ON_A_LOOP = "_fast_router_on_a_loop"
+"""A keyword argument on its way from a synchronous call to the loop that LiteLLM runs it on; it goes no further."""
 # Asked again at the latest after this many seconds: a limit that LiteLLM keeps by itself tells nobody when it is over.
 _LONGEST_NAP = 1.0
 
 
 def install(patches: PatchSet, band: Band) -> list[str]:
-    """Let picks wait where `max_wait` asks for it."""
-    patches.replace(band.core, band.slot("make_call"), _make_call)
-
-    plug(patches, "waiting", Installed(lambda _binding, _core: settings.current().max_wait > 0, _around))
+    """Let requests, synchronous attempts and picks wait where `max_wait` asks for it."""
+    plug(patches, band, Around.REQUEST, "waiting", Installed(_wanted, _around_request))
+    plug(patches, band, Around.REQUEST_SYNC, "waiting", Installed(_wanted, _around_sync_request))
+    plug(patches, band, Around.ATTEMPT, "waiting", Installed(_wanted, _around_attempt))
+    plug(patches, band, Around.PICK, "waiting", Installed(_wanted, _around))
     return ["waiting"]
+
+
+def _wanted(_binding: Binding, _core: Any) -> bool:
+    return settings.current().max_wait > 0
 
 
 def _around(inner: Pick, binding: Binding) -> Pick:  # noqa: ARG001 - what waits is kept at the Router's core
@@ -66,6 +72,37 @@ def _around(inner: Pick, binding: Binding) -> Pick:  # noqa: ARG001 - what waits
                 waiting.done(queue, ticket)
 
     return waited
+
+
+def _around_request(inner: Call, _binding: Binding) -> Call:
+    def async_function_with_fallbacks(core: Any, args: Arguments, kwargs: Request) -> Awaitable[Any]:
+        ledger = running.ledger.get()
+        if ledger is None or ledger.hop or not ledger.may_wait:
+            return inner(core, args, kwargs)
+
+        async def call(again: dict[str, Any]) -> Any:
+            ledger.raised, ledger.hop = None, False
+            return await inner(core, args, again)
+
+        return outlasting(core, call, kwargs, ledger)
+
+    return async_function_with_fallbacks
+
+
+def _around_sync_request(inner: CallSync, _binding: Binding) -> CallSync:
+    """Tell a synchronous call that blocks somebody's event loop from one that only blocks its own thread."""
+
+    def function_with_fallbacks(core: Any, args: Arguments, kwargs: Request) -> Any:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            pass
+        else:
+            # LiteLLM runs it on a loop in a thread of its own, from where this one cannot be seen.
+            kwargs[ON_A_LOOP] = True
+        return inner(core, args, kwargs)
+
+    return function_with_fallbacks
 
 
 async def outlasting(
@@ -109,28 +146,26 @@ def _outage(core: Any, request: Mapping[str, Any]) -> tuple[ModelGroup, Outage] 
         return None
 
 
-def _make_call(original: Any) -> Any:
+def _around_attempt(inner: Call, _binding: Binding) -> Call:
     """Let synchronous calls wait before their pick: LiteLLM runs each on an event loop of its own."""
 
-    async def make_call(self: Any, original_function: Any, *args: Any, **kwargs: Any) -> Any:
-        seconds = settings.current().max_wait
-        ledger = attempts.ledger.get()
-        if (
-            not seconds
-            or not getattr(ledger, "may_wait", False)
-            or inspect.iscoroutinefunction(getattr(original_function, "__func__", original_function))
-        ):
-            return await original(self, original_function, *args, **kwargs)
+    async def in_turn(core: Any, args: Arguments, kwargs: Request) -> Any:
         from litellm.types.router import RouterRateLimitError  # noqa: PLC0415
 
+        seconds = settings.current().max_wait
         while True:
-            left = await _room(self, kwargs, seconds)
+            left = await _room(core, kwargs, seconds)
             try:
-                return await original(self, original_function, *args, **kwargs)
+                return await inner(core, args, kwargs)
             except RouterRateLimitError:
                 # Another thread was quicker: its turn is over, not its time.
                 if left <= 0:
                     raise
+
+    def make_call(core: Any, args: Arguments, kwargs: Request) -> Awaitable[Any]:
+        ledger = running.ledger.get()
+        patient = ledger is not None and ledger.may_wait
+        return (in_turn if patient and not is_asynchronous(args, kwargs) else inner)(core, args, kwargs)
 
     return make_call
 
@@ -154,15 +189,15 @@ async def _room(core: Any, request: dict[str, Any], seconds: float) -> float:
 
 def waiting_of(core: Any) -> Waiting | None:
     """Give the waiters of a Router, None before its first pick."""
-    found: Waiting | None = vars(core).get(_STATE)
+    binding = existing(core)
+    if binding is None:
+        return None
+    found: Waiting | None = binding.waiting
     if found is None:
-        binding = existing(core)
-        if binding is None:
-            return None
         with binding.lock:
-            found = vars(core).get(_STATE)
+            found = binding.waiting
             if found is None:
-                found = vars(core)[_STATE] = Waiting(binding)
+                found = binding.waiting = Waiting(binding)
     return found
 
 
@@ -211,11 +246,11 @@ class Waiting:
     def left(self, request: Mapping[str, Any], seconds: float) -> float:
         """Give how long a request may still wait, over all its attempts."""
         now = self.clock()
-        ledger: Any = attempts.ledger.get()
-        until = getattr(ledger, "wait_until", None)
+        ledger = running.ledger.get()
+        until = None if ledger is None else ledger.wait_until
         if until is None:
             until = now + _patience(request, seconds)
-            if hasattr(ledger, "wait_until"):
+            if ledger is not None:
                 ledger.wait_until = until
         return max(0.0, until - now)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router.deployment_options import unknown_keys
 from fast_router.engine import Deployment, ModelGroup
-from fast_router.litellm_plugin.picks import strategies_by_name
+from fast_router.litellm_plugin.picks.given import known as given_now
 from fast_router.litellm_plugin.picks.plan import Plan
 from fast_router.litellm_plugin.picks.plan_compiler import compile_plan
 from fast_router.litellm_plugin.picks.prices import price_of
@@ -26,6 +26,7 @@ from fast_router.router import AdvancedRouter
 
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.methods import Band
+    from fast_router.litellm_plugin.request import Failover
 
 __all__ = ["KEY", "Binding", "bind", "clear_layers", "existing", "on_bind", "on_change", "on_compile", "outdate"]
 
@@ -52,14 +53,15 @@ _alive: weakref.WeakSet[Binding] = weakref.WeakSet()
 
 
 def clear_layers() -> None:
-    """Take the layers off the picks of every Router."""
+    """Take the layers off every Router."""
     for binding in list(_alive):
         binding.around = binding.around_sync = None
+        binding.calls, binding.stacked = {}, -1
         binding.close_lane(closed=False)
 
 
 def outdate() -> None:
-    """Have every Router's plans and layers made anew at its next pick: a setting has changed."""
+    """Have every Router's plans and layers made anew at their next use: a setting has changed."""
     for binding in list(_alive):
         binding.version += 1
 
@@ -74,10 +76,15 @@ class Binding:
         engine: The engine of `router`.
         around: The layers around its asynchronous picks that the fast lane leaves, None if it has none.
         around_sync: The same for synchronous picks.
+        failover: Its breakers and budgets, made at the first request that needs them.
+        waiting: Those of its requests that wait, as `layers.wait` keeps them.
+        calls: What stands around its requests and attempts, by the name of LiteLLM's method.
+        stacked: The version that `calls` and the layers around picks were composed for.
         detour: Zero while the fast lane is open: no layer must see each pick, and nobody queues.
         version: Counted up by everything that changes the deployments or the settings; a plan of another
             version is compiled anew at the next pick, never at once: LiteLLM announces some changes before it
             has finished them.
+        look: Begins a look at the cooldowns of other processes, None where there is no place for them.
         redis_due: When LiteLLM's view of cooldowns is to be read from Redis again; infinite without Redis.
     """
 
@@ -93,14 +100,19 @@ class Binding:
         "around",
         "around_sync",
         "band",
+        "calls",
         "core",
         "detour",
         "engine",
+        "failover",
         "lock",
+        "look",
         "plans",
         "redis_due",
         "router",
+        "stacked",
         "version",
+        "waiting",
     )
 
     def __init__(self, band: Band, core: Any) -> None:
@@ -116,11 +128,16 @@ class Binding:
         self.version = 0
         self.around: Callable[..., Awaitable[Any]] | None = None
         self.around_sync: Callable[..., Any] | None = None
+        self.calls: dict[str, Callable[..., Any]] = {}
+        self.stacked = -1
+        self.failover: Failover | None = None
+        self.waiting: Any = None
         self.detour = 0
         self._closed = False
         # The version and the length of the model list that `on_change` was told last.
         self._changed = (-1, -1)
         self.redis_due = float("inf")
+        self.look: Callable[[Binding, Any], None] | None = None
         self.lock = threading.RLock()
         self._read = 0
         # What was read of each deployment: the entry, for which rules of limits, and in which reading.
@@ -195,7 +212,7 @@ class Binding:
 
     def _name_strategy(self, core: Any) -> None:
         """Have `router` say which strategy the Router is set to."""
-        given: strategies_by_name.Strategies | None = vars(core).get(strategies_by_name.KEY)
+        given = given_now(core)
         told = self._litellms_strategy(core)
         name = getattr(told, "value", told)  # LiteLLM takes its enumeration, too
         self.router.routes_by = (given.router if given is not None else None) or STRATEGIES.get(name, name)

@@ -13,21 +13,21 @@ from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from fast_router.errors import FastRouterError
-from fast_router.litellm_plugin.layers.lease import current
 from fast_router.litellm_plugin.picks import strategies_by_name
 from fast_router.litellm_plugin.picks.binding import existing
 from fast_router.litellm_plugin.picks.replaced_selectors import before_choice
 from fast_router.litellm_plugin.picks.request_facts import ask_of
+from fast_router.litellm_plugin.request import current
 from fast_router.litellm_plugin.strategy_names import SELECTORS, STRATEGIES, options_of
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
     from fast_router.engine import Deployment, Lease
     from fast_router.litellm_plugin.bands.methods import Band
-    from fast_router.litellm_plugin.layers.lease import Attempt
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.litellm_plugin.picks.binding import Binding
     from fast_router.litellm_plugin.picks.plan import Plan
+    from fast_router.litellm_plugin.request import Attempt
 
 __all__ = ["Filtered", "filtered_pick", "install_choice", "install_selectors"]
 

@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.layers.lease import current
 from fast_router.litellm_plugin.picks.binding import Binding, bind
 from fast_router.litellm_plugin.picks.callback_filters import CallbackVerdict
 from fast_router.litellm_plugin.picks.filtered import Filtered
 from fast_router.litellm_plugin.picks.plan import SPECIAL
 from fast_router.litellm_plugin.picks.request_facts import ask_of
-from fast_router.litellm_plugin.rests.mirror import refresh
+from fast_router.litellm_plugin.request import current
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
     from fast_router.engine import Deployment
     from fast_router.litellm_plugin.bands.methods import Band
-    from fast_router.litellm_plugin.layers.lease import Attempt
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.litellm_plugin.picks.plan import Plan
+    from fast_router.litellm_plugin.request import Attempt
 
 __all__ = ["COMPACTION", "Guard"]
 
@@ -67,13 +66,13 @@ class Guard:
         try:
             binding = bind(core, self.band)
             binding.heed_changes(core)
-        except Exception:  # noqa: BLE001 - `decide` meets it again, and counts it
+        except Exception:  # noqa: BLE001 - `decided` meets it again, and counts it
             return None
         return binding
 
     # -- everything but the shortest way -------------------------------------------------------
 
-    def decide(
+    def decided(
         self,
         core: Any,
         model: Any,
@@ -84,16 +83,32 @@ class Guard:
         synchronous: bool,
     ) -> Mapping[str, Any] | Filtered | None:
         """The picked deployment's dict; or under what LiteLLM's pipeline is to run; None for LiteLLM alone."""
+        try:
+            return self._decide(core, model, request_kwargs, prompt, specific=specific, synchronous=synchronous)
+        except Exception as error:  # noqa: BLE001 - LiteLLM's own pick answers
+            tally.failed(error, "a pick")
+            return None
+
+    def _decide(
+        self,
+        core: Any,
+        model: Any,
+        request_kwargs: dict[str, Any] | None,
+        prompt: tuple[Any, Any],
+        *,
+        specific: Any,
+        synchronous: bool,
+    ) -> Mapping[str, Any] | Filtered | None:
         if not self.patches.active or not isinstance(model, str):
             return None
         binding = bind(core, self.band)
-        if binding.engine.clock() >= binding.redis_due:
-            refresh(binding, core)
+        if binding.look is not None and binding.engine.clock() >= binding.redis_due:
+            binding.look(binding, core)
         plan = binding.plan_for(core, model)
         attempt = current.get()
         why = plan.why_sync if synchronous else plan.why
         if why is None:
-            why = self._why(plan, request_kwargs or {}, specific=specific, synchronous=synchronous)
+            why = self.why_not(plan, request_kwargs or {}, specific=specific, synchronous=synchronous)
         if why is None:
             deployment = self._pick(binding, plan, attempt, request_kwargs, prompt)
             if deployment is not None:
@@ -103,7 +118,7 @@ class Guard:
             return Filtered(binding, plan, attempt, _NOBODY, chooses=False)
         return Filtered(binding, plan, attempt, why)
 
-    def _why(self, plan: Plan, kwargs: Mapping[str, Any], *, specific: Any, synchronous: bool) -> str | None:
+    def why_not(self, plan: Plan, kwargs: Mapping[str, Any], *, specific: Any, synchronous: bool) -> str | None:
         """Why this request cannot take the fast lane of its plan, None if it can."""
         if specific:
             return "a specific deployment"

@@ -14,12 +14,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fast_router.engine import Ask
-from fast_router.litellm_plugin.layers.lease import current
 from fast_router.litellm_plugin.picks.binding import KEY, bind
 from fast_router.litellm_plugin.picks.filtered import Filtered, filtered_pick, install_choice
 from fast_router.litellm_plugin.picks.guard import COMPACTION, Guard
 from fast_router.litellm_plugin.picks.reasons import watched_attributes
 from fast_router.litellm_plugin.picks.watch import announced, watched_delete, watched_write
+from fast_router.litellm_plugin.request import current
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -48,13 +48,9 @@ def _asynchronous(selection: Guard, original: Any) -> Any:
     async def longer(
         self: Any, model: Any, request_kwargs: Any, messages: Any, text: Any, specific_deployment: Any
     ) -> Any:
-        try:
-            decided = selection.decide(
-                self, model, request_kwargs, (messages, text), specific=specific_deployment, synchronous=False
-            )
-        except Exception as error:  # noqa: BLE001 - LiteLLM's own pick answers
-            tally.failed(error, "a pick")
-            decided = None
+        decided = selection.decided(
+            self, model, request_kwargs, (messages, text), specific=specific_deployment, synchronous=False
+        )
         if decided is not None and not isinstance(decided, Filtered):
             return decided
         with filtered_pick(decided, self) as pick:
@@ -135,13 +131,9 @@ def _synchronous(selection: Guard, original: Any) -> Any:
     attempt_of = current.get
 
     def longer(self: Any, model: Any, messages: Any, text: Any, specific_deployment: Any, request_kwargs: Any) -> Any:
-        try:
-            decided = selection.decide(
-                self, model, request_kwargs, (messages, text), specific=specific_deployment, synchronous=True
-            )
-        except Exception as error:  # noqa: BLE001 - LiteLLM's own pick answers
-            tally.failed(error, "a pick")
-            decided = None
+        decided = selection.decided(
+            self, model, request_kwargs, (messages, text), specific=specific_deployment, synchronous=True
+        )
         if decided is not None and not isinstance(decided, Filtered):
             return decided
         with filtered_pick(decided, self) as pick:

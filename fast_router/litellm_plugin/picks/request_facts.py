@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router.engine import Ask
 from fast_router.engine.prefix_cache.fleet import on_members
-from fast_router.litellm_plugin.layers.lease import ledger
 from fast_router.litellm_plugin.picks.prompt_text import prompt_of, source_of
+from fast_router.litellm_plugin.request import ledger
 
 if TYPE_CHECKING:
     from fast_router.engine.group import ModelGroup
 
-__all__ = ["ask_of", "count_tokens"]
+__all__ = ["ask_of", "count_tokens", "session_of"]
 
 
 def count_tokens(messages: Any, text: Any) -> float:
@@ -49,11 +49,11 @@ def ask_of(
         # Only where servers' events are followed with a tokenizer does anybody ask for the text.
         source = source_of(request_kwargs, prompt) if on_members else None
         return Ask((), tokens, stream, None, None, None, found, source)
-    key = _session_of(request_kwargs) if group.strategy.endswith("_affinity") else None
+    key = session_of(request_kwargs) if group.strategy.endswith("_affinity") else None
     return Ask((), tokens, stream, key) if tokens or stream or key is not None else None
 
 
-def _session_of(request_kwargs: Mapping[str, Any]) -> str | None:
+def session_of(request_kwargs: Mapping[str, Any]) -> str | None:
     """What names a session, the most particular first: LiteLLM's own words for it, then OpenAI's."""
     places: list[tuple[Any, str]] = [(request_kwargs, "litellm_session_id")]
     for bucket in (request_kwargs.get("litellm_metadata"), request_kwargs.get("metadata")):

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router.deployment_options import options_of
 from fast_router.engine import canonical, known_strategies
-from fast_router.errors import UnknownStrategyError
+from fast_router.errors import UnknownStrategyError, did_you_mean
+from fast_router.litellm_plugin.picks.given import given_to
+from fast_router.litellm_plugin.picks.given import known as given_now
 from fast_router.litellm_plugin.strategy_names import LITELLM
 
 if TYPE_CHECKING:
@@ -22,33 +24,17 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.patching import PatchSet
 
 __all__ = [
-    "KEY",
-    "Strategies",
     "install",
     "known_to_litellm",
     "of_groups",
     "of_model",
     "of_router",
-    "strategies",
     "teaching",
     "translate",
     "translate_groups",
 ]
 
-KEY = "_fast_router_strategies"
-"""Where a core keeps which strategies of ours it was given."""
 _SHUFFLE = "simple-shuffle"
-
-
-class Strategies:
-    """Which of our strategies one Router was given: for all its models, and by routing group."""
-
-    __slots__ = ("groups", "options", "router")
-
-    def __init__(self) -> None:
-        self.router: str | None = None
-        self.options: Mapping[str, Any] = {}
-        self.groups: dict[str, tuple[str, Mapping[str, Any]]] = {}
 
 
 _with_groups: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -92,13 +78,9 @@ _ALSO = "fast_router also knows: "
 
 
 def _also(wrong: str, known: frozenset[str]) -> str:
-    from difflib import get_close_matches  # noqa: PLC0415 - wanted only for a mistake
-
     ours = [name for name in known_strategies() if name not in LITELLM]
-    spellings = {name.replace("-", "_"): name for name in (*known_strategies(), *sorted(known))}
-    near = get_close_matches(wrong.strip().lower().replace("-", "_"), spellings, n=1)
-    question = f"; did you mean {spellings[near[0]]!r}?" if near else "."
-    return f"{_ALSO}{', '.join(ours)}{question}"
+    question = did_you_mean(wrong, (*known_strategies(), *sorted(known)))
+    return f"{_ALSO}{', '.join(ours)}{f'; {question}' if question else '.'}"
 
 
 def of_model(entries: Sequence[Mapping[str, Any]]) -> tuple[str, Mapping[str, Any]] | None:
@@ -116,7 +98,7 @@ def of_model(entries: Sequence[Mapping[str, Any]]) -> tuple[str, Mapping[str, An
 
 def of_router(core: Any, band: Band, model: str) -> tuple[str, Mapping[str, Any]] | None:
     """The strategy of ours that the Router was given for `model` (alias resolved), if it was given one."""
-    given: Strategies | None = vars(core).get(KEY)
+    given = given_now(core)
     if given is None:
         return None
     groups = band.read(core, "routing_groups", "_routing_groups") or {}
@@ -125,15 +107,6 @@ def of_router(core: Any, band: Band, model: str) -> tuple[str, Mapping[str, Any]
     if group is not None:
         return given.groups.get(group)
     return None if given.router is None else (given.router, given.options)
-
-
-def strategies(core: Any) -> Strategies:
-    """What the Router with this core was given, made now if it was given nothing."""
-    state = vars(core)
-    found: Strategies | None = state.get(KEY)
-    if found is None:
-        found = state[KEY] = Strategies()
-    return found
 
 
 def known_to_litellm() -> frozenset[str]:
@@ -161,8 +134,8 @@ def _routing_strategy_init(original: Any, band: Band, known: frozenset[str]) -> 
             if attribute is not None:
                 # Straight into the instance: the constructor has stored what the user wrote there.
                 vars(self)[attribute] = told
-        if own is not None or KEY in vars(self):
-            given = strategies(self)
+        if own is not None or given_now(self) is not None:
+            given = given_to(self)
             given.router, given.options = own, dict(routing_strategy_args or {})
         _changed(self)
         return result
@@ -179,8 +152,8 @@ def _update_settings(original: Any, known: frozenset[str]) -> Any:
         try:
             with teaching(known, kwargs.get("routing_strategy"), *of_groups(kwargs.get("routing_groups"))):
                 result = original(self, **kwargs)
-            if named and (own is not None or KEY in vars(self)):
-                given = strategies(self)
+            if named and (own is not None or given_now(self) is not None):
+                given = given_to(self)
                 given.router, given.options = own, dict(kwargs.get("routing_strategy_args") or {})
             return result
         finally:
@@ -194,8 +167,8 @@ def _init_routing_groups(original: Any, known: frozenset[str]) -> Any:
         told, own = translate_groups(groups_input, known)
         with teaching(known, *of_groups(groups_input)):
             result = original(self, told)
-        if own or KEY in vars(self):
-            strategies(self).groups = own
+        if own or given_now(self) is not None:
+            given_to(self).groups = own
         if own:
             _with_groups.add(self)
         _changed(self)

@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from fast_router.cluster import state_of
-from fast_router.litellm_plugin.picks.binding import on_compile
+from fast_router.litellm_plugin.picks.binding import KEY, on_compile
 from fast_router.litellm_plugin.rests.store import memory_of
 from fast_router.litellm_plugin.tally import tally
 
@@ -30,7 +30,6 @@ __all__ = ["attach", "install", "permits", "refresh"]
 
 REFRESH_EVERY = 1.0
 """Seconds between two looks at the cooldowns of other processes."""
-_KEY = "_fast_router_binding"
 permits: ContextVar[Callable[[str], bool] | None] = ContextVar("fast_router_permits", default=None)
 """Set while LiteLLM judges a failure on our behalf: tells of an id whether the evidence is enough for a cooldown."""
 _tasks: set[asyncio.Task[None]] = set()
@@ -38,10 +37,11 @@ _tasks: set[asyncio.Task[None]] = set()
 
 def attach(binding: Binding, core: Any) -> None:
     """Take over what cools down in `core` now, and hear of what will."""
+    binding.look = refresh
     cache = binding.band.read(core, "cooldown_cache")
     if cache is None:
         return
-    vars(cache)[_KEY] = weakref.ref(binding)
+    vars(cache)[KEY] = weakref.ref(binding)
     watch_redis(binding, core)
     _take_over(binding, core, cache)
 
@@ -94,7 +94,7 @@ def _add(original: Any) -> Any:
         permit = permits.get()
         if permit is not None and not permit(str(id_)):
             return None
-        reference = vars(self).get(_KEY)
+        reference = vars(self).get(KEY)
         binding = reference() if reference is not None else None
         result = None
         if binding is not None and binding.engine.untold(str(id_)):

@@ -22,6 +22,8 @@ from fast_router.engine.failover.policy import EjectionOptions, FailoverPolicy
 from fast_router.engine.failover.retry_after import retry_after_from_error
 from fast_router.engine.failover.silence import OpenCall, SilenceOptions
 from fast_router.litellm_plugin.picks.binding import bind
+from fast_router.litellm_plugin.picks.given import given_to
+from fast_router.litellm_plugin.picks.given import known as given_now
 from fast_router.litellm_plugin.picks.reasons import may_leave_one
 from fast_router.litellm_plugin.rests.health_probes import HealthMonitor
 from fast_router.litellm_plugin.tally import tally
@@ -32,18 +34,17 @@ if TYPE_CHECKING:
     from fast_router.engine import Deployment, Lease
     from fast_router.engine.failover.hedging import HedgeOptions, HedgePolicy
     from fast_router.litellm_plugin.bands.methods import Band
+    from fast_router.litellm_plugin.request import Failover
 
 __all__ = ["LiteLLMFailover", "explicit_allowed_fails", "note_allowed_fails", "on_silent", "policy_of"]
 
 on_silent: list[Callable[[LiteLLMFailover, Deployment, Callable[[Lease], bool]], None]] = []
 """Called with a deployment that has fallen silent, and which of its leases wait; see `FailoverPolicy`."""
 
-_STATE = "_fast_router_failover"
 # Hedging that is kept for names which are not the model list's.
 _FOREIGN_NAMES = 32
 # What a Router retries where nothing is said (the openai package's own number).
 _LITELLMS_RETRIES = 2
-_ALLOWED = "_fast_router_allowed_fails"
 # Breaker options that `model_info: {fast_router: {…}}` may set for one deployment.
 _PER_DEPLOYMENT = {
     "breaker_connection_errors": "consecutive",
@@ -55,28 +56,28 @@ _PER_DEPLOYMENT = {
 }
 
 
-def policy_of(core: Any, band: Band) -> LiteLLMFailover:
+def policy_of(core: Any, band: Band) -> Failover:
     """Give the failover of a Router's core, made at its first use."""
-    found: LiteLLMFailover | None = vars(core).get(_STATE)
+    binding = bind(core, band)
+    found = binding.failover
     if found is None:
-        binding = bind(core, band)
         with binding.lock:
-            found = vars(core).get(_STATE)
+            found = binding.failover
             if found is None:
-                found = LiteLLMFailover(core, band)
-                vars(core)[_STATE] = found
+                found = binding.failover = LiteLLMFailover(core, band)
     return found
 
 
 def explicit_allowed_fails(core: Any) -> bool:
     """Tell whether the user set the Router's `allowed_fails`, be it to LiteLLM's default value."""
-    return bool(vars(core).get(_ALLOWED))
+    given = given_now(core)
+    return given is not None and given.allowed_fails
 
 
 def note_allowed_fails(core: Any, arguments: Mapping[str, Any]) -> None:
     """Remember that the user set `allowed_fails` (a Router keeps only the value, which may be the default)."""
     if arguments.get("allowed_fails") is not None:
-        vars(core)[_ALLOWED] = True
+        given_to(core).allowed_fails = True
 
 
 class LiteLLMFailover:
@@ -251,7 +252,7 @@ class LiteLLMFailover:
     def _write(self, deployment: Deployment, change: Change) -> None:
         core = self._core()
         rests = None if core is None else self._band.rest_store(core)
-        if rests is None or change.new is BreakerState.HALF_OPEN:
+        if rests is None or (change.new is BreakerState.HALF_OPEN and not change.early):
             return
         now = self._router.engine.clock()
         if change.new is BreakerState.OPEN:

@@ -148,6 +148,7 @@ function draw() {
   const about = data.processes.find((each) => each.litellm);
   text($("about"), about ? `${about.version} on LiteLLM ${about.litellm} · ${data.processes[0].host ?? ""}${data.read_only ? " · read only" : ""}` : data.processes.length ? `${data.processes[0].version ?? ""} without LiteLLM` : "");
   tiles(data, rows);
+  rollouts(data);
   trouble(rows);
   models(data);
   choices(data);
@@ -180,6 +181,26 @@ function tiles(data, rows) {
       bold.firstChild.style.cssText = "color:inherit;font-size:inherit";
       text(bold.lastChild, item[2]);
     });
+}
+function rollouts(data) {
+  const section = $("rollouts");
+  section.hidden = !data.rollouts.length;
+  section.replaceChildren(...data.rollouts.map((each) => {
+    const observes = each.rollout === "observe";
+    const heads = ["arm", "requests", "failed", "retries", "p50", "p95", "1st token"];
+    const seen = each.observed || {};
+    const said = observes
+      ? `LiteLLM picks, we only watch: ${figure(seen.same_pick)} of ${figure(seen.compared)} picks as ours; to resting ${figure(seen.to_resting)}, full ${figure(seen.to_full)}, just failed ${figure(seen.to_just_failed)}`
+      : `by ${each.measure}: ${each.verdict} (${each.shared})`;
+    return el("div", { class: "rollout" },
+      el("h2", {}, observes ? "Rollout: observe" : `Rollout: ${each.rollout} % of the requests`),
+      el("table", {},
+        el("thead", {}, el("tr", {}, ...heads.map((head) => el("th", {}, head)))),
+        el("tbody", {}, ...each.arms.map((arm) => el("tr", {},
+          ...[arm.arm, figure(arm.requests), figure(arm.failures), figure(arm.retries), seconds(arm.latency.p50), seconds(arm.latency.p95), seconds(arm.first_token.p50)]
+            .map((cell) => el("td", {}, cell)))))),
+      el("p", {}, said));
+  }));
 }
 function trouble(rows) {
   const ill = rows.filter((row) => TROUBLE.has(row.state) && matches(row));

@@ -349,3 +349,55 @@ def test_a_refused_connection_needs_no_second_voice():
     fleet.request(0, 0, caller="eve", error=lambda: ConnectionRefusedError("nobody listens"))
     fleet.request(0, caller="eve", error=lambda: ConnectionRefusedError("nobody listens"))
     assert fleet.policy.state("d0") is BreakerState.OPEN
+
+
+# A probe that fails.
+
+
+def resting_for_two(**options):
+    fleet = Fleet(**options)
+    for caller in ("one", "two"):
+        fleet.request(0, succeeds_at=1, caller=caller)
+    assert fleet.policy.state("d0") is BreakerState.OPEN
+    fleet.now = fleet.members[0].resting_until + 0.1
+    fleet.engine.settle()
+    return fleet
+
+
+def test_a_failed_probe_of_one_caller_lets_the_next_caller_probe_at_once():
+    fleet = resting_for_two()
+    fleet.request(0, caller="eve", error=ThrottledError)
+    assert fleet.resting == {"d0"}
+    fleet.policy.appeal("m", "eve")
+    assert fleet.resting == {"d0"}
+    fleet.policy.appeal("m", "good")
+    assert fleet.resting == set()
+    assert fleet.policy.state("d0") is BreakerState.HALF_OPEN
+    fleet.request(succeeds_at=0, caller="good")
+    assert fleet.policy.state("d0") is BreakerState.CLOSED
+
+
+def test_failed_probes_of_two_callers_rest_it_for_everybody():
+    fleet = resting_for_two()
+    for caller in ("eve", "good"):
+        fleet.request(0, caller=caller)
+        fleet.policy.appeal("m", f"after {caller}")
+    assert fleet.resting == {"d0"}
+    assert not fleet.policy.disputes("d0")
+
+
+def test_each_rest_asks_for_two_probes_anew():
+    fleet = resting_for_two()
+    fleet.request(0, caller="eve")
+    fleet.now = fleet.members[0].resting_until + 0.1
+    fleet.engine.settle()
+    fleet.request(0, caller="other")
+    fleet.policy.appeal("m", "good")
+    assert fleet.resting == set()
+
+
+def test_a_probe_that_is_refused_needs_no_other_one():
+    fleet = resting_for_two()
+    fleet.request(0, caller="eve", error=lambda: ConnectionRefusedError("nobody listens"))
+    fleet.policy.appeal("m", "good")
+    assert fleet.resting == {"d0"}

@@ -9,7 +9,7 @@ import logging
 import pytest
 
 from fast_router import settings
-from fast_router.litellm_plugin.layers import wait
+from fast_router.litellm_plugin.picks.binding import existing
 from fast_router.litellm_plugin.switch import switch as _switch
 from fast_router.testing import Fleet
 from tests.support.plugin import MESSAGES, calm, failover_of, over, until
@@ -65,7 +65,7 @@ async def test_cancelled_anywhere_nothing_is_left(servers, faults, options, stre
         return [(d.in_flight, d.talking, d.held) for d in deployments if d.in_flight or d.talking or d.held]
 
     await until(lambda: not left(), told=left)
-    waiting = vars(core).get(wait._STATE)
+    waiting = existing(core).waiting
     if waiting is not None:
         assert [len(queue) or queue.busy for queue, _ in waiting._queues.values()] == [False] * len(waiting._queues)
         assert [outage.active or len(outage) for outage in waiting._outages.values()] == [0] * len(waiting._outages)

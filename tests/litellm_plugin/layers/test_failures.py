@@ -15,6 +15,7 @@ from litellm.types.router import RouterRateLimitError
 
 import fast_router
 from fast_router import settings
+from fast_router.litellm_plugin.picks.binding import existing
 from fast_router.litellm_plugin.rests.store import memory_of, seconds_left
 from fast_router.litellm_plugin.switch import switch as _switch
 from fast_router.testing import Fleet
@@ -425,7 +426,7 @@ async def test_a_cancelled_waiter_leaves_nothing_behind(servers):
     settings.configure(max_wait=30)
     waiting = asyncio.ensure_future(ask(r))
     core = r.__dict__.get("_core", r)
-    state = await until(lambda: vars(core).get("_fast_router_waiting"))
+    state = await until(lambda: getattr(existing(core), "waiting", None))
     queue = state.queue(fast_router.advanced_router(r).groups["m"])
     await until(lambda: len(queue) == 1)
     waiting.cancel()

@@ -17,6 +17,7 @@ import fast_router
 from fast_router import settings
 from fast_router.engine.failover.breaker import BreakerState
 from fast_router.litellm_plugin.layers import first_chunk
+from fast_router.litellm_plugin.layers.stream_classes import exchange_class
 from fast_router.litellm_plugin.rests.health_probes import HealthMonitor
 from fast_router.litellm_plugin.switch import switch as _switch
 from fast_router.server_metrics import load_from_metrics
@@ -382,3 +383,40 @@ async def test_answers_from_the_cache_do_not_make_the_others_look_late(servers, 
             assert [chunk async for chunk in response]
         served += response._hidden_params.get("cache_hit") is True
     assert failover_of(r).hedges["m"][1].delay(stream=stream) is None
+
+
+class Chunks:
+    """A stream of a class of its own, as LiteLLM's text completions have it."""
+
+    def __init__(self, *chunks):
+        self.chunks = list(chunks)
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        if not self.chunks:
+            raise StopAsyncIteration
+        return self.chunks.pop(0)
+
+
+class Heard:
+    """Who hears of a stream."""
+
+    def __init__(self):
+        self.told = []
+
+    def item(self, chunk):
+        self.told.append(chunk)
+
+    def finished(self):
+        self.told.append("end")
+
+
+@pytest.mark.parametrize("chunks", [(), ("a",), ("a", "b")], ids=len)
+async def test_whoever_follows_a_stream_that_has_begun_hears_of_its_first_chunk_and_takes_none(chunks):
+    stream, heard = Chunks(*chunks), Heard()
+    assert await first_chunk.begun(stream, eager=True, idle=0) is stream
+    assert exchange_class(stream, heard)
+    assert [chunk async for chunk in stream] == list(chunks)
+    assert list(dict.fromkeys(heard.told)) == [*chunks, "end"]

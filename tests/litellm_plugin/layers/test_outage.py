@@ -13,9 +13,9 @@ from litellm.types.router import RouterRateLimitError
 import fast_router
 from fast_router import settings
 from fast_router.engine.failover.failures import classify
-from fast_router.litellm_plugin.layers.failures import RequestLedger
 from fast_router.litellm_plugin.layers.outage import Outage, outlast
 from fast_router.litellm_plugin.layers.wait import waiting_of
+from fast_router.litellm_plugin.request import RequestLedger
 from fast_router.litellm_plugin.switch import switch as _switch
 from fast_router.testing import Fleet
 from tests.support.plugin import MESSAGES, calm, failover_of, over, until

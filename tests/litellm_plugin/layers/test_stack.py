@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import weakref
+from pathlib import Path
 from typing import Any
 
 import litellm
@@ -14,6 +16,7 @@ from litellm.types.router import Deployment
 import fast_router
 from fast_router.litellm_plugin.layers import stack
 from fast_router.litellm_plugin.picks.binding import existing
+from fast_router.litellm_plugin.switch import switch
 from tests.support.plugin import core_of, discard, entry, pick_id, picks, router, sync_id
 
 pytestmark = [pytest.mark.python_core, pytest.mark.usefixtures("plugin")]
@@ -181,7 +184,7 @@ def test_a_layer_that_must_see_each_pick_closes_the_fast_lane_of_its_router_alon
         return pick
 
     layer = stack.Installed(lambda binding, core: core is core_of(one), around)
-    monkeypatch.setitem(stack._installed, "celery_routing", layer)
+    monkeypatch.setitem(stack._installed, (stack.Around.PICK, "celery_routing"), layer)
     fast_router.invalidate(one), fast_router.invalidate(other)
     pick_id(one), pick_id(other)
     assert fast_picks(one) == 5  # answered from the plan, though by way of the layer
@@ -208,9 +211,80 @@ def test_a_layer_that_fails_is_counted_and_litellm_answers(plugin, monkeypatch):
     def broken(_binding, _core):
         raise ZeroDivisionError
 
-    monkeypatch.setitem(stack._installed, "waiting", stack.Installed(broken))
+    monkeypatch.setitem(stack._installed, (stack.Around.PICK, "waiting"), stack.Installed(broken))
     fast_router.invalidate(made)
     errors = fast_router.status()["errors"]["count"]
     assert pick_id(made) == "a"
     assert fast_router.status()["errors"]["count"] == errors + 1
     plugin.errors = 1
+
+
+OURS = str(Path(fast_router.__file__).parent)
+
+
+async def frames_of_an_attempt(made, **request) -> list[str]:
+    """Our functions that stand around LiteLLM's `make_call`, the innermost first, while an attempt is under way."""
+    found: list[str] = []
+
+    async def asked(*_args, **_kwargs):
+        frame = sys._getframe()
+        while frame.f_code.co_name != "make_call" or frame.f_code.co_filename.startswith(OURS):
+            frame = frame.f_back
+        while (frame := frame.f_back).f_code.co_filename.startswith(OURS):
+            found.append(frame.f_code.co_name)
+        return {"choices": []}
+
+    core = core_of(made)
+    begin = getattr(core, switch.band.slot("async_function_with_fallbacks"))
+    await begin(original_function=asked, model="m", messages=[], num_retries=0, **request)
+    return found
+
+
+@pytest.mark.parametrize("request_", [{}, {"stream": True}])
+async def test_at_most_two_frames_stand_around_an_attempt_in_the_default_settings(request_):
+    made = router(entry("a"))
+    assert 1 <= len(await frames_of_an_attempt(made, **request_)) <= 2
+
+
+async def test_a_layer_around_attempts_is_there_while_its_setting_is_on():
+    made = router(entry("a"))
+    plain = await frames_of_an_attempt(made)
+    fast_router.configure(hedge_percent=10)
+    try:
+        assert len(await frames_of_an_attempt(made)) > len(plain)
+    finally:
+        fast_router.configure(hedge_percent=None)
+    assert await frames_of_an_attempt(made) == plain
+
+
+async def test_each_seam_is_patched_once_however_many_layers_stand_around_it():
+    patches = switch.patches
+    assert patches is not None
+    slots = {switch.band.slot(seam.value) for seam in stack.Around if seam.value is not None}
+    layers = {attribute: len(patch.layers) for (_, attribute), patch in patches._patches.items() if attribute in slots}
+    assert layers == dict.fromkeys(slots, 1)
+
+
+async def test_the_methods_behind_the_seams_still_look_like_litellms():
+    core = type(core_of(router(entry("a"))))
+    for seam in stack.Around:
+        if seam.value is not None:
+            ours = getattr(core, switch.band.slot(seam.value))
+            theirs = ours.__fast_router_original__
+            assert asyncio.iscoroutinefunction(ours) == asyncio.iscoroutinefunction(theirs)
+            assert ours.__name__ == theirs.__name__
+
+
+async def test_an_attempt_whose_layers_cannot_be_composed_is_litellms_alone(plugin, monkeypatch):
+    made = router(entry("a"))
+    await frames_of_an_attempt(made)
+
+    def broken(_binding, _core):
+        raise ZeroDivisionError
+
+    monkeypatch.setitem(stack._installed, (stack.Around.ATTEMPT, "hedging"), stack.Installed(broken))
+    fast_router.invalidate(made)
+    errors = fast_router.status()["errors"]["count"]
+    assert await frames_of_an_attempt(made) == []
+    plugin.errors = fast_router.status()["errors"]["count"] - errors
+    assert plugin.errors

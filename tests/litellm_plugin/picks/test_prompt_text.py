@@ -12,7 +12,7 @@ from litellm.types.utils import ModelResponse, Usage
 
 from fast_router.engine.deployment import Deployment
 from fast_router.engine.group import ModelGroup
-from fast_router.litellm_plugin.layers.lease import cached_of
+from fast_router.litellm_plugin.answers import cached_of
 from fast_router.litellm_plugin.picks.prompt_text import prompt_of
 from fast_router.litellm_plugin.picks.request_facts import ask_of
 

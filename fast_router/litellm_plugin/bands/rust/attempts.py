@@ -12,11 +12,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fast_router.engine.failover.failures import remember
+from fast_router.litellm_plugin import request as running
+from fast_router.litellm_plugin.answers import is_cache_hit
 from fast_router.litellm_plugin.bands.rust.steps import RUST, Walk, carried, carrying, new_ledger, on_a_loop, walk
-from fast_router.litellm_plugin.layers import failures, lease
-from fast_router.litellm_plugin.layers.failures import RequestLedger
-from fast_router.litellm_plugin.layers.lease import Attempt, answered, failed
-from fast_router.litellm_plugin.layers.stream_end import driving, install_usage
+from fast_router.litellm_plugin.layers import failures, request_ledger
+from fast_router.litellm_plugin.layers.lease import answered, failed
+from fast_router.litellm_plugin.layers.stream import install_usage
+from fast_router.litellm_plugin.request import Attempt, RequestLedger
 from fast_router.litellm_plugin.rests.mirror import permits
 from fast_router.litellm_plugin.tally import tally
 
@@ -42,7 +44,7 @@ class _Walking:
         ledger = self._ledger or new_ledger(core, request if isinstance(request, Mapping) else {})
         ledger.may_wait = may_wait
         if isinstance(request, Mapping):
-            failures.appeal(ledger, request.get("model"))
+            request_ledger.appeal(ledger, request.get("model"))
         self._walk = Walk(core, ledger)
         self._outer: Walk | None = None
 
@@ -51,12 +53,12 @@ class _Walking:
         walk.set(self._walk)
         # It is this walk's; a call that one of its attempts makes through a Router begins with none.
         carried.set(None)
-        self._token = lease.ledger.set(self._walk.ledger)
+        self._token = running.ledger.set(self._walk.ledger)
         self._permits = permits.set(None)
 
     def __exit__(self, *error: object) -> None:
         permits.reset(self._permits)
-        lease.ledger.reset(self._token)
+        running.ledger.reset(self._token)
         carried.set(self._ledger)
         walk.set(self._outer)
         self._walk.ledger.raised = None
@@ -87,7 +89,7 @@ def _stream_broke(core: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
     """End the attempt of the stream that is to be recovered; its last argument is how it failed."""
     try:
         error = kwargs.get("failure", args[-1] if args else None)
-        watch = driving.get()
+        watch = running.reading.get()
         if watch is None or not isinstance(error, BaseException):
             return None
         error = getattr(error, "original_exception", None) or error
@@ -162,7 +164,7 @@ def _end_attempt(driver: Any, attempt: Attempt, outcome: Any) -> None:
         if outcome.get("ok") is True:
             response = driver._last_response
             streams = driver._request.get("stream") and not attempt.foreign
-            if attempt.lease is not None and streams and not lease.is_cache_hit(response):
+            if attempt.lease is not None and streams and not is_cache_hit(response):
                 # The first chunk of a stream was read within the attempt.
                 attempt.lease.first_token()
                 failover = attempt.ledger.failover if isinstance(attempt.ledger, RequestLedger) else None
@@ -199,14 +201,15 @@ def _running(attempt: Attempt) -> None:
     walking = walk.get()
     if walking is not None:
         walking.running = attempt
-        attempt.beside = walking.beside
+        if walking.beside is not None:
+            walking.beside.take(attempt)
 
 
 @contextmanager
-def _current(begun: lease.Attempt) -> Iterator[None]:
+def _current(begun: Attempt) -> Iterator[None]:
     """Let `begun` be the attempt that is being made; whatever ends it is its failure."""
-    outer = lease.current.get()
-    lease.current.set(begun)
+    outer = running.current.get()
+    running.current.set(begun)
     _running(begun)
     try:
         yield
@@ -214,7 +217,7 @@ def _current(begun: lease.Attempt) -> Iterator[None]:
         failed(begun, error)
         raise
     finally:
-        lease.current.set(outer)
+        running.current.set(outer)
 
 
 def _attempt(original: Any, band: RustBand) -> Any:
@@ -256,6 +259,6 @@ def install(patches: PatchSet, band: RustBand) -> list[str]:
     band.around_request(patches, _run, _run_sync)
     band.around_attempt(patches, partial(_attempt, band=band), partial(_attempt_sync, band=band))
     install_usage(patches)
-    lease.on_end.append(failures.ended)
-    patches.on_restore(lambda: lease.on_end.remove(failures.ended))
+    running.on_end.append(failures.ended)
+    patches.on_restore(lambda: running.on_end.remove(failures.ended))
     return ["attempts"]

@@ -9,18 +9,21 @@ them. What can be taken past them is a whole request (`lane`).
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fast_router.errors import FastRouterError
-from fast_router.litellm_plugin.bands.contract import Layer, Seam
-from fast_router.litellm_plugin.bands.methods import Band, UnknownBandError
+from fast_router.litellm_plugin.bands.contract import Layer, Outer, Seam
+from fast_router.litellm_plugin.bands.methods import Band, UnknownBandError, innermost
 from fast_router.litellm_plugin.bands.rust import rests, untried
 from fast_router.litellm_plugin.bands.rust.self_test import SelfTest
 from fast_router.litellm_plugin.picks import strategies_by_name
 from fast_router.litellm_plugin.picks.binding import Binding, bind
+from fast_router.litellm_plugin.picks.given import known as given_now
 from fast_router.litellm_plugin.strategy_names import STRATEGIES
 from fast_router.litellm_plugin.tally import LOGGER
 
@@ -97,6 +100,8 @@ class RustBand(Band):
         "admission": f"{_ROOM}.limits",
     }
     within: ClassVar[Mapping[str, str]] = {"operator_holds": "selection"}
+    core_walks = True
+    has_cooldown_cache = False
 
     def __init__(self, router_module: ModuleType, litellms_version: str, *, newer: bool = False) -> None:
         self.version = litellms_version
@@ -162,6 +167,30 @@ class RustBand(Band):
         """Put a layer around each attempt of a walk: the core has picked, the call is to be made."""
         patches.replace(self.driver, "attempt", make)
         patches.replace(self.driver, "attempt_sync", make_sync)
+
+    def around_whole_request(self, patches: PatchSet, make: Layer, make_sync: Layer) -> None:
+        """As of any band: outside of the lane, and of the walk where there is none."""
+        from fast_router.litellm_plugin.bands.rust.lane.endpoint import OPS  # noqa: PLC0415 - few ask
+
+        for op in (*OPS, "_drive", "_call_sync"):
+            original = vars(self.core).get(op)
+            if original is not None:
+                patches.replace(self.core, op, make if inspect.iscoroutinefunction(original) else make_sync)
+
+    def around_picks(self, patches: PatchSet, make: Outer, make_sync: Outer) -> None:
+        """As of any band: picks that are asked for alone."""
+        for name, around in (("select", make), ("get_available_deployment", make_sync)):
+            original = vars(self.core).get(name)
+            if original is not None:
+                patches.replace(self.core, name, partial(around, innermost(original)))
+
+    def heed_holds(self, patches: PatchSet, alone: Callable[[], bool]) -> None:
+        """As of any band: the core is told that they cool down."""
+        rests.heed_holds(patches, self, alone)
+
+    def take_over_rests(self, core: Any) -> None:
+        """As of any band."""
+        rests.attach(self.binding(core), core)
 
     def rest_store(self, core: Any) -> RestStore | None:
         """As of any band."""
@@ -269,7 +298,7 @@ class RustBinding(Binding):
             groups[name] = self.engine.compile_group(name, tuple(members), strategy, options, replaces=groups.get(name))
 
     def _strategy_of(self, core: Any, members: Sequence[Deployment]) -> tuple[str, Mapping[str, Any]]:
-        given: strategies_by_name.Strategies | None = vars(core).get(strategies_by_name.KEY)
+        given = given_now(core)
         try:
             own = strategies_by_name.of_model([member.entry for member in members])
         except FastRouterError as error:

@@ -16,9 +16,9 @@ from fast_router import settings
 from fast_router.engine.failover.retry_after import retry_after_from_error
 from fast_router.litellm_plugin.bands.rust import first_chunk, hedge, rests, steps, waiting
 from fast_router.litellm_plugin.bands.rust.judgement import judged
-from fast_router.litellm_plugin.layers import failures
-from fast_router.litellm_plugin.layers.failures import RequestLedger
+from fast_router.litellm_plugin.layers import request_ledger, retry_timing
 from fast_router.litellm_plugin.layers.fallback_at_once import as_ever, members_of, passes_by
+from fast_router.litellm_plugin.request import RequestLedger
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def _answer_cache(original: Any, band: RustBand) -> Any:
     async def _answer_cache(self: Any, step: Any) -> Any:
         answer = await original(self, step)
         ids = rests.ids_of(step)
-        return answer if ids is None else _cooling(band, self, ids, answer)
+        return answer if ids is None else _cooling(band, self, ids, rests.as_answered(self, ids, answer))
 
     return _answer_cache
 
@@ -45,7 +45,7 @@ def _answer_cache_sync(original: Any, band: RustBand) -> Any:
     def _answer_cache_sync(self: Any, step: Any) -> Any:
         answer = original(self, step)
         ids = rests.ids_of(step)
-        return answer if ids is None else _cooling(band, self, ids, answer)
+        return answer if ids is None else _cooling(band, self, ids, rests.as_answered(self, ids, answer))
 
     return _answer_cache_sync
 
@@ -125,7 +125,7 @@ def _refused(band: RustBand, driver: Any, step: Mapping[str, Any]) -> Mapping[st
     if walking is None or not step.get("retry") or walking.ledger.raised is None:
         return None
     try:
-        if not _dead(band, walking) and failures.spend(walking.ledger):
+        if not _dead(band, walking) and retry_timing.spend(walking.ledger):
             tally.event("retry", step.get("model"))
             return None
         from litellm.router_rust.core import attempt_failure  # noqa: PLC0415 - LiteLLM is imported
@@ -152,7 +152,7 @@ def _outcome(band: RustBand, outcome: Any) -> Any:
         running = walking.running
         lease = None if running is None else running.lease
         judged(walking.core, walking.ledger, None if lease is None else lease.deployment, changed)
-        if _dead(band, walking) or not failures.within_budget():
+        if _dead(band, walking) or not retry_timing.within_budget():
             changed["num_retries"] = 0
         if changed.get("retry_after") is None and walking.ledger.raised is not None:
             # Header names that LiteLLM does not know; a deployment's own cooldown_time goes before, with the core.
@@ -190,7 +190,7 @@ def _seconds(band: RustBand, seconds: float) -> float:
     retry, most = step.get("retry"), step.get("max_retries")
     if isinstance(retry, int) and isinstance(most, int) and retry >= most:
         return 0.0  # the core sleeps after the last attempt, too: nobody is left to wait for
-    return failures.longer(walking.core, seconds)
+    return retry_timing.longer(walking.core, seconds)
 
 
 # -- a whole request -----------------------------------------------------------------------------------------
@@ -237,7 +237,7 @@ def install(patches: PatchSet, band: RustBand) -> list[str]:
     from litellm.router_python_host import PythonHost  # noqa: PLC0415 - LiteLLM is imported
 
     def make_ledger(core: Any, request: Mapping[str, Any]) -> RequestLedger:
-        return failures.new_ledger(core, band, request)
+        return request_ledger.new_ledger(core, band, request)
 
     steps.make_ledger.append(make_ledger)
     patches.on_restore(lambda: steps.make_ledger.remove(make_ledger))

@@ -12,17 +12,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fast_router import settings
+from fast_router.litellm_plugin import request as running_request
+from fast_router.litellm_plugin.answers import is_cache_hit
 from fast_router.litellm_plugin.bands.rust import standing, steps
-from fast_router.litellm_plugin.layers import lease as attempts
+from fast_router.litellm_plugin.layers import rescue
 from fast_router.litellm_plugin.layers.beside import Beside, beside, take_metadata
-from fast_router.litellm_plugin.layers.failures import RequestLedger
 from fast_router.litellm_plugin.layers.hedge import raced
-from fast_router.litellm_plugin.layers.rescue import rescue
-from fast_router.litellm_plugin.rests.policy import on_silent
+from fast_router.litellm_plugin.request import RequestLedger
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
-    from fast_router.engine import Lease
     from fast_router.litellm_plugin.bands.rust.band import RustBand
     from fast_router.litellm_plugin.patching import PatchSet
 
@@ -54,12 +53,6 @@ class _Attempts:
         self.won: str | None = None
 
     @property
-    def lease(self) -> Lease | None:
-        running = self._walk.running
-        # That of an earlier attempt is there until this one has its own.
-        return running.lease if running is not None and running.beside is self._walk.beside else None
-
-    @property
     def endpoint(self) -> str:
         return str(self._driver._plan.endpoint)
 
@@ -72,7 +65,7 @@ class _Attempts:
         return _answered(await self._original(self._driver, self._step))
 
     async def second(self) -> Any:
-        fork = attempts.ledger.get()
+        fork = running_request.ledger.get()
         assert isinstance(fork, RequestLedger)
         walk = steps.Walk(self._walk.core, fork)
         steps.walk.set(walk)
@@ -89,7 +82,7 @@ class _Attempts:
             walk.drop()
 
     def is_cached(self, answer: Any) -> bool:  # noqa: ARG002 - the answer itself is with the driver
-        return attempts.is_cache_hit(self._driver._last_response)
+        return is_cache_hit(self._driver._last_response)
 
     def second_won(self) -> None:
         for name in _LEFT:
@@ -148,14 +141,14 @@ def _attempt(original: Any, band: RustBand) -> Any:
         try:
             first = made.first()
             stream = bool(self._request.get("stream"))
-            outcome = await (raced(made, pair, first, stream=stream) if hedges else pair.run(first))
+            if hedges:
+                outcome = await raced(pair, first, stream=stream, is_cached=made.is_cached)
+            else:
+                outcome = await pair.run(first)
         except _Failed as failed:
             return failed.outcome
         finally:
             walk.beside = None
-            if walk.running is not None:
-                # It leads to the driver, and so to a stream, which could not be dropped otherwise.
-                walk.running.beside = None
         return outcome if made.won is None else await _booked(self._core, outcome, made.won)
 
     return attempt
@@ -168,8 +161,7 @@ def install(patches: PatchSet, band: RustBand) -> list[str]:
     def adopt(changed: settings.Settings) -> None:
         standing.keep("hedging", "hedging" if changed.hedge_percent else None)
 
-    on_silent.append(rescue)
-    patches.on_restore(lambda: on_silent.remove(rescue))
+    rescue.install(patches)
     patches.on_restore(settings.on_change(adopt))
     patches.on_restore(lambda: standing.keep("hedging", None))
     adopt(settings.current())

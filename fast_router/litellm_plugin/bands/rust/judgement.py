@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fast_router.engine.failover.failures import sent
-from fast_router.litellm_plugin.layers.failures import RequestLedger
+from fast_router.litellm_plugin.request import RequestLedger
 from fast_router.litellm_plugin.rests.mirror import permits
 
 if TYPE_CHECKING:

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fast_router.engine.deployment import RESTING
-from fast_router.litellm_plugin.layers import lease
+from fast_router.engine.deployment import OPERATOR, RESTING
+from fast_router.litellm_plugin import request as running
 from fast_router.litellm_plugin.picks.binding import KEY
+from fast_router.litellm_plugin.rests import apart
 from fast_router.litellm_plugin.rests.mirror import permits
 from fast_router.litellm_plugin.rests.store import seconds_left
 from fast_router.litellm_plugin.tally import tally
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.rust.band import RustBand, RustBinding
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["NativeRests", "all_cooling", "attach", "cooling", "ids_of", "install"]
+__all__ = ["NativeRests", "all_cooling", "as_answered", "attach", "cooling", "heed_holds", "ids_of", "install"]
 
 _PREFIX, _SUFFIX = "deployment:", ":cooldown"
 # What the core is told about a deployment that is held for a reason without a deadline; it asks again at every pick.
@@ -99,7 +100,7 @@ def _binding_of(store: Any) -> RustBinding | None:
 
 def _charged(binding: RustBinding, deployment_id: str) -> None:
     """Note that a request's charge has brought about a rest: it ends if the charge is taken back."""
-    ledger = lease.ledger.get()
+    ledger = running.ledger.get()
     failover, deployment = getattr(ledger, "failover", None), binding.engine.deployments.get(deployment_id)
     if ledger is not None and failover is not None and deployment is not None:
         failover.policy.charged(ledger.case, deployment)
@@ -134,8 +135,25 @@ def _stays_here(store: Any, deployment_id: Any) -> bool:
     return binding is not None and binding.engine.untold(str(deployment_id))
 
 
+def _put_apart(store: Any, deployment_id: Any, value: Any, ttl: Any) -> None:
+    """Note a cooldown of our arm of a rollout: LiteLLM's own arm does not hear of it."""
+    permit, kept = permits.get(), apart.kept(store, [deployment_id])[0]
+    left = seconds_left(kept)
+    if (permit is not None and not permit(str(deployment_id))) or (left is not None and left >= float(ttl)):
+        return
+    apart.keep(store, str(deployment_id), value, float(ttl))
+    _heard(store, deployment_id, value)
+
+
+def as_answered(core: Any, ids: Sequence[str], answers: Any) -> Any:
+    """LiteLLM's answer to who cools down; in our arm of a rollout what that has found out itself."""
+    return apart.kept(core._cooldowns.cooldown_store, ids) if apart.kept_apart() else answers
+
+
 def _put(original: Any) -> Any:
     def put(self: Any, model_id: Any, value: Any, ttl: Any) -> Any:
+        if apart.kept_apart():
+            return _put_apart(self, model_id, value, ttl)
         if _unwanted(self, model_id, ttl):
             return None
         result = None if _stays_here(self, model_id) else original(self, model_id, value, ttl)
@@ -147,6 +165,8 @@ def _put(original: Any) -> Any:
 
 def _async_put(original: Any) -> Any:
     async def async_put(self: Any, model_id: Any, value: Any, ttl: Any) -> Any:
+        if apart.kept_apart():
+            return _put_apart(self, model_id, value, ttl)
         if _unwanted(self, model_id, ttl):
             return None
         if _stays_here(self, model_id):
@@ -280,6 +300,46 @@ def _cooldown(deployment: Deployment, now: float) -> dict[str, Any]:
         "timestamp": time.time(),
         "cooldown_time": max(_FOR_NOW, left),
     }
+
+
+def heed_holds(patches: PatchSet, band: RustBand, alone: Callable[[], bool]) -> None:
+    """Say of whoever is held by its operator that it cools down, to the core's own picks, unless that would be all."""
+
+    def held(core: Any, step: Mapping[str, Any], answers: Any) -> Any:
+        ids = ids_of(step) if alone() else None
+        if ids is None or not isinstance(answers, (list, tuple)):
+            return answers
+        try:
+            engine = band.binding(core).engine
+            engine.settle()
+            known, now = engine.deployments, engine.clock()
+            away = [
+                value is None and id_ in known and bool(known[id_].held & OPERATOR)
+                for id_, value in zip(ids, answers, strict=True)
+            ]
+            if sum(away) == sum(value is None for value in answers):
+                return answers
+            return [
+                _cooldown(known[id_], now) if is_ else value for id_, value, is_ in zip(ids, answers, away, strict=True)
+            ]
+        except Exception as error:  # noqa: BLE001 - LiteLLM's own answer stands
+            tally.failed(error, "whom an operator holds")
+            return answers
+
+    def make(ours: Any) -> Any:
+        async def _answer_cache(self: Any, step: Any) -> Any:
+            return held(self, step, await ours(self, step))
+
+        return _answer_cache
+
+    def make_sync(ours: Any) -> Any:
+        def _answer_cache_sync(self: Any, step: Any) -> Any:
+            return held(self, step, ours(self, step))
+
+        return _answer_cache_sync
+
+    patches.replace(band.core, "_answer_cache", make)
+    patches.replace(band.core, "_answer_cache_sync", make_sync)
 
 
 def install(patches: PatchSet, band: RustBand) -> list[str]:

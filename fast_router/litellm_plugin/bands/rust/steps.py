@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router import operator_holds, settings
 from fast_router.errors import FastRouterError
-from fast_router.litellm_plugin.layers.failures import RequestLedger
-from fast_router.litellm_plugin.layers.lease import Attempt
 from fast_router.litellm_plugin.picks import strategies_by_name
 from fast_router.litellm_plugin.picks.filtered import Filtered, filtered_pick, install_selectors
+from fast_router.litellm_plugin.picks.given import known as given_now
 from fast_router.litellm_plugin.picks.request_facts import ask_of
+from fast_router.litellm_plugin.request import Attempt, RequestLedger
 from fast_router.litellm_plugin.rests.by_operator import without_held
 from fast_router.litellm_plugin.tally import LOGGER, tally
 
@@ -222,7 +222,7 @@ class _Choice(Filtered):
 
 def _given(core: Any, step: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
     """The strategy of ours that stands behind the one that the core names."""
-    given: strategies_by_name.Strategies | None = vars(core).get(strategies_by_name.KEY)
+    given = given_now(core)
     if given is None or step.get("scope") == "override":
         return None
     if step.get("scope") == "group":

@@ -12,6 +12,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from fast_router.litellm_plugin.picks import strategies_by_name
+from fast_router.litellm_plugin.picks.given import given_to
+from fast_router.litellm_plugin.picks.given import known as given_now
 
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.rust.band import RustBand
@@ -47,9 +49,9 @@ class _Told:
 
     def note(self, core: Any) -> None:
         """Remember in `core` what was meant."""
-        if self.own is None and not self.groups and strategies_by_name.KEY not in vars(core):
+        if self.own is None and not self.groups and given_now(core) is None:
             return
-        given = strategies_by_name.strategies(core)
+        given = given_to(core)
         if self.names_strategy:
             given.router, given.options = self.own, self.options
         if self.names_groups:

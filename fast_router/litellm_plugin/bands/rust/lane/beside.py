@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fast_router import settings
-from fast_router.litellm_plugin.layers import lease as attempts
+from fast_router.litellm_plugin import request as running
 from fast_router.litellm_plugin.layers.beside import Beside, beside, take_metadata
-from fast_router.litellm_plugin.layers.failures import RequestLedger
+from fast_router.litellm_plugin.request import RequestLedger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,10 +33,6 @@ class _Twice:
         self._seconds: dict[str, Any] = {}
 
     @property
-    def lease(self) -> Lease | None:
-        return self._entered.attempt.lease
-
-    @property
     def endpoint(self) -> str:
         return self._endpoint.op
 
@@ -45,7 +41,7 @@ class _Twice:
         return self._entered.request
 
     async def second(self) -> Any:
-        fork = attempts.ledger.get()
+        fork = running.ledger.get()
         assert isinstance(fork, RequestLedger)
         self._seconds = beside(self._entered.request)
         entered = self._lane.enter_beside(self._core, self._endpoint, self._seconds, fork)
@@ -63,7 +59,7 @@ def rescuable(lane: Lane, core: Any, endpoint: Endpoint, entered: Entered) -> Be
     if not settings.current().rescue or not isinstance(ledger, RequestLedger) or ledger.failover is None:
         return None
     pair = Beside(_Twice(lane, core, endpoint, entered), ledger, str(entered.request["model"]))
-    entered.attempt.beside = pair
+    pair.take(entered.attempt)
     return pair
 
 

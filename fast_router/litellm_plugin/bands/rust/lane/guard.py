@@ -15,6 +15,7 @@ from fast_router.litellm_plugin.bands.rust.lane.ordinary import why_entry, why_r
 from fast_router.litellm_plugin.bands.rust.lane.rehearsal import Unknown, rehearse
 from fast_router.litellm_plugin.bands.rust.lane.template import Template, compile_template
 from fast_router.litellm_plugin.picks import strategies_by_name
+from fast_router.litellm_plugin.picks.given import known as given_now
 from fast_router.litellm_plugin.picks.replaced_selectors import replaces
 from fast_router.litellm_plugin.rests import mirror
 from fast_router.litellm_plugin.strategy_names import SELECTORS, STRATEGIES, options_of
@@ -205,7 +206,7 @@ def _strategy(
     own = strategies_by_name.of_model(entries)
     if own is not None:
         return own
-    given: strategies_by_name.Strategies | None = vars(core).get(strategies_by_name.KEY)
+    given = given_now(core)
     if given is not None and given.router is not None:
         return given.router, given.options
     name, scope, _ = core._handle.routing_context(model)

@@ -30,9 +30,10 @@ from fast_router.litellm_plugin.bands.rust.lane.ordinary import TAKEN_OUT
 from fast_router.litellm_plugin.bands.rust.lane.replay import Replay, replayed, replaying
 from fast_router.litellm_plugin.bands.rust.lane.trust import difference
 from fast_router.litellm_plugin.callers import caller_of
-from fast_router.litellm_plugin.layers.lease import Attempt, answered
+from fast_router.litellm_plugin.layers.lease import answered
 from fast_router.litellm_plugin.picks.callback_filters import CallbackVerdict
 from fast_router.litellm_plugin.picks.request_facts import ask_of
+from fast_router.litellm_plugin.request import Attempt
 from fast_router.litellm_plugin.rests import mirror
 from fast_router.litellm_plugin.rests.policy import policy_of
 from fast_router.litellm_plugin.tally import tally
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.rust.lane.endpoint import Endpoint
     from fast_router.litellm_plugin.bands.rust.lane.parts import Parts
     from fast_router.litellm_plugin.bands.rust.lane.template import Template
-    from fast_router.litellm_plugin.layers.failures import RequestLedger
+    from fast_router.litellm_plugin.request import RequestLedger
 
 __all__ = ["Entered", "Lane"]
 

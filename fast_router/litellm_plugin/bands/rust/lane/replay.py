@@ -20,8 +20,8 @@ from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.rust.lane.parts import Parts
-    from fast_router.litellm_plugin.layers.lease import Attempt
     from fast_router.litellm_plugin.patching import PatchSet
+    from fast_router.litellm_plugin.request import Attempt
 
 __all__ = ["Replay", "install", "replayed", "replaying"]
 

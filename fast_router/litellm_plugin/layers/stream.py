@@ -1,28 +1,35 @@
-"""Streams: the attempt goes along until the stream is read to its end, breaks, is closed, or is dropped.
+"""A stream: its attempt goes along until it is read to its end, breaks, is closed, or is dropped.
 
 LiteLLM's Router wraps its streams around a generator that it keeps in an attribute; there ours takes its place, so
-the object that the caller sees stays LiteLLM's own. Other streams become instances of a subclass of their class,
-which changes nothing but what reading and closing them tells us.
+the object that the caller sees stays LiteLLM's own. Other streams become instances of a subclass of their class (see
+`stream_classes`), which changes nothing but what reading and closing them tells us. Whatever was read ahead of the
+caller (`first_chunk`) is put back in the same place, and there a stream that pauses for too long is ended.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import inspect
 import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Generator
-from contextvars import ContextVar
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from fast_router.litellm_plugin.answers import cached_of, usage_of
+from fast_router.litellm_plugin.layers.stream_classes import END, catch_up, exchange_class, step, step_sync
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
-    from fast_router.litellm_plugin.layers.lease import Attempt
     from fast_router.litellm_plugin.patching import PatchSet
+    from fast_router.litellm_plugin.request import Attempt
 
-__all__ = ["Watch", "driving", "follow", "install_usage", "streams"]
+__all__ = [
+    "END", "AsyncSource", "SyncSource", "Watch", "follow", "generator", "generator_sync", "install_usage", "paused",
+    "source_of", "streams",
+]  # fmt: skip
 
 _WAITING = 4096  # streams that ended and whose usage LiteLLM has not told yet
 
@@ -64,8 +71,6 @@ class Watch:
             self._note(chunk)
 
     def _note(self, chunk: Any) -> None:
-        from fast_router.litellm_plugin.layers.lease import cached_of, usage_of  # noqa: PLC0415
-
         # A Responses stream tells its usage in the response that its last event carries.
         found = usage_of(chunk)
         if not found[1]:
@@ -136,10 +141,6 @@ class Watch:
             )
 
 
-driving: ContextVar[Watch | None] = ContextVar("fast_router_stream", default=None)
-"""The stream that is asking its source for the next chunk in this context."""
-
-
 # -- following ---------------------------------------------------------------------------------------------
 
 
@@ -157,10 +158,10 @@ def follow(response: Any, attempt: Attempt) -> Any:
     """
     watch = Watch(attempt, _call_id(response))
     if inspect.isasyncgen(response):
-        response = _async_generator(response, watch)
+        response = generator(AsyncSource(response, watch))
     elif inspect.isgenerator(response):
-        response = _generator(response, watch)
-    elif not _replace_source(response, watch) and not _change_class(response, watch):
+        response = generator_sync(SyncSource(response, watch))
+    elif source_of(response, watch) is None and not exchange_class(response, watch):
         # Nothing of it can be watched; it counts until it is dropped. That it is there is a sign of life.
         watch.call_id = None
         if attempt.lease is not None:
@@ -178,35 +179,98 @@ def _call_id(response: Any) -> str | None:
     return found if asynchronous and isinstance(found, str) else None
 
 
-def _replace_source(response: Any, watch: Watch) -> bool:
-    state = getattr(response, "__dict__", None)
-    if state is None:
-        return False
+def source_of(response: Any, watch: Watch | None = None) -> AsyncSource | SyncSource | None:
+    """Ours in the place of the generator inside one of LiteLLM's wrappers, put there now if there is none.
+
+    Args:
+        response: A stream.
+        watch: Who hears of what is read, if ours is not there yet.
+
+    Returns:
+        None if `response` is no such wrapper.
+    """
+    state = getattr(response, "__dict__", None) or {}
     for name, cls in (("_async_generator", AsyncSource), ("_sync_generator", SyncSource)):
         source = state.get(name)
-        if source is not None:
-            ours = cls(source, watch)
-            setattr(response, name, ours)
-            if state.get("completion_stream") is source:
-                response.completion_stream = ours
-            return True
-    return False
+        if source is None:
+            continue
+        if isinstance(source, (AsyncSource, SyncSource)):
+            if watch is not None and source.watch is None:
+                source.watch = watch
+                catch_up(watch, source.first)
+            return source
+        ours: AsyncSource | SyncSource = cls(source, watch)
+        setattr(response, name, ours)
+        if state.get("completion_stream") is source:
+            response.completion_stream = ours
+        return ours
+    return None
 
 
 class AsyncSource(AsyncGenerator[Any, Any]):
-    """In the place of the generator inside one of LiteLLM's asynchronous stream wrappers."""
+    """In the place of the generator inside one of LiteLLM's asynchronous stream wrappers.
 
-    __slots__ = ("__weakref__", "_source", "_watch")
+    Attributes:
+        watch: Hears of what is read, None if no attempt goes along.
+        first: Chunks that were read ahead, the first one last: to be popped.
+        idle: Seconds between two chunks after which it is ended, 0 for ever.
+    """
 
-    def __init__(self, source: Any, watch: Watch) -> None:
+    __slots__ = ("__weakref__", "_source", "first", "idle", "watch")
+
+    def __init__(self, source: Any, watch: Watch | None = None) -> None:
         self._source = source
-        self._watch = watch
+        self.watch = watch
+        self.first: list[Any] = []
+        self.idle = 0.0
 
     def __aiter__(self) -> AsyncSource:
         return self
 
     async def __anext__(self) -> Any:
-        return await _next(self._source.__anext__, self._watch)
+        if self.first:
+            chunk = self.first.pop()
+            if chunk is END:
+                raise StopAsyncIteration
+            return chunk
+        if self.idle:
+            return await self._within()
+        return await step(self._source.__anext__, self.watch)
+
+    async def _within(self) -> Any:
+        """The next chunk, if it comes in time.
+
+        Raises:
+            Timeout: LiteLLM's; the stream has paused, and is closed.
+        """
+        task = asyncio.ensure_future(self._ended_or_chunk())
+        try:
+            done, _ = await asyncio.wait({task}, timeout=self.idle)
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        if done:
+            chunk = task.result()
+            if chunk is END:
+                raise StopAsyncIteration
+            return chunk
+        error = paused(self.idle)
+        if self.watch is not None:
+            # Before the cancellation, which by itself would look like a caller who went away.
+            self.watch.broken(error)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await task
+        with contextlib.suppress(Exception):
+            await self.aclose()
+        raise error
+
+    async def _ended_or_chunk(self) -> Any:
+        # A task cannot raise StopAsyncIteration.
+        try:
+            return await step(self._source.__anext__, self.watch)
+        except StopAsyncIteration:
+            return END
 
     async def asend(self, value: Any) -> Any:
         """As of a generator."""
@@ -218,26 +282,34 @@ class AsyncSource(AsyncGenerator[Any, Any]):
 
     async def aclose(self) -> None:
         """Close the source, and the attempt with it."""
+        self.first.clear()
         try:
             await self._source.aclose()
         finally:
-            self._watch.closed()
+            if self.watch is not None:
+                self.watch.closed()
 
 
 class SyncSource(Generator[Any, Any, Any]):
-    """In the place of the generator inside one of LiteLLM's synchronous stream wrappers."""
+    """In the place of the generator inside one of LiteLLM's synchronous stream wrappers; as `AsyncSource`."""
 
-    __slots__ = ("__weakref__", "_source", "_watch")
+    __slots__ = ("__weakref__", "_source", "first", "watch")
 
-    def __init__(self, source: Any, watch: Watch) -> None:
+    def __init__(self, source: Any, watch: Watch | None = None) -> None:
         self._source = source
-        self._watch = watch
+        self.watch = watch
+        self.first: list[Any] = []
 
     def __iter__(self) -> SyncSource:
         return self
 
     def __next__(self) -> Any:
-        return _next_sync(self._source.__next__, self._watch)
+        if self.first:
+            chunk = self.first.pop()
+            if chunk is END:
+                raise StopIteration
+            return chunk
+        return step_sync(self._source.__next__, self.watch)
 
     def send(self, value: Any) -> Any:
         """As of a generator."""
@@ -249,136 +321,37 @@ class SyncSource(Generator[Any, Any, Any]):
 
     def close(self) -> None:
         """Close the source, and the attempt with it."""
+        self.first.clear()
         try:
             self._source.close()
         finally:
-            self._watch.closed()
+            if self.watch is not None:
+                self.watch.closed()
 
 
-async def _next(step: Any, watch: Watch) -> Any:
-    outer = driving.get()
-    driving.set(watch)
+async def generator(source: AsyncSource) -> AsyncGenerator[Any, None]:
+    """A real generator over `source`, since LiteLLM's proxy asks whether it is one."""
     try:
-        chunk = await step()
-    except StopAsyncIteration:
-        watch.finished()
-        raise
-    except BaseException as error:
-        watch.broken(error)
-        raise
-    finally:
-        driving.set(outer)
-    watch.item(chunk)
-    return chunk
-
-
-def _next_sync(step: Any, watch: Watch) -> Any:
-    outer = driving.get()
-    driving.set(watch)
-    try:
-        chunk = step()
-    except StopIteration:
-        watch.finished()
-        raise
-    except BaseException as error:
-        watch.broken(error)
-        raise
-    finally:
-        driving.set(outer)
-    watch.item(chunk)
-    return chunk
-
-
-async def _async_generator(source: Any, watch: Watch) -> AsyncGenerator[Any, None]:
-    # A real generator, since LiteLLM's proxy asks whether it is one.
-    try:
-        while True:
-            try:
-                chunk = await _next(source.__anext__, watch)
-            except StopAsyncIteration:
-                return
+        async for chunk in source:
             yield chunk
     finally:
-        try:
-            await source.aclose()
-        finally:
-            watch.closed()
+        await source.aclose()
 
 
-def _generator(source: Any, watch: Watch) -> Generator[Any, None, None]:
+def generator_sync(source: SyncSource) -> Generator[Any, None, None]:
+    """The same over a synchronous one."""
     try:
-        while True:
-            try:
-                chunk = _next_sync(source.__next__, watch)
-            except StopIteration:
-                return
-            yield chunk
+        yield from source
     finally:
-        try:
-            source.close()
-        finally:
-            watch.closed()
+        source.close()
 
 
-# -- streams of a class of their own -----------------------------------------------------------------------
+def paused(idle: float) -> Exception:
+    """LiteLLM's error for a stream that says nothing for `idle` seconds."""
+    import litellm  # noqa: PLC0415 - it is imported: this stream is one of its
 
-_WATCH = "_fast_router_watch"
-_classes: weakref.WeakKeyDictionary[type, type] = weakref.WeakKeyDictionary()
-
-
-def _change_class(response: Any, watch: Watch) -> bool:
-    kind = type(response)
-    followed = _classes.get(kind)
-    try:
-        if followed is None:
-            followed = _followed_class(kind)
-            if "<locals>" not in kind.__qualname__:
-                _classes[kind] = followed
-        setattr(response, _WATCH, watch)
-        response.__class__ = followed
-    except (AttributeError, TypeError):
-        return False
-    return True
-
-
-def _followed_class(kind: Any) -> type:
-    members: dict[str, Any] = {
-        "__module__": kind.__module__,
-        "__qualname__": kind.__qualname__,
-        "__doc__": kind.__doc__,
-        "__slots__": (),
-    }
-    if hasattr(kind, "__anext__"):
-
-        async def __anext__(self: Any) -> Any:  # noqa: N807
-            return await _next(partial(kind.__anext__, self), getattr(self, _WATCH))
-
-        members["__anext__"] = __anext__
-    if hasattr(kind, "__next__"):
-
-        def __next__(self: Any) -> Any:  # noqa: N807
-            return _next_sync(partial(kind.__next__, self), getattr(self, _WATCH))
-
-        members["__next__"] = __next__
-    if inspect.iscoroutinefunction(getattr(kind, "aclose", None)):
-
-        async def aclose(self: Any) -> Any:
-            try:
-                return await kind.aclose(self)
-            finally:
-                getattr(self, _WATCH).closed()
-
-        members["aclose"] = aclose
-    if inspect.isfunction(getattr(kind, "close", None)):
-
-        def close(self: Any) -> Any:
-            try:
-                return kind.close(self)
-            finally:
-                getattr(self, _WATCH).closed()
-
-        members["close"] = close
-    return type(kind.__name__, (kind,), members)
+    error: Exception = litellm.Timeout(f"the stream paused for more than {idle:g} s", model="", llm_provider="")
+    return error
 
 
 # -- usage of streams, told later --------------------------------------------------------------------------
@@ -413,8 +386,6 @@ async def _told(kwargs: Any, completion_response: Any, start_time: Any, end_time
     with _lock:
         watch = _waiting.pop(call_id, None)
     if watch is not None:
-        from fast_router.litellm_plugin.layers.lease import usage_of  # noqa: PLC0415
-
         answer = kwargs.get("async_complete_streaming_response") or completion_response
         try:
             watch.told(*usage_of(answer))

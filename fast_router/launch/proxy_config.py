@@ -1,0 +1,90 @@
+"""What a proxy's YAML says to fast_router, checked before the proxy starts: one line in place of a traceback.
+
+LiteLLM finds the same mistakes while it starts, and tells of them at the end of some hundred lines. What is not surely
+a mistake is left to it: names of its own, values from the environment, files that it includes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from fast_router.errors import ConfigurationError, UnknownStrategyError, nearest
+
+__all__ = ["check"]
+
+_SURE = 0.85
+"""From so much likeness on, a name that nobody knows is a strategy misspelt, and none that a callback will register."""
+_NAMES = ("types/router.py", "router.py", "litellm_core_utils/routing_groups.py")
+"""Where LiteLLM's sources name its strategies; read as text, for importing LiteLLM takes seconds."""
+
+
+def check(path: str) -> None:
+    """Read a proxy's YAML for mistakes in what is addressed to us.
+
+    Args:
+        path: The file. One that cannot be read is left to LiteLLM.
+
+    Raises:
+        ConfigurationError: One line that names file, entry, value and remedy.
+    """
+    import yaml  # noqa: PLC0415 - only where there is a proxy's file
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        if "fast_router" not in text and "routing_strategy" not in text:
+            return
+        # The parser in C, where there is one: a file of a thousand deployments takes the other one a second.
+        document = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506, RUF100
+    except (OSError, ValueError, yaml.YAMLError):
+        return
+    if isinstance(document, Mapping):
+        for where, name in _strategies(document.get("router_settings")):
+            _known(f"{path}: router_settings.{where}", name)
+        entries = document.get("model_list")
+        for number, entry in enumerate(entries if isinstance(entries, list) else ()):
+            if isinstance(entry, Mapping):
+                _entry(f"{path}: model_list[{number}]", entry)
+
+
+def _strategies(settings: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(settings, Mapping):
+        yield "routing_strategy", settings.get("routing_strategy")
+        groups = settings.get("routing_groups")
+        for number, group in enumerate(groups if isinstance(groups, list) else ()):
+            if isinstance(group, Mapping):
+                yield f"routing_groups[{number}].routing_strategy", group.get("routing_strategy")
+
+
+def _known(where: str, name: Any) -> None:
+    from fast_router.engine.strategies import canonical, known_strategies  # noqa: PLC0415 - only for such a file
+
+    try:
+        if isinstance(name, str):
+            canonical(name)
+    except UnknownStrategyError as error:
+        if nearest(name, known_strategies(), cutoff=_SURE) and not _litellm_has(name):
+            raise ConfigurationError(f"{where}: {error}") from None
+
+
+def _litellm_has(name: str) -> bool:
+    """Whether LiteLLM's sources have such a name; True where there are none to read."""
+    spec = find_spec("litellm")
+    if spec is None or spec.origin is None:
+        return True
+    folder = Path(spec.origin).parent
+    texts = [(folder / each).read_text(encoding="utf-8") for each in _NAMES if (folder / each).is_file()]
+    return not texts or any(f"{quote}{name}{quote}" in text for text in texts for quote in "\"'")
+
+
+def _entry(where: str, entry: Mapping[str, Any]) -> None:
+    from fast_router.deployment_options import options_of  # noqa: PLC0415 - only for such a file
+
+    info = entry.get("model_info")
+    said = info.get("fast_router") if isinstance(info, Mapping) else None
+    # What LiteLLM takes from the environment is not here yet.
+    if said is None or "os.environ/" in repr(said):
+        return
+    _known(f"{where}: model_info.fast_router.strategy", options_of(entry, where).strategy)

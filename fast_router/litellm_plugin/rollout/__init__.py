@@ -1,0 +1,51 @@
+"""A share of the traffic for us, the rest for LiteLLM's own code in the same process; or all of it, and we watch.
+
+Nothing but this module is loaded until `rollout` is set.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fast_router import settings
+
+if TYPE_CHECKING:
+    from fast_router.litellm_plugin.bands.methods import Band
+    from fast_router.litellm_plugin.patching import PatchSet
+    from fast_router.litellm_plugin.rollout.trial import Lifecycle
+
+__all__ = ["install", "report"]
+
+_EVERYTHING = 100.0
+_standing: list[Lifecycle] = []
+
+
+def install(patches: PatchSet, band: Band) -> None:
+    """Follow the setting `rollout` for as long as `patches` are on."""
+    made: list[Lifecycle] = []
+
+    def follow(options: settings.Settings) -> None:
+        if not made:
+            if options.rollout == _EVERYTHING:
+                return
+            from fast_router.litellm_plugin.rollout.trial import Lifecycle  # noqa: PLC0415 - most never need it
+
+            made.append(Lifecycle(patches, band))
+            _standing.append(made[0])
+        made[0].apply(options)
+
+    stop = settings.on_change(follow)
+
+    def undo() -> None:
+        stop()
+        for lifecycle in made:
+            lifecycle.end()
+            _standing.remove(lifecycle)
+
+    patches.on_restore(undo)
+    follow(settings.current())
+
+
+def report() -> dict[str, Any] | None:
+    """The rollout that is under way, None if there is none."""
+    return _standing[-1].report() if _standing else None

@@ -1,0 +1,277 @@
+"""The gates of a rollout: around everything that steers a request, a question whose it is.
+
+Every replacement of ours that changes where a request goes, how often it is tried or who rests gets a gate in front of
+it: requests of LiteLLM's arm go to what was there before us. Replacements that only make LiteLLM cheaper, without a
+difference that anyone could see, stay for both arms, but for those that spare LiteLLM's strategies their records: an
+arm of LiteLLM's chooses by them, so they must know of all requests.
+
+Gates stand only while a rollout is set: without one there is nothing in front of anything.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from fast_router.litellm_plugin.patching import PatchSet
+from fast_router.litellm_plugin.picks.replaced_selectors import all_replaced, before_choice
+from fast_router.litellm_plugin.rests import apart
+from fast_router.litellm_plugin.rollout.request import Request, alone, running
+from fast_router.litellm_plugin.rollout.streams import observed
+from fast_router.litellm_plugin.rollout.watching import Watching
+from fast_router.litellm_plugin.tally import tally
+
+if TYPE_CHECKING:
+    from fast_router.litellm_plugin.bands.methods import Band
+
+__all__ = ["Begin", "install"]
+
+Begin: TypeAlias = Callable[[Mapping[str, Any]], Request | None]
+"""Gives the request that keyword arguments make, None while there is no rollout."""
+
+_PLUGIN = "fast_router.litellm_plugin."
+_STEERING = (f"{_PLUGIN}layers.", f"{_PLUGIN}picks.", f"{_PLUGIN}rests.", f"{_PLUGIN}bands.")
+# Names of strategies are for both arms, and what an operator holds is held for both.
+_FOR_BOTH = (f"{_PLUGIN}picks.strategies_by_name", f"{_PLUGIN}bands.rust.strategies_by_name", f"{_PLUGIN}picks.watch",
+             f"{_PLUGIN}rests.by_operator")  # fmt: skip
+_SPARING = f"{_PLUGIN}overhead.strategies.strategy_state"
+# Construction and settings are not a request's; a synchronous request is told apart on LiteLLM's own loop.
+_NEVER = frozenset({"__init__", "__setattr__", "__delattr__", "update_settings", "function_with_fallbacks"})
+_ON_A_LOOP = "_fast_router_on_a_loop"
+
+
+def install(patches: PatchSet, band: Band, begin: Begin) -> PatchSet:
+    """Put the gates in front of what `patches` have replaced.
+
+    Returns:
+        The gates; `restore` takes them away.
+    """
+    gates = PatchSet()
+    watching = Watching(patches, band)
+    try:
+        for selector in all_replaced():
+            for hook in before_choice:
+                hook(selector)  # what we know and it was spared, from before
+        _separate_rests(gates, band)
+        for owner, name, modules, original in patches.replaced():
+            if name.removeprefix("_core_") in _NEVER or not inspect.isfunction(original):
+                continue
+            if any(module == _SPARING for module in modules):
+                gates.replace(owner, name, partial(_always, original))
+            elif any(module.startswith(_STEERING) and module not in _FOR_BOTH for module in modules):
+                gates.replace(owner, name, partial(_gate, original))
+        band.heed_holds(gates, alone)
+        band.around_picks(gates, partial(_pick, begin, watching), partial(_pick_sync, begin, watching))
+        band.around_own_attempts(gates, partial(_attempt, watching), partial(_attempt_sync, watching))
+        band.around_whole_request(gates, partial(_request, begin), partial(_request_sync, begin))
+    except BaseException:
+        gates.restore()
+        raise
+    return gates
+
+
+def _always(original: Any, _ours: Any) -> Any:
+    """LiteLLM's own, whosever the request is."""
+    if inspect.iscoroutinefunction(original):
+
+        async def asynchronous(*args: Any, **kwargs: Any) -> Any:
+            return await original(*args, **kwargs)
+
+        return asynchronous
+
+    def synchronous(*args: Any, **kwargs: Any) -> Any:
+        return original(*args, **kwargs)
+
+    return synchronous
+
+
+def _gate(original: Any, ours: Any) -> Any:
+    """LiteLLM's own for its arm, ours for ours."""
+    if inspect.iscoroutinefunction(original):
+
+        async def asynchronous(*args: Any, **kwargs: Any) -> Any:
+            return await (original if alone() else ours)(*args, **kwargs)
+
+        return asynchronous
+
+    def synchronous(*args: Any, **kwargs: Any) -> Any:
+        return (original if alone() else ours)(*args, **kwargs)
+
+    return synchronous
+
+
+# -- who cools down ------------------------------------------------------------------------------------------
+
+
+def _separate_rests(gates: PatchSet, band: Band) -> None:
+    from litellm.router_utils.cooldown_cache import CooldownCache  # noqa: PLC0415 - LiteLLM is imported
+
+    if band.has_cooldown_cache:
+        for name in (
+            "add_deployment_to_cooldown",
+            "async_get_active_cooldowns",
+            "get_active_cooldowns",
+            "get_min_cooldown",
+        ):
+            if name in vars(CooldownCache):
+                gates.replace(CooldownCache, name, _apart)
+
+
+def _apart(ours: Any) -> Any:
+    if inspect.iscoroutinefunction(ours):
+
+        async def asynchronous(self: Any, *args: Any, **kwargs: Any) -> Any:
+            return await ours(self if alone() else apart.ours(self), *args, **kwargs)
+
+        return asynchronous
+
+    def synchronous(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return ours(self if alone() else apart.ours(self), *args, **kwargs)
+
+    return synchronous
+
+
+# -- a whole request -----------------------------------------------------------------------------------------
+
+
+def _begun(begin: Begin, arguments: Mapping[str, Any]) -> Request | None:
+    """The request that begins here, None for what belongs to one that is running."""
+    if running.get() is not None:
+        return None
+    try:
+        return begin(arguments)
+    except Exception as error:  # noqa: BLE001 - it is made as without a rollout
+        tally.failed(error, "a rollout")
+        return None
+
+
+def _ended(request: Request, response: Any) -> Any:
+    try:
+        return observed(response, request)
+    except Exception as error:  # noqa: BLE001 - the answer is there: it must reach the caller
+        tally.failed(error, "the end of a request of a rollout")
+        return response
+
+
+def _request(begin: Begin, ours: Any) -> Any:
+    async def request(self: Any, *args: Any, **kwargs: Any) -> Any:
+        begun = _begun(begin, _arguments(args, kwargs))
+        if begun is None:
+            return await ours(self, *args, **kwargs)
+        if begun.alone:
+            kwargs.pop(_ON_A_LOOP, None)
+        running.set(begun)
+        try:
+            response = await ours(self, *args, **kwargs)
+        except BaseException as error:
+            begun.ended(error)
+            raise
+        finally:
+            running.set(None)
+        return _ended(begun, response)
+
+    return request
+
+
+def _request_sync(begin: Begin, ours: Any) -> Any:
+    def request(self: Any, *args: Any, **kwargs: Any) -> Any:
+        begun = _begun(begin, _arguments(args, kwargs))
+        if begun is None:
+            return ours(self, *args, **kwargs)
+        running.set(begun)
+        try:
+            response = ours(self, *args, **kwargs)
+        except BaseException as error:
+            begun.ended(error)
+            raise
+        finally:
+            running.set(None)
+        return _ended(begun, response)
+
+    return request
+
+
+def _arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A request's keyword arguments, wherever a method gets them."""
+    found = (each for each in (kwargs, *args) if isinstance(each, Mapping) and "model" in each)
+    return next(found, kwargs)
+
+
+# -- LiteLLM's own picks and attempts ------------------------------------------------------------------------
+
+
+def _pick(begin: Begin, watching: Watching, original: Any, ours: Any) -> Any:
+    async def pick(self: Any, *args: Any, **kwargs: Any) -> Any:
+        request = running.get() or _outside(begin, watching, args, kwargs)
+        if request is None or not request.alone:
+            return await ours(self, *args, **kwargs)
+        outer = running.get()
+        running.set(request)
+        try:
+            picked = await original(self, *args, **kwargs)
+        finally:
+            running.set(outer)
+        if outer is not None:
+            watching.picked(self, request, picked, args, kwargs)
+        return picked
+
+    return pick
+
+
+def _pick_sync(begin: Begin, watching: Watching, original: Any, ours: Any) -> Any:
+    def pick(self: Any, *args: Any, **kwargs: Any) -> Any:
+        request = running.get() or _outside(begin, watching, args, kwargs)
+        if request is None or not request.alone:
+            return ours(self, *args, **kwargs)
+        outer = running.get()
+        running.set(request)
+        try:
+            picked = original(self, *args, **kwargs)
+        finally:
+            running.set(outer)
+        if outer is not None:
+            watching.picked(self, request, picked, args, kwargs)
+        return picked
+
+    return pick
+
+
+def _outside(begin: Begin, watching: Watching, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Request | None:
+    """A pick outside any request is in an arm as well; nobody will tell how it goes, so it is not counted."""
+    return _begun(begin, watching.request_of(args, kwargs))
+
+
+def _attempt(watching: Watching, ours: Any) -> Any:
+    async def attempt(self: Any, *args: Any, **kwargs: Any) -> Any:
+        request = running.get()
+        if request is None or not request.alone:
+            return await ours(self, *args, **kwargs)
+        watching.begins(self, request, args)
+        try:
+            answer = await ours(self, *args, **kwargs)
+        except BaseException as error:
+            request.let_go(error)
+            raise
+        watching.answered(self, request, answer)
+        return answer
+
+    return attempt
+
+
+def _attempt_sync(watching: Watching, ours: Any) -> Any:
+    def attempt(self: Any, *args: Any, **kwargs: Any) -> Any:
+        request = running.get()
+        if request is None or not request.alone:
+            return ours(self, *args, **kwargs)
+        watching.begins(self, request, args)
+        try:
+            answer = ours(self, *args, **kwargs)
+        except BaseException as error:
+            request.let_go(error)
+            raise
+        watching.answered(self, request, answer)
+        return answer
+
+    return attempt

@@ -1,0 +1,146 @@
+"""One request of a rollout, in its arm: what it asks, what it holds, how it ends.
+
+A ContextVar holds it while it runs, and while its stream is read. Where none is set nothing is known of an arm, and
+everything is as without a rollout.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from fast_router.litellm_plugin.picks.request_facts import session_of
+from fast_router.litellm_plugin.tally import tally
+
+if TYPE_CHECKING:
+    from fast_router.engine import Lease
+    from fast_router.engine.rollout.arms import Arm, Arms
+    from fast_router.litellm_plugin.rollout.observer import Observer
+
+__all__ = ["Request", "alone", "name_of", "running"]
+
+_END_USER = "user_api_key_end_user_id"
+
+
+class Request:
+    """One request, over its retries and fallbacks.
+
+    Args:
+        arms: Where it is counted.
+        arm: Its own.
+        alone: Whether LiteLLM's own code handles it.
+        observer: Who watches LiteLLM's picks, None for nobody.
+
+    Attributes:
+        observer: As given.
+    """
+
+    __slots__ = (
+        "__weakref__", "_arm", "_arms", "_attempts", "_first", "_lease", "_lock", "_open", "_started", "alone",
+        "observer",
+    )  # fmt: skip
+
+    def __init__(self, arms: Arms, arm: Arm, observer: Observer | None, *, alone: bool) -> None:
+        self._arms = arms
+        self._arm = arm
+        self.alone = alone
+        self.observer = observer
+        self._attempts: Counter[str] = Counter()
+        self._lease: Lease | None = None
+        self._lock = threading.Lock()
+        self._started = time.perf_counter()
+        self._first: float | None = None
+        self._open = True
+
+    def attempted(self, deployment_id: str) -> None:
+        """One more attempt, at that deployment."""
+        self._attempts[deployment_id] += 1
+
+    def hold(self, lease: Lease) -> None:
+        """Count a call of LiteLLM's own as in flight, in the place of the one before."""
+        self.attempted(lease.id)
+        with self._lock:
+            before, self._lease = self._lease, lease if self._open else None
+            late = not self._open
+        for ended in (before, lease if late else None):
+            if ended is not None:
+                self._release(ended)
+
+    def let_go(self, error: BaseException | None = None) -> None:
+        """The call that it holds has ended."""
+        with self._lock:
+            lease, self._lease = self._lease, None
+        if lease is not None:
+            self._release(lease, error)
+
+    def _release(self, lease: Lease, error: BaseException | None = None) -> None:
+        outer = running.get()
+        running.set(None)  # what our breaker makes of it concerns our rests, not LiteLLM's
+        try:
+            if self.observer is None:
+                lease.release(cancelled=True, observe=False)
+            else:
+                self.observer.ended(lease, error)
+        except Exception as ours:  # noqa: BLE001 - the answer must reach the caller
+            tally.failed(ours, "a call of LiteLLM's own")
+        finally:
+            running.set(outer)
+
+    def chunk(self) -> None:
+        """A chunk of its stream has arrived."""
+        if self._first is None:
+            self._first = time.perf_counter() - self._started
+
+    def ended(self, error: BaseException | None = None, *, cancelled: bool = False) -> None:
+        """It is over, as its caller sees it; only the first call counts."""
+        with self._lock:
+            if not self._open:
+                return
+            self._open = False
+        if error is not None and not isinstance(error, Exception):
+            error, cancelled = None, True  # the caller went away
+        self.let_go(error)
+        self._arms.ended(
+            self._arm,
+            time.perf_counter() - self._started,
+            failed=error is not None,
+            cancelled=cancelled,
+            first_token=self._first,
+            attempts=self._attempts,
+        )
+
+    def abandon(self) -> None:
+        """Its stream was dropped unread; called from a finaliser, where no lock may be taken."""
+        self._open = False
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.abandon()
+
+
+running: ContextVar[Request | None] = ContextVar("fast_router_rollout", default=None)
+"""The request that is running in this context, or whose stream is being read."""
+
+
+def alone() -> bool:
+    """Whether LiteLLM's own code handles what is running in this context."""
+    request = running.get()
+    return request is not None and request.alone
+
+
+def name_of(request: Mapping[str, Any]) -> str | None:
+    """The session or end user that a request belongs to, None if it names none.
+
+    A key is none: it is an application's, and most proxies have so few that a tenth of them is none or all.
+    """
+    session = session_of(request)
+    if session is not None:
+        return session
+    for bucket in (request.get("litellm_metadata"), request.get("metadata")):
+        user = bucket.get(_END_USER) if isinstance(bucket, Mapping) else None
+        if isinstance(user, str) and user:
+            return user
+    return None

@@ -1,0 +1,28 @@
+"""What `rollout` may be: a share of the traffic, or `observe`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["OBSERVE", "check_rollout"]
+
+OBSERVE: Final = "observe"
+
+
+def check_rollout(value: object) -> float | str:
+    """The share in percent, or `observe`.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if isinstance(value, str) and value.strip().lower() == OBSERVE:
+        return OBSERVE
+    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            share = float(value)
+        except ValueError:
+            share = -1.0
+        if 0.0 <= share <= 100.0:
+            return share
+    msg = "expected a share in percent from 0 to 100, or observe"
+    raise ValueError(msg)

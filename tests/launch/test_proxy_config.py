@@ -1,0 +1,88 @@
+"""A mistake in a proxy's YAML is one line before the proxy starts, and what may be no mistake is left to LiteLLM."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+
+from fast_router.cli import main
+from fast_router.errors import ConfigurationError
+from fast_router.launch.environment import environment
+
+ENTRY = "model_list: [{model_name: m, litellm_params: {model: openai/x}, model_info: {fast_router: {%s}}}]"
+WRONG = {
+    "router_settings: {routing_strategy: peak_ewmaa}": (
+        "router_settings.routing_strategy: unknown strategy 'peak_ewmaa'; did you mean 'peak_ewma'? known strategies: "
+    ),
+    "router_settings: {routing_strategy: leastbusy}": "unknown strategy 'leastbusy'; did you mean 'least_busy'?",
+    "router_settings: {routing_groups: [{routing_strategy: round_robbin}]}": (
+        "router_settings.routing_groups[0].routing_strategy: unknown strategy 'round_robbin'; did you mean 'round_robi"
+    ),
+    ENTRY % "strategy: power_of_too": (
+        "model_list[0]: model_info.fast_router.strategy: unknown strategy 'power_of_too'; did you mean 'power_of_two'?"
+    ),
+    ENTRY % "qos_metric: inflght": "'qos_metric' must be one of inflight, ttft, latency, performance; did you mean",
+    ENTRY % "capacity: many": "model_list[0]: model_info.fast_router: 'capacity' must be a number, not 'many'",
+    "fast_router: {max_weit: 2}": "max_weit: no such option; did you mean 'max_wait'?",
+}
+
+
+@pytest.fixture
+def config(tmp_path):
+    def write(text):
+        path = tmp_path / "config.yaml"
+        path.write_text(text + "\n")
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_a_mistake_is_one_line(config, text):
+    path = config(text)
+    done = CliRunner().invoke(main, ["run", "--", "litellm", "--config", path])
+    assert done.exit_code == 2
+    (line,) = done.output.strip().splitlines()
+    assert path in line
+    assert WRONG[text] in line
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "router_settings: {routing_strategy: latency-based-routing}",
+        "router_settings: {routing_strategy: provider-budget-routing}",  # LiteLLM's alone
+        "router_settings: {routing_strategy: my_own}",  # a callback may register it
+        "router_settings: {routing_strategy: [1]}",
+        "router_settings: 5",
+        "model_list: routing_strategy",
+        "model_list: [5, {model_info: fast_router}]",
+        ENTRY % "strategy: my_own",
+        ENTRY % "capacity: os.environ/CAPACITY",
+        "routing_strategy: {",
+        "\x00 routing_strategy",
+    ],
+)
+def test_what_may_be_no_mistake_is_left_to_litellm(config, text):
+    environment(["litellm", "--config", config(text)], environ={})
+
+
+def test_off_always_starts_and_the_environment_names_the_file_too(config):
+    path = config("router_settings: {routing_strategy: peak_ewmaa}")
+    environment(["litellm", "--config", path], environ={"FAST_ROUTER_ENABLED": "0"})
+    with pytest.raises(ConfigurationError, match="did you mean 'peak_ewma'"):
+        environment(["gunicorn", "litellm.proxy.proxy_server:app"], environ={"CONFIG_FILE_PATH": path})
+
+
+def test_a_name_that_litellm_has_is_its_own_however_near_to_one_of_ours(config, monkeypatch, tmp_path):
+    (tmp_path / "litellm").mkdir()
+    (tmp_path / "litellm" / "__init__.py").touch()
+    (tmp_path / "litellm" / "router.py").write_text("NAMES = ['peak_ewmaa']")
+    monkeypatch.setattr("fast_router.launch.proxy_config.find_spec", lambda _: spec(tmp_path / "litellm/__init__.py"))
+    environment(["litellm", "-c", config("router_settings: {routing_strategy: peak_ewmaa}")], environ={})
+
+
+def spec(path):
+    from importlib.machinery import ModuleSpec
+
+    return ModuleSpec("litellm", None, origin=str(path))
