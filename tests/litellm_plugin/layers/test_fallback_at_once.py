@@ -149,7 +149,7 @@ async def test_embeddings_and_responses_too(fleet):
     assert asked(fleet) == (0, 2, 0)
 
 
-async def test_one_probe_per_rest_finds_out_and_its_success_brings_everybody_back(fleet):
+async def test_a_probe_per_rest_finds_out_and_its_success_brings_everybody_back(fleet):
     made = over(fleet)
     clock = Clock(made)
     await killed(fleet, made)
@@ -157,8 +157,12 @@ async def test_one_probe_per_rest_finds_out_and_its_success_brings_everybody_bac
     await asyncio.gather(*(chat(made) for _ in range(10)))
     # One is the probe: it fails, does not try again, and is answered by the fallback like the others.
     assert asked(fleet) == (1, 10, 0)
+    # That one request failed there may be its own fault. Another one confirms it, and then the rest begins anew.
     await chat(made)
-    assert asked(fleet) == (0, 1, 0)
+    assert asked(fleet) == (1, 1, 0)
+    for _ in range(3):
+        await chat(made)
+    assert asked(fleet) == (0, 3, 0)
     fleet["p"].order(error_rate=0.0)
     clock.ahead += 301
     for _ in range(4):
