@@ -119,6 +119,7 @@ def test_what_a_server_dropped_is_no_longer_expected_there(fleet, client):
         lease = router.acquire(MODEL, key=f"{number} something short", exclude=[n for n in fleet if n != here])
         lease.release()
     followed(router, fleet)
+    until_sync(lambda: follow.state(work_of(router, here))["blocks"] <= 30)  # all of it has been heard
     until_sync(lambda: expected(router, here, TEXT)[0] < expected(router, here, TEXT)[1])
     # What it says then is what we expect, to a block of either.
     found, _ = expected(router, here, TEXT)

@@ -132,7 +132,7 @@ def _unwanted(store: Any, deployment_id: Any, ttl: Any) -> bool:
 def _stays_here(store: Any, deployment_id: Any) -> bool:
     """Tell whether a rest is told to nobody: the native store would tell all who share its Redis."""
     binding = _binding_of(store)
-    return binding is not None and binding.engine.untold(str(deployment_id))
+    return store.has_redis and binding is not None and binding.engine.untold(str(deployment_id))
 
 
 def _put_apart(store: Any, deployment_id: Any, value: Any, ttl: Any) -> None:
