@@ -294,7 +294,7 @@ async def test_a_delegated_pick_takes_one_lease(fleet):
 
 
 def test_several_loops_and_threads(made, monkeypatch):
-    # LiteLLM's logging worker hands what one loop has begun to another loop's thread, which Python 3.11 may not survive.
+    # LiteLLM's logging worker hands what one loop has begun to another loop's thread: Python 3.11 may not survive it.
     from litellm.litellm_core_utils.logging_worker import LoggingWorker
 
     monkeypatch.setattr(
