@@ -115,7 +115,7 @@ async def test_every_way_out_ends_the_lease(fleet):
     # Streams: read to the end, closed, dropped.
     stream = await chat(made, stream=True)
     assert in_flight(made) == 1
-    lease = stream._async_generator._watch.attempt.lease
+    lease = stream._async_generator.watch.attempt.lease
     assert lease.seconds_to_first_token is not None, "LiteLLM has read the first chunk; nobody waits for the reader"
     async for _ in stream:
         pass
