@@ -181,9 +181,6 @@ def main() -> None:
     # Of releases that were named, nothing is known about those between.
     table = HEAD + "".join(row.text() for row in (rows if options.releases else merged(rows)))
     print(table)
-    for release, why in answers.items():
-        if isinstance(why, str):
-            print(f"LiteLLM {release} {why}")
     page = PAGE.read_text()
     if options.update:
         if len(rows) < len(wanted):
@@ -196,6 +193,7 @@ def main() -> None:
         here = (old for old in kept(page) if numbers(old.first) <= numbers(row.first) <= numbers(old.last))
         for old in here:
             worse += [f"LiteLLM {row.first} has lost {name}" for name in row.lost_since(old)]
+    worse += [f"LiteLLM {release} {why}" for release, why in answers.items() if isinstance(why, str)]
     print("\n".join(worse) or "versions: nothing is lost")
     sys.exit(bool(worse))
 

@@ -33,6 +33,7 @@ PLUGIN = [
         "fast_router.litellm_plugin.fleet",
         "fast_router.litellm_plugin.overhead",
         "fast_router.litellm_plugin.model_list",
+        "fast_router.litellm_plugin.rollout",
     },
 ]
 

@@ -72,6 +72,6 @@ def _lines(rollout: Mapping[str, Any]) -> Iterator[str]:
     )
     if seen["counters_read"]:
         yield (
-            f"its counter of calls in flight was off at {seen['counters_off']} of {seen['counters_read']} picks, "
+            f"its counters of calls in flight were off at {seen['counters_off']} of {seen['counters_read']} picks, "
             f"by up to {seen['furthest_off']:g}"
         )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["OBSERVE", "check_rollout"]
+__all__ = ["EVERYTHING", "OBSERVE", "check_rollout"]
 
 OBSERVE: Final = "observe"
+EVERYTHING: Final = 100.0
+"""Percent, and the default: nothing of a rollout is there."""
 
 
 def check_rollout(value: object) -> float | str:
@@ -22,7 +24,7 @@ def check_rollout(value: object) -> float | str:
             share = float(value)
         except ValueError:
             share = -1.0
-        if 0.0 <= share <= 100.0:
+        if 0.0 <= share <= EVERYTHING:
             return share
     msg = "expected a share in percent from 0 to 100, or observe"
     raise ValueError(msg)

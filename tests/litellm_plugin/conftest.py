@@ -8,7 +8,8 @@ import pytest
 
 import fast_router
 from fast_router import settings
-from tests.support.plugin import discard
+from fast_router.testing import Fleet
+from tests.support.plugin import calm, discard
 
 
 @dataclass
@@ -33,3 +34,16 @@ def plugin():
     settings.reset()
     fast_router.enable()
     assert fast_router.status()["errors"]["count"] == before + meant.errors, fast_router.status()["errors"]
+
+
+@pytest.fixture(scope="module")
+def fleet():
+    """Three servers for all tests of a file; a file that wants others has a fixture of its own by this name."""
+    with Fleet(3) as running:
+        yield running
+
+
+@pytest.fixture
+def servers(fleet):
+    """The servers of the file's fleet, without orders or memories."""
+    return calm(fleet.values())

@@ -26,7 +26,7 @@ from fast_router.engine.failover.testimony import Testimony
 from fast_router.engine.failover.windows import SlidingCounts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 __all__ = ["IN_A_ROW", "Breaker", "BreakerOptions", "BreakerState", "Change"]
 
@@ -266,7 +266,7 @@ class Breaker:
         generation: int,
         retry_after: float | None = None,
         *,
-        may_open: bool = True,
+        may_open: Callable[[], bool] | None = None,
     ) -> Change | None:
         """Note that an attempt failed.
 
@@ -275,7 +275,8 @@ class Breaker:
             kind: Why it failed. A failure that is not the deployment's fault only gives a probe back.
             generation: The breaker's generation when that attempt began.
             retry_after: Seconds for which the provider asked to stay away.
-            may_open: Whether the evidence is enough to open it; if not, it stays one failure away from that.
+            may_open: Asked, if it would open, whether the evidence is enough; if not, it stays one failure away from
+                that. None: it is.
 
         Returns:
             The state change, None for none (a longer deadline of an open breaker is no change of state).
@@ -292,7 +293,9 @@ class Breaker:
             return self._open(now, f"the probe failed ({kind.value})", kind, retry_after)
         self._counts.add(now, _FAILED)
         reason = self._reason_to_open(now, kind)
-        return None if reason is None or not may_open else self._open(now, reason, kind, retry_after)
+        if reason is None or (may_open is not None and not may_open()):
+            return None
+        return self._open(now, reason, kind, retry_after)
 
     @property
     def in_a_row(self) -> tuple[int, int]:

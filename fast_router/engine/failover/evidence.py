@@ -271,5 +271,5 @@ class Evidence:
         if now < self._contested.get(deployment.name, now):
             return False
         for voice in voices:
-            testimony.word = self.alone[deployment.name] = voice
+            self.believe(deployment, voice)
         return True

@@ -260,7 +260,7 @@ class FailoverPolicy(Rests):
     ) -> None:
         now = self.engine.clock()
         rule = breaker.options.consecutive if kind in IN_A_ROW else breaker.options.consecutive_server
-        change = breaker.failure(now, kind, generation, retry_after, may_open=self.may_rest(deployment, rule))
+        change = breaker.failure(now, kind, generation, retry_after, may_open=lambda: self.may_rest(deployment, rule))
         if change is not None:
             self._opened(deployment, breaker, change)
         elif (
@@ -320,7 +320,6 @@ class FailoverPolicy(Rests):
         """Wake those of a group that rest on the word of another caller: this one finds out for itself.
 
         Where that one's word is a probe that failed, one more probe may leave.
-
 
         Args:
             name: The group; None for any, where it is not known which one will be asked.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
@@ -20,11 +20,9 @@ if TYPE_CHECKING:
 
     from fast_router.engine.rollout.assignment import Assignment
 
-__all__ = ["MEASURES", "Arm", "Arms", "Measure"]
+__all__ = ["Arm", "Arms", "Measure"]
 
 Measure: TypeAlias = Literal["latency", "first_token", "failures"]
-
-MEASURES: Final[tuple[Measure, ...]] = ("latency", "first_token", "failures")
 """What may be tested: a request's whole time, the time to a stream's first token, or the share of failed requests."""
 
 _SHORTEST = 1e-6  # seconds; an answer from a cache of the caller's takes no time that a logarithm could use
@@ -57,6 +55,11 @@ class Arm:
         self.latency, self.first_token = Histogram(), Histogram()
         # Times differ by factors: their logarithms have a mean that outliers do not rule.
         self.log_latency, self.log_first_token = Moments(), Moments()
+
+    def asked(self, attempts: Mapping[str, int]) -> None:
+        """Count a request's attempts, by deployment id."""
+        self.attempts.update(attempts)
+        self.retries += max(0, sum(attempts.values()) - 1)
 
     def report(self) -> dict[str, Any]:
         """Ready for JSON: counts, percentiles in seconds (None without any), how times spread, the busiest's share.
@@ -127,6 +130,8 @@ class Arms:
         self.measure = measure
         self.since = wall()
         self._lock = threading.Lock()
+        # Given up on in a finaliser, which may run while this thread holds the lock: they wait here.
+        self._abandoned: deque[tuple[Arm, Mapping[str, int]]] = deque()
 
     def arm(self, name: str | None) -> Arm:
         """The arm of a request, by the name of its session or end user; None for one that has none."""
@@ -153,9 +158,7 @@ class Arms:
             attempts: How often it asked each deployment, by id.
         """
         with self._lock:
-            if attempts:
-                arm.attempts.update(attempts)
-                arm.retries += max(0, sum(attempts.values()) - 1)
+            arm.asked(attempts or {})
             if cancelled:
                 arm.cancelled += 1
                 return
@@ -168,6 +171,16 @@ class Arms:
             if first_token is not None:
                 arm.first_token.add(first_token)
                 arm.log_first_token.add(math.log(max(first_token, _SHORTEST)))
+
+    def abandon(self, arm: Arm, attempts: Mapping[str, int]) -> None:
+        """Count a request whose caller gave up on it, from a finaliser: without a lock."""
+        self._abandoned.append((arm, attempts))
+
+    def _settle(self) -> None:
+        while self._abandoned:
+            arm, attempts = self._abandoned.popleft()
+            arm.asked(attempts)
+            arm.cancelled += 1
 
     def interval(self) -> Interval | None:
         """Where the logarithm of (new arm / old arm) lies of the measure; None while there is too little to tell."""
@@ -196,6 +209,7 @@ class Arms:
         there is too little to tell. `differs` may be read at any time, see `confidence`.
         """
         with self._lock:
+            self._settle()
             interval = self._interval()
             return {
                 "share": self.assignment.share,

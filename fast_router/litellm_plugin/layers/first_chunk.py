@@ -30,7 +30,7 @@ from fast_router.litellm_plugin.layers.stream import (
     source_of,
     streams,
 )
-from fast_router.litellm_plugin.layers.stream_classes import END, exchange_class, watch_of
+from fast_router.litellm_plugin.layers.stream_classes import ATTEMPTS, END
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -198,9 +198,9 @@ async def _begun_otherwise(response: Any, source: SyncSource | None = None) -> A
         first = await _first(response.__anext__)
     else:
         first = _first_sync(response)
-    watch = watch_of(response)
+    watch = ATTEMPTS.follower_of(response)
     _answered(watch)
-    exchange_class(response, watch, first)
+    ATTEMPTS.exchange_class(response, watch, first)
     return response
 
 

@@ -6,7 +6,6 @@ back to the pick. What LiteLLM retries, how often and in which order stays its o
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any
 
 from fast_router import settings
@@ -21,7 +20,7 @@ from fast_router.litellm_plugin.layers import (
     wait,
 )
 from fast_router.litellm_plugin.layers.failures import ended, enter, judged_later
-from fast_router.litellm_plugin.layers.stack import Around, Call, Installed, plug
+from fast_router.litellm_plugin.layers.stack import Around, Call, Installed, is_asynchronous, plug
 from fast_router.litellm_plugin.layers.wait import ON_A_LOOP
 from fast_router.litellm_plugin.request import RequestLedger
 from fast_router.litellm_plugin.rests import repairs
@@ -148,10 +147,10 @@ def _before_its_first_token(error: Exception, request: Any) -> bool:
         return True
     # LiteLLM takes a synchronous stream's failure to a thread of its own, where its request is not known. With
     # `stream_failover` nobody but us asks such a stream for its first chunk.
-    function = request.get("original_function") if isinstance(request, dict) else None
     return (
-        function is not None
+        isinstance(request, dict)
+        and request.get("original_function") is not None
         and getattr(error, "is_pre_first_chunk", False)
         and settings.current().stream_failover
-        and not inspect.iscoroutinefunction(getattr(function, "__func__", function))
+        and not is_asynchronous((), request)
     )

@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from fast_router.litellm_plugin.answers import cached_of, usage_of
-from fast_router.litellm_plugin.layers.stream_classes import END, catch_up, exchange_class, step, step_sync
+from fast_router.litellm_plugin.layers.stream_classes import ATTEMPTS, END
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def follow(response: Any, attempt: Attempt) -> Any:
         response = generator(AsyncSource(response, watch))
     elif inspect.isgenerator(response):
         response = generator_sync(SyncSource(response, watch))
-    elif source_of(response, watch) is None and not exchange_class(response, watch):
+    elif source_of(response, watch) is None and not ATTEMPTS.exchange_class(response, watch):
         # Nothing of it can be watched; it counts until it is dropped. That it is there is a sign of life.
         watch.call_id = None
         if attempt.lease is not None:
@@ -197,7 +197,7 @@ def source_of(response: Any, watch: Watch | None = None) -> AsyncSource | SyncSo
         if isinstance(source, (AsyncSource, SyncSource)):
             if watch is not None and source.watch is None:
                 source.watch = watch
-                catch_up(watch, source.first)
+                ATTEMPTS.catch_up(watch, source.first)
             return source
         ours: AsyncSource | SyncSource = cls(source, watch)
         setattr(response, name, ours)
@@ -235,7 +235,7 @@ class AsyncSource(AsyncGenerator[Any, Any]):
             return chunk
         if self.idle:
             return await self._within()
-        return await step(self._source.__anext__, self.watch)
+        return await ATTEMPTS.step(self._source.__anext__, self.watch)
 
     async def _within(self) -> Any:
         """The next chunk, if it comes in time.
@@ -268,7 +268,7 @@ class AsyncSource(AsyncGenerator[Any, Any]):
     async def _ended_or_chunk(self) -> Any:
         # A task cannot raise StopAsyncIteration.
         try:
-            return await step(self._source.__anext__, self.watch)
+            return await ATTEMPTS.step(self._source.__anext__, self.watch)
         except StopAsyncIteration:
             return END
 
@@ -309,7 +309,7 @@ class SyncSource(Generator[Any, Any, Any]):
             if chunk is END:
                 raise StopIteration
             return chunk
-        return step_sync(self._source.__next__, self.watch)
+        return ATTEMPTS.step_sync(self._source.__next__, self.watch)
 
     def send(self, value: Any) -> Any:
         """As of a generator."""

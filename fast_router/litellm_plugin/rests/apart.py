@@ -63,7 +63,7 @@ def ours(cache: Any) -> Any:
         for name in ("in_memory_cache", "_cooldown_store"):
             if name in vars(found):
                 vars(found)[name] = memory if name == "in_memory_cache" else found.cache
-        _caches[cache] = found
+        found = _caches.setdefault(cache, found)
     return found
 
 

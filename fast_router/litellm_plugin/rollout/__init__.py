@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fast_router import settings
+from fast_router.settings.rollout import EVERYTHING
 
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.methods import Band
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["install", "report"]
 
-_EVERYTHING = 100.0
 _standing: list[Lifecycle] = []
 
 
@@ -26,7 +26,7 @@ def install(patches: PatchSet, band: Band) -> None:
 
     def follow(options: settings.Settings) -> None:
         if not made:
-            if options.rollout == _EVERYTHING:
+            if options.rollout == EVERYTHING:
                 return
             from fast_router.litellm_plugin.rollout.trial import Lifecycle  # noqa: PLC0415 - most never need it
 

@@ -11,10 +11,12 @@ Gates stand only while a rollout is set: without one there is nothing in front o
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from fast_router.litellm_plugin.layers.wait import ON_A_LOOP
 from fast_router.litellm_plugin.patching import PatchSet
 from fast_router.litellm_plugin.picks.replaced_selectors import all_replaced, before_choice
 from fast_router.litellm_plugin.rests import apart
@@ -39,7 +41,6 @@ _FOR_BOTH = (f"{_PLUGIN}picks.strategies_by_name", f"{_PLUGIN}bands.rust.strateg
 _SPARING = f"{_PLUGIN}overhead.strategies.strategy_state"
 # Construction and settings are not a request's; a synchronous request is told apart on LiteLLM's own loop.
 _NEVER = frozenset({"__init__", "__setattr__", "__delattr__", "update_settings", "function_with_fallbacks"})
-_ON_A_LOOP = "_fast_router_on_a_loop"
 
 
 def install(patches: PatchSet, band: Band, begin: Begin) -> PatchSet:
@@ -136,6 +137,21 @@ def _apart(ours: Any) -> Any:
 # -- a whole request -----------------------------------------------------------------------------------------
 
 
+@contextmanager
+def _within(request: Request, failed: Callable[[BaseException], None] | None = None) -> Iterator[None]:
+    """Let `request` be the one that runs, and tell `failed` of what is raised meanwhile."""
+    outer = running.get()
+    running.set(request)
+    try:
+        yield
+    except BaseException as error:
+        if failed is not None:
+            failed(error)
+        raise
+    finally:
+        running.set(outer)
+
+
 def _begun(begin: Begin, arguments: Mapping[str, Any]) -> Request | None:
     """The request that begins here, None for what belongs to one that is running."""
     if running.get() is not None:
@@ -161,15 +177,9 @@ def _request(begin: Begin, ours: Any) -> Any:
         if begun is None:
             return await ours(self, *args, **kwargs)
         if begun.alone:
-            kwargs.pop(_ON_A_LOOP, None)
-        running.set(begun)
-        try:
+            kwargs.pop(ON_A_LOOP, None)
+        with _within(begun, begun.broken):
             response = await ours(self, *args, **kwargs)
-        except BaseException as error:
-            begun.ended(error)
-            raise
-        finally:
-            running.set(None)
         return _ended(begun, response)
 
     return request
@@ -180,14 +190,8 @@ def _request_sync(begin: Begin, ours: Any) -> Any:
         begun = _begun(begin, _arguments(args, kwargs))
         if begun is None:
             return ours(self, *args, **kwargs)
-        running.set(begun)
-        try:
+        with _within(begun, begun.broken):
             response = ours(self, *args, **kwargs)
-        except BaseException as error:
-            begun.ended(error)
-            raise
-        finally:
-            running.set(None)
         return _ended(begun, response)
 
     return request
@@ -202,18 +206,23 @@ def _arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str,
 # -- LiteLLM's own picks and attempts ------------------------------------------------------------------------
 
 
+def _own(begin: Begin, watching: Watching, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Request | None:
+    """The request of LiteLLM's arm that a pick is for, None for ours.
+
+    A pick outside any request is in an arm as well; nobody will tell how it goes, so it is not counted.
+    """
+    request = running.get() or _begun(begin, watching.request_of(args, kwargs))
+    return request if request is not None and request.alone else None
+
+
 def _pick(begin: Begin, watching: Watching, original: Any, ours: Any) -> Any:
     async def pick(self: Any, *args: Any, **kwargs: Any) -> Any:
-        request = running.get() or _outside(begin, watching, args, kwargs)
-        if request is None or not request.alone:
+        request = _own(begin, watching, args, kwargs)
+        if request is None:
             return await ours(self, *args, **kwargs)
-        outer = running.get()
-        running.set(request)
-        try:
+        with _within(request):
             picked = await original(self, *args, **kwargs)
-        finally:
-            running.set(outer)
-        if outer is not None:
+        if running.get() is request:
             watching.picked(self, request, picked, args, kwargs)
         return picked
 
@@ -222,25 +231,16 @@ def _pick(begin: Begin, watching: Watching, original: Any, ours: Any) -> Any:
 
 def _pick_sync(begin: Begin, watching: Watching, original: Any, ours: Any) -> Any:
     def pick(self: Any, *args: Any, **kwargs: Any) -> Any:
-        request = running.get() or _outside(begin, watching, args, kwargs)
-        if request is None or not request.alone:
+        request = _own(begin, watching, args, kwargs)
+        if request is None:
             return ours(self, *args, **kwargs)
-        outer = running.get()
-        running.set(request)
-        try:
+        with _within(request):
             picked = original(self, *args, **kwargs)
-        finally:
-            running.set(outer)
-        if outer is not None:
+        if running.get() is request:
             watching.picked(self, request, picked, args, kwargs)
         return picked
 
     return pick
-
-
-def _outside(begin: Begin, watching: Watching, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Request | None:
-    """A pick outside any request is in an arm as well; nobody will tell how it goes, so it is not counted."""
-    return _begun(begin, watching.request_of(args, kwargs))
 
 
 def _attempt(watching: Watching, ours: Any) -> Any:
@@ -249,11 +249,8 @@ def _attempt(watching: Watching, ours: Any) -> Any:
         if request is None or not request.alone:
             return await ours(self, *args, **kwargs)
         watching.begins(self, request, args)
-        try:
+        with _within(request, request.failed):
             answer = await ours(self, *args, **kwargs)
-        except BaseException as error:
-            request.let_go(error)
-            raise
         watching.answered(self, request, answer)
         return answer
 
@@ -266,11 +263,8 @@ def _attempt_sync(watching: Watching, ours: Any) -> Any:
         if request is None or not request.alone:
             return ours(self, *args, **kwargs)
         watching.begins(self, request, args)
-        try:
+        with _within(request, request.failed):
             answer = ours(self, *args, **kwargs)
-        except BaseException as error:
-            request.let_go(error)
-            raise
         watching.answered(self, request, answer)
         return answer
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fast_router.engine.deployment import FULL, QOS, RESTING, SPENT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from fast_router.engine import Deployment, Lease
 
@@ -56,22 +56,22 @@ class Observer:
             self._full += bool(deployment.held & _NO_ROOM)
             self._just_failed += now - self._failed.get(deployment.id, -_JUST) < _JUST
 
-    def counter(self, said: float, in_flight: int) -> None:
-        """What LiteLLM's strategy believes to be in flight at a deployment, and what is."""
+    def counters(self, pairs: Iterable[tuple[float, int]]) -> None:
+        """LiteLLM has picked by its counters: what each says to be in flight at a deployment, and what is."""
+        furthest = max((abs(said - in_flight) for said, in_flight in pairs), default=0.0)
         with self._lock:
             self._counters += 1
-            off = abs(said - in_flight)
-            self._counters_off += off > 0
-            self._furthest_off = max(self._furthest_off, off)
+            self._counters_off += furthest > 0
+            self._furthest_off = max(self._furthest_off, furthest)
 
-    def ended(self, lease: Lease, error: BaseException | None) -> None:
-        """A call of LiteLLM's has ended."""
+    def ended(self, lease: Lease, error: BaseException | None, *, cancelled: bool) -> None:
+        """A call of LiteLLM's has ended, or its caller gave up on it: that says nothing about the deployment."""
         if error is not None:
             with self._lock:
                 self._failed[lease.id] = time.monotonic()
                 if len(self._failed) > 10_000:
                     self._failed.clear()
-        lease.release(error)
+        lease.release(error, cancelled=cancelled)
 
     def report(self) -> Mapping[str, Any]:
         """Ready for JSON: picks of LiteLLM's, and how many of them went where we would not have gone."""

@@ -68,42 +68,70 @@ class Request:
             late = not self._open
         for ended in (before, lease if late else None):
             if ended is not None:
-                self._release(ended)
+                self._release(ended, cancelled=True)
 
-    def let_go(self, error: BaseException | None = None) -> None:
-        """The call that it holds has ended."""
+    def failed(self, error: BaseException) -> None:
+        """The call that it holds has failed, or its caller went away."""
+        gone = not isinstance(error, Exception)
+        self._let_go(None if gone else error, cancelled=gone)
+
+    def _let_go(self, error: BaseException | None = None, *, cancelled: bool = False) -> None:
         with self._lock:
             lease, self._lease = self._lease, None
         if lease is not None:
-            self._release(lease, error)
+            self._release(lease, error, cancelled=cancelled)
 
-    def _release(self, lease: Lease, error: BaseException | None = None) -> None:
+    def _release(self, lease: Lease, error: BaseException | None = None, *, cancelled: bool = False) -> None:
         outer = running.get()
         running.set(None)  # what our breaker makes of it concerns our rests, not LiteLLM's
         try:
             if self.observer is None:
                 lease.release(cancelled=True, observe=False)
             else:
-                self.observer.ended(lease, error)
+                self.observer.ended(lease, error, cancelled=cancelled)
         except Exception as ours:  # noqa: BLE001 - the answer must reach the caller
             tally.failed(ours, "a call of LiteLLM's own")
         finally:
             running.set(outer)
 
-    def chunk(self) -> None:
+    # -- how it ends, as its caller sees it; only the first of these counts ---------------------------
+
+    def item(self, _chunk: object) -> None:
         """A chunk of its stream has arrived."""
         if self._first is None:
             self._first = time.perf_counter() - self._started
 
-    def ended(self, error: BaseException | None = None, *, cancelled: bool = False) -> None:
-        """It is over, as its caller sees it; only the first call counts."""
+    def finished(self) -> None:
+        """It has its answer, whole."""
+        self._ended()
+
+    def broken(self, error: BaseException) -> None:
+        """It failed, or its caller went away."""
+        if isinstance(error, Exception):
+            self._ended(error)
+        else:
+            self._ended(cancelled=True)
+
+    def closed(self) -> None:
+        """Its caller closed its stream before the end."""
+        self._ended(cancelled=True)
+
+    def abandon(self) -> None:
+        """Its stream was dropped unread; called from a finaliser, where no lock may be taken."""
+        if not self._open:
+            return
+        self._open = False
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.abandon()
+        self._arms.abandon(self._arm, self._attempts)
+
+    def _ended(self, error: BaseException | None = None, *, cancelled: bool = False) -> None:
         with self._lock:
             if not self._open:
                 return
             self._open = False
-        if error is not None and not isinstance(error, Exception):
-            error, cancelled = None, True  # the caller went away
-        self.let_go(error)
+        self._let_go(error, cancelled=cancelled)
         self._arms.ended(
             self._arm,
             time.perf_counter() - self._started,
@@ -112,13 +140,6 @@ class Request:
             first_token=self._first,
             attempts=self._attempts,
         )
-
-    def abandon(self) -> None:
-        """Its stream was dropped unread; called from a finaliser, where no lock may be taken."""
-        self._open = False
-        lease, self._lease = self._lease, None
-        if lease is not None:
-            lease.abandon()
 
 
 running: ContextVar[Request | None] = ContextVar("fast_router_rollout", default=None)

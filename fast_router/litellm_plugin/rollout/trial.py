@@ -20,7 +20,7 @@ from fast_router.litellm_plugin.rollout.observer import Observer
 from fast_router.litellm_plugin.rollout.request import Request, name_of, running
 from fast_router.litellm_plugin.start_line import routers
 from fast_router.litellm_plugin.tally import tally
-from fast_router.settings.rollout import OBSERVE
+from fast_router.settings.rollout import EVERYTHING, OBSERVE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Lifecycle", "Trial"]
 
-_EVERYTHING = 100.0
 LITELLM, OURS = "litellm", "fast_router"
 """The arms' names."""
 
@@ -47,7 +46,7 @@ class Trial:
     def __init__(self, share: float | str, measure: Any, rng: random.Random) -> None:
         self.setting = share
         self.observer = Observer() if share == OBSERVE else None
-        part = 0.0 if isinstance(share, str) else share / _EVERYTHING
+        part = 0.0 if isinstance(share, str) else share / EVERYTHING
         self.arms = Arms(LITELLM, OURS, Assignment(part, "rollout", rng), measure, time.time)
 
     def begin(self, arguments: Mapping[str, Any]) -> Request:
@@ -86,7 +85,7 @@ class Lifecycle:
         """Do what the settings say, from the next request on."""
         wanted, measure = options.rollout, options.rollout_measure
         trial = self.trial
-        if wanted == _EVERYTHING:
+        if wanted == EVERYTHING:
             self.end()
         elif trial is None or trial.setting != wanted or trial.arms.measure != measure:
             self.trial = Trial(wanted, measure, self._rng)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fast_router.litellm_plugin.picks.guard import Guard
@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.methods import Band
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.litellm_plugin.picks.binding import Binding
+    from fast_router.litellm_plugin.rollout.observer import Observer
     from fast_router.litellm_plugin.rollout.request import Request
 
 __all__ = ["Watching"]
 
 _LEAST_BUSY = "least-busy"
+_MOST = 32  # deployments whose counters are read at a pick
 
 
 class Watching:
@@ -56,7 +58,8 @@ class Watching:
             if deployment is None:
                 return
             if request.observer is not None:
-                self._observe(binding, core, request, deployment, str(model), self.request_of(args, kwargs), kwargs)
+                asked = self.request_of(args, kwargs)
+                self._observe(binding, core, request.observer, deployment, str(model), asked, kwargs)
             request.hold(binding.engine.acquire_deployment(deployment))
         except Exception as error:  # noqa: BLE001 - there is a pick
             tally.failed(error, "a pick of LiteLLM's own")
@@ -65,14 +68,12 @@ class Watching:
         self,
         binding: Binding,
         core: Any,
-        request: Request,
+        observer: Observer,
         deployment: Deployment,
         model: str,
         asked: Mapping[str, Any],
         kwargs: Mapping[str, Any],
     ) -> None:
-        observer = request.observer
-        assert observer is not None
         policy_of(core, self._band)  # so that our breaker hears how it ends
         plan = binding.plan_for(core, model)
         prompt = (kwargs.get("messages"), kwargs.get("input"))
@@ -85,16 +86,21 @@ class Watching:
             ask = ask_of(plan.group, asked, prompt, counts=plan.counts) if plan.asks else None
             ours = binding.engine.peek(plan.group, ask)
         observer.picked(deployment, "fast" if why is None else "filtered", None if ours is None else ours.id)
-        self._counters(core, request, deployment, model)
+        if plan.group is not None:
+            self._counters(core, observer, model, plan.group.members)
 
-    def _counters(self, core: Any, request: Request, deployment: Deployment, model: str) -> None:
+    def _counters(self, core: Any, observer: Observer, model: str, members: Sequence[Deployment]) -> None:
+        """Compare what LiteLLM's least-busy goes by with what is in flight, at the first deployments of a group."""
         strategy = self._band.read(core, "routing_strategy")
         if getattr(strategy, "value", strategy) != _LEAST_BUSY:
             return
-        cache = self._band.read(core, "cache")
-        said = cache.get_cache(key=f"{model}_request_count:{deployment.id}", local_only=True)
-        if isinstance(said, (int, float)) and request.observer is not None:
-            request.observer.counter(float(said), deployment.in_flight)
+        cache, key = self._band.read(core, "cache"), f"{model}_request_count"
+        # One map for all deployments, and since 1.106 a counter of each one's own; without either LiteLLM goes by 0.
+        known = cache.get_cache(key=key, local_only=True) or {}
+        observer.counters(
+            (known.get(one.id) or cache.get_cache(key=f"{key}:{one.id}", local_only=True) or 0, one.in_flight)
+            for one in members[:_MOST]
+        )
 
     # -- where a core walks from step to step -------------------------------------------------------
 
@@ -114,7 +120,8 @@ class Watching:
                 binding.engine.settle()
                 ours = None if group is None else binding.engine.peek(group)
                 request.observer.picked(deployment, "core", None if ours is None else ours.id)
-                self._counters(core, request, deployment, str(step.get("model")))
+                if group is not None:
+                    self._counters(core, request.observer, group.name, group.members)
             request.hold(binding.engine.acquire_deployment(deployment))
         except Exception as error:  # noqa: BLE001 - the call is made all the same
             tally.failed(error, "a pick of LiteLLM's own")
@@ -122,4 +129,4 @@ class Watching:
     def answered(self, owner: Any, request: Request, answer: Any) -> None:
         """An attempt of LiteLLM's own has ended, but for a stream that is yet to be read; never raises."""
         if self._band.core_walks and isinstance(answer, Mapping) and answer.get("ok") is not True:
-            request.let_go(getattr(owner, "_last_error", None))
+            request.failed(getattr(owner, "_last_error", None) or RuntimeError("an attempt of LiteLLM's failed"))

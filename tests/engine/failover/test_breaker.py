@@ -54,6 +54,20 @@ def test_server_errors_open_in_a_row():
     assert b.failure(0, F.SERVER, b.generation).reason == "5 failures in a row"
 
 
+def test_the_evidence_is_asked_about_only_when_it_would_open_and_a_no_leaves_it_one_failure_away():
+    b, asked = breaker(consecutive_server=3, min_requests=100), []
+
+    def evidence(enough):
+        return lambda: asked.append(enough) or enough
+
+    for _ in range(2):
+        assert b.failure(0, F.SERVER, b.generation, may_open=evidence(False)) is None
+    assert asked == []
+    assert b.failure(0, F.SERVER, b.generation, may_open=evidence(False)) is None
+    assert (asked, b.state) == ([False], CLOSED)
+    assert b.failure(0, F.SERVER, b.generation, may_open=evidence(True)).new is OPEN
+
+
 def test_the_error_rate_needs_a_minimum_of_requests_and_more_than_its_share():
     b = breaker(consecutive_server=0, error_rate=0.5, min_requests=6)
     for _ in range(3):

@@ -18,22 +18,10 @@ from fast_router import settings
 from fast_router.litellm_plugin.picks.binding import existing
 from fast_router.litellm_plugin.rests.store import memory_of, seconds_left
 from fast_router.litellm_plugin.switch import switch as _switch
-from fast_router.testing import Fleet
-from tests.support.plugin import MESSAGES, calm, entry, failover_of, over, refused, router, until
+from tests.support.plugin import MESSAGES, entry, failover_of, over, refused, router, until
 
 pytestmark = pytest.mark.usefixtures("plugin")
 logging.getLogger("LiteLLM Router").setLevel(logging.CRITICAL)
-
-
-@pytest.fixture(scope="module")
-def fleet():
-    with Fleet(3) as running:
-        yield running
-
-
-@pytest.fixture
-def servers(fleet):
-    return calm(fleet.values())
 
 
 async def ask(r, **kwargs):

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import logging
 import weakref
+from contextvars import ContextVar
 
 import httpx
 import litellm
@@ -17,12 +18,12 @@ import fast_router
 from fast_router import settings
 from fast_router.engine.failover.breaker import BreakerState
 from fast_router.litellm_plugin.layers import first_chunk
-from fast_router.litellm_plugin.layers.stream_classes import exchange_class
+from fast_router.litellm_plugin.layers.stream_classes import ATTEMPTS, Following
 from fast_router.litellm_plugin.rests.health_probes import HealthMonitor
 from fast_router.litellm_plugin.switch import switch as _switch
 from fast_router.server_metrics import load_from_metrics
 from fast_router.testing import Fleet, Upstream
-from tests.support.plugin import MESSAGES, calm, failover_of, over, until
+from tests.support.plugin import MESSAGES, failover_of, over, until
 
 pytestmark = pytest.mark.usefixtures("plugin")
 logging.getLogger("LiteLLM Router").setLevel(logging.CRITICAL)
@@ -32,11 +33,6 @@ logging.getLogger("LiteLLM Router").setLevel(logging.CRITICAL)
 def fleet():
     with Fleet(2) as running:
         yield running
-
-
-@pytest.fixture
-def servers(fleet):
-    return calm(fleet.values())
 
 
 def vllm(servers, **options):
@@ -417,6 +413,33 @@ class Heard:
 async def test_whoever_follows_a_stream_that_has_begun_hears_of_its_first_chunk_and_takes_none(chunks):
     stream, heard = Chunks(*chunks), Heard()
     assert await first_chunk.begun(stream, eager=True, idle=0) is stream
-    assert exchange_class(stream, heard)
+    assert ATTEMPTS.exchange_class(stream, heard)
     assert [chunk async for chunk in stream] == list(chunks)
     assert list(dict.fromkeys(heard.told)) == [*chunks, "end"]
+
+
+async def test_a_stream_is_followed_for_two_purposes_at_once(request):
+    outer = Following(request.node.name, ContextVar("outer", default=None))
+    stream, inner_heard, outer_heard = Chunks("a", "b"), Heard(), Heard()
+    assert ATTEMPTS.exchange_class(stream, inner_heard)
+    assert outer.exchange_class(stream, outer_heard)
+    assert [chunk async for chunk in stream] == ["a", "b"]
+    assert inner_heard.told == outer_heard.told == ["a", "b", "end"]
+
+
+async def test_a_class_that_was_made_for_one_stream_goes_with_it(request):
+    def one_stream():
+        class Own(Chunks):
+            pass
+
+        return Own("a")
+
+    purposes = [ATTEMPTS, Following(request.node.name, ContextVar("other", default=None))]
+    stream = one_stream()
+    kind = weakref.ref(type(stream))
+    for purpose in purposes:
+        assert purpose.exchange_class(stream, Heard())
+    assert [chunk async for chunk in stream] == ["a"]
+    del stream
+    gc.collect()
+    assert kind() is None

@@ -17,22 +17,10 @@ from fast_router.litellm_plugin.layers.outage import Outage, outlast
 from fast_router.litellm_plugin.layers.wait import waiting_of
 from fast_router.litellm_plugin.request import RequestLedger
 from fast_router.litellm_plugin.switch import switch as _switch
-from fast_router.testing import Fleet
-from tests.support.plugin import MESSAGES, calm, failover_of, over, until
+from tests.support.plugin import MESSAGES, failover_of, over, until
 
 pytestmark = pytest.mark.usefixtures("plugin")
 logging.getLogger("LiteLLM Router").setLevel(logging.CRITICAL)
-
-
-@pytest.fixture(scope="module")
-def fleet():
-    with Fleet(3) as running:
-        yield running
-
-
-@pytest.fixture
-def servers(fleet):
-    return calm(fleet.values())
 
 
 def vllm(servers, **options):

@@ -22,22 +22,10 @@ from fast_router.litellm_plugin.switch import switch
 from fast_router.observe import process_status
 from fast_router.observe.dashboard.live import Live
 from fast_router.observe.families import families
-from fast_router.testing import Fleet
 from tests.support.plugin import MESSAGES, calm, core_of, deployments, entry, in_flight, over, refused, router, until
 
 pytestmark = pytest.mark.usefixtures("plugin")
 logging.getLogger("LiteLLM Router").setLevel(logging.CRITICAL)
-
-
-@pytest.fixture(scope="module")
-def fleet():
-    with Fleet(3) as running:
-        yield running
-
-
-@pytest.fixture
-def servers(fleet):
-    return calm(fleet.values())
 
 
 def arms():
@@ -230,6 +218,8 @@ async def test_calls_of_litellms_own_count_as_in_flight_until_their_streams_end(
     del dropped
     gc.collect()
     await until(lambda: not in_flight(r))
+    old, _ = arms()
+    assert (old["requests"], old["cancelled"]) == (1, 1), "a stream that is dropped was given up on"
 
 
 async def test_a_session_stays_in_its_arm(servers):
@@ -306,6 +296,44 @@ async def test_observing_says_what_we_would_have_done_and_touches_nothing(server
     assert failed > 2, "what we would have rested is asked all the same"
     assert cooling(r) == set()
     assert sum(server.records.requests for server in servers) == 60 - failed
+
+
+async def test_observing_reads_the_counter_that_litellms_least_busy_goes_by(servers):
+    r = over(servers, routing_strategy="least-busy")
+    fast_router.configure(rollout="observe")
+    for server in servers:
+        server.order(hold=True)
+    tasks = [asyncio.create_task(ask(r)) for _ in range(4)]
+    await until(lambda: sum(server.records.requests for server in servers) == 4)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    calm(servers)
+    await until(lambda: in_flight(r) == 0)
+    for _ in range(4):
+        await ask(r)
+    seen = fast_router.status()["rollout"]["observed"]
+    assert seen["counters_read"] == seen["picks"] == 8
+    assert seen["to_just_failed"] == 0, "a caller that gives up is no failure"
+    assert sum(d.successes for d in deployments(r).values()) == 4, "nor an answer"
+    if switch.band.core_walks:
+        assert seen["furthest_off"] <= 1, "the core counts its picks, and hears of calls that are cancelled"
+    else:
+        # A burst goes by counters that nobody has raised yet; calls that are cancelled are never counted down.
+        assert (seen["counters_off"], seen["furthest_off"]) == (7, 4)
+
+
+async def test_two_routers_with_the_same_ids_are_in_one_rollout(servers):
+    first, second = over(servers), over(servers)
+    for setting, place in ((0, 0), (99.999999, 1)):
+        fast_router.configure(rollout=setting)
+        stream = await ask(first, stream=True)
+        await asyncio.to_thread(ask_sync, second)
+        assert (in_flight(first), in_flight(second)) == (1, 0)
+        assert [chunk async for chunk in stream]
+        assert arms()[place]["requests"] == 2
+        assert arms()[1 - place]["requests"] == 0
+        assert in_flight(first) == in_flight(second) == 0
 
 
 # -- seen from outside ---------------------------------------------------------------------------------------
