@@ -1,22 +1,19 @@
-"""The engine: who is eligible, who is in flight, and what happens when time passes.
+"""The engine: deployments, groups and leases of one router, under one lock.
 
-One lock guards everything. Nothing is recomputed by a pick: a deployment that starts to rest, fills up or uses
-up its minute leaves its groups' eligible sets then, and comes back when its time is up, which the next call that
-reads the clock notices by a single comparison.
+Who may be picked is kept up to date as it changes (`eligibility`), so that a pick recomputes nothing.
 """
 
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from heapq import heappop, heappush
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fast_router.engine.ask import Ask, Rng
-from fast_router.engine.deployment import CLOSED, FULL, OPERATOR, PROBING, QOS, RESTING, SPENT, Deployment
+from fast_router.engine.deployment import CLOSED, FULL, QOS, SPENT, Deployment
+from fast_router.engine.eligibility import Eligibility
 from fast_router.engine.failover.blame import Blame, blamed
 from fast_router.engine.group import ModelGroup
 from fast_router.engine.learning import count_kind, learnt, observe
@@ -31,7 +28,6 @@ QOS_PAUSE = 10.0
 
 ReleaseHook = Callable[[Lease, "BaseException | None", bool], None]
 FirstTokenHook = Callable[[Lease], None]
-DeploymentHook = Callable[[Deployment], None]
 ConfiguredHook = Callable[["Engine", Deployment], None]
 
 
@@ -39,7 +35,7 @@ def _told(_id: str) -> bool:
     return False
 
 
-class Engine:
+class Engine(Eligibility):
     """Deployments, groups and leases of one router.
 
     Args:
@@ -50,10 +46,7 @@ class Engine:
     Attributes:
         on_release: Called after each release, outside the lock: (lease, error, cancelled).
         on_first_token: Called when a stream has begun to answer, outside the lock.
-        on_available: Called when a deployment became eligible or has room again, outside the lock.
-        on_rest: Called when a deployment begins to rest or rests longer, outside the lock.
         untold: Tells of an id whether its rest is this process's own affair; failover knows.
-        on_wake: Called when a rest was ended early, outside the lock of `wake`.
         on_configured: Called with each deployment whose configuration was read, before it is picked by it.
     """
 
@@ -64,34 +57,20 @@ class Engine:
         wall: Callable[[], float] = time.time,
         rng: Rng | None = None,
     ) -> None:
-        self.clock = clock
-        self.wall = wall
+        super().__init__(clock, wall)
         self.rng: Rng = rng if rng is not None else random.Random()
-        self.lock = threading.RLock()
         # A `with` on the lock costs three times as much as these two calls: leases use them.
         self._lock = self.lock.acquire
         self._unlock = self.lock.release
         self.deployments: dict[str, Deployment] = {}
         self.on_release: list[ReleaseHook] = []
         self.on_first_token: list[FirstTokenHook] = []
-        self.on_available: list[DeploymentHook] = []
-        self.on_rest: list[DeploymentHook] = []
-        self.untold: Callable[[str], bool] = _told
-        self.on_wake: list[DeploymentHook] = []
         self.on_configured: list[ConfiguredHook] = []
-        # (when, serial, deployment, bit): what to free, and when. `_due` is the earliest of these and of the
-        # end of the minute, so that a pick has one comparison to make.
-        self._timers: list[tuple[float, int, Deployment, int]] = []
-        self._serial = 0
-        self._due = _NEVER
-        self._minute_ends = _NEVER
-        self._minute = -1
-        self._used: dict[Deployment, None] = {}
+        self.untold: Callable[[str], bool] = _told
         # Leases dropped by a finaliser, which may run inside our own critical section: they wait here.
         self._abandoned: deque[Lease] = deque()
         # Those of them that are closed, but of which the hooks have not heard.
         self._dropped: list[Lease] = []
-        self._available: list[Deployment] = []
 
     # -- membership ------------------------------------------------------------------------------
 
@@ -407,130 +386,16 @@ class Engine:
                 self.hold(deployment, QOS)
                 self._later(self.clock() + QOS_PAUSE, deployment, QOS)
 
-    # -- eligibility -----------------------------------------------------------------------------
-
-    def hold(self, deployment: Deployment, bit: int) -> None:
-        """Take `deployment` out of every eligible set, for the reason `bit`; O(log n) per group."""
-        with self.lock:
-            if not deployment.held:
-                for strategy in deployment.strategies:
-                    strategy.remove(deployment)
-            deployment.held |= bit
-
-    def free(self, deployment: Deployment, bit: int) -> None:
-        """Drop the reason `bit`; with no reason left it is eligible again."""
-        with self.lock:
-            if deployment.held & bit:
-                deployment.held &= ~bit
-                if bit == RESTING:
-                    deployment.rested = True
-                    if deployment.work is not None:
-                        deployment.work.returns(self.clock())
-                if not deployment.held:
-                    for strategy in deployment.strategies:
-                        strategy.add(deployment)
-                    if self.on_available:
-                        self._available.append(deployment)
-
-    def rest(self, deployment: Deployment, seconds: float) -> None:
-        """Let `deployment` rest for `seconds`; a rest that already lasts longer stays as it is."""
-        if seconds <= 0:
-            return
-        with self.lock:
-            until = self.clock() + seconds
-            if deployment.held & RESTING and deployment.resting_until >= until:
-                return
-            deployment.resting_until = until
-            if deployment.work is not None:
-                deployment.work.rests(self.clock())
-            self.hold(deployment, RESTING)
-            self._later(until, deployment, RESTING)
-        for hook in self.on_rest:
-            hook(deployment)
-
-    def probing(self, deployment: Deployment, seconds: float) -> None:
-        """Hold `deployment` while a probe is out on it, for `seconds` at the most."""
-        with self.lock:
-            deployment.probing_until = self.clock() + seconds
-            self.hold(deployment, PROBING)
-            self._later(deployment.probing_until, deployment, PROBING)
-
-    def wake(self, deployment: Deployment, *, quiet: bool = False) -> None:
-        """End the rest of `deployment` now.
-
-        Args:
-            deployment: Who.
-            quiet: True if that says nothing about its health (a panic uses what it has): `on_wake` is not called.
-        """
-        with self.lock:
-            woken = bool(deployment.held & RESTING)
-            deployment.resting_until = 0.0
-            self.free(deployment, RESTING)
-        if woken and not quiet:
-            for hook in self.on_wake:
-                hook(deployment)
-        self._announce()
-
-    def hold_by_operator(self, deployment: Deployment, seconds: float | None = None) -> None:
-        """Keep `deployment` from being picked until `free_by_operator`; calls on it go on.
-
-        Args:
-            deployment: Who.
-            seconds: Until then at the latest, None for no end.
-        """
-        with self.lock:
-            deployment.operator_until = _NEVER if seconds is None else self.clock() + seconds
-            self.hold(deployment, OPERATOR)
-            if seconds is not None:
-                self._later(deployment.operator_until, deployment, OPERATOR)
-
-    def free_by_operator(self, deployment: Deployment) -> None:
-        """Lift what `hold_by_operator` did; what else holds it stays."""
-        with self.lock:
-            deployment.operator_until = 0.0
-            self.free(deployment, OPERATOR)
-        self._announce()
-
-    def soonest(self, members: Iterable[Deployment]) -> float | None:
-        """Seconds until the first of `members` may be eligible again by itself, None if that is not known."""
-        now = self.clock()
-        with self.lock:
-            waits = [self._until_free(d, now) for d in members]
-        known = [wait for wait in waits if wait is not None]
-        return max(0.0, min(known)) if known else None
-
-    def _until_free(self, deployment: Deployment, now: float) -> float | None:
-        if not deployment.held:
-            return 0.0
-        if deployment.held & ~(RESTING | SPENT | OPERATOR):
-            return None
-        waits = []
-        if deployment.held & OPERATOR:
-            if deployment.operator_until == _NEVER:
-                return None
-            waits.append(deployment.operator_until - now)
-        if deployment.held & RESTING:
-            waits.append(deployment.resting_until - now)
-        if deployment.held & SPENT:
-            waits.append(self._minute_ends - now)
-        return max(waits)
-
-    # -- time ------------------------------------------------------------------------------------
-
-    def settle(self) -> None:
-        """Do what is due by now (wake the rested, close the abandoned): for readers that do not pick."""
-        with self.lock:
-            self._settle(self.clock())
-        self._announce()
-
-    def _settle(self, now: float) -> None:
-        if now >= self._due:
-            self._tick(now)
+    # -- leases that were dropped ----------------------------------------------------------------
 
     def _set_due(self, when: float) -> None:
         self._due = when
         if self._abandoned:
             self._due = -_NEVER
+
+    def _tick(self, now: float) -> None:
+        self._drain()
+        super()._tick(now)
 
     def _drain(self) -> None:
         now = self.clock()
@@ -541,28 +406,6 @@ class Engine:
             if self._close(lease, now, None, 0, 0, True, False):
                 self._dropped.append(lease)
 
-    def _later(self, when: float, deployment: Deployment, bit: int) -> None:
-        self._serial += 1
-        heappush(self._timers, (when, self._serial, deployment, bit))
-        self._set_due(min(self._due, when))
-
-    def _tick(self, now: float) -> None:
-        self._drain()
-        timers = self._timers
-        while timers and timers[0][0] <= now:
-            _, _, deployment, bit = heappop(timers)
-            # A timer of an earlier rest, probe or hold says nothing about the present one.
-            if (
-                (bit == RESTING and deployment.resting_until > now)
-                or (bit == PROBING and deployment.probing_until > now)
-                or (bit == OPERATOR and deployment.operator_until > now)
-            ):
-                continue
-            self.free(deployment, bit)
-        if now >= self._minute_ends:
-            self._end_minute()
-        self._set_due(min(timers[0][0] if timers else _NEVER, self._minute_ends))
-
     def _announce(self) -> None:
         if self._dropped:
             with self.lock:
@@ -570,46 +413,4 @@ class Engine:
             for lease in dropped:
                 for released in self.on_release:
                     released(lease, None, True)
-        if self._available:
-            with self.lock:
-                available, self._available = self._available, []
-            for deployment in available:
-                for hook in self.on_available:
-                    hook(deployment)
-
-    # -- rpm and tpm -----------------------------------------------------------------------------
-
-    @staticmethod
-    def _spent(deployment: Deployment) -> bool:
-        return (deployment.rpm is not None and deployment.minute_requests >= deployment.rpm) or (
-            deployment.tpm is not None and deployment.minute_tokens >= deployment.tpm
-        )
-
-    def _count(self, deployment: Deployment, requests: float, tokens: float) -> None:
-        if self._minute_ends == _NEVER:
-            seconds = self.wall()
-            self._minute_ends = self.clock() + 60.0 - seconds % 60.0
-            self._set_due(min(self._due, self._minute_ends))
-        self._used[deployment] = None
-        deployment.minute_requests += requests
-        deployment.minute_tokens += tokens
-        if deployment.limited and self._spent(deployment):
-            self.hold(deployment, SPENT)
-        if tokens:
-            for strategy in deployment.strategies:
-                if strategy.follows_latency:
-                    strategy.observed(deployment)
-
-    def _end_minute(self) -> None:
-        self._minute_ends = _NEVER
-        used, self._used = self._used, {}
-        for deployment in used:
-            deployment.minute_requests = 0.0
-            deployment.minute_tokens = 0.0
-            deployment.outside_requests = 0.0
-            deployment.outside_tokens = 0.0
-            if not self._spent(deployment):
-                self.free(deployment, SPENT)
-            for strategy in deployment.strategies:
-                if strategy.follows_latency:
-                    strategy.observed(deployment)
+        super()._announce()

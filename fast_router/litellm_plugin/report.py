@@ -21,9 +21,9 @@ def status() -> dict[str, Any]:
     share their state over Redis: who else is there, and whether Redis answers (or that `limits: strict` has none).
     `resting` lists the deployments that rest or have yet to prove that they are back: model, id, state, reason,
     seconds_left. `celery` is there while Celery routing is on: whether broker and Redis answer, `picks` by workers,
-    `local_picks` by reason. `rollout` is there while
-    that setting is below 100 or observe: both arms, side by side. `names_translated`: our strategies are off, and
-    configurations that name one start all the same. `capabilities` says of each whether it is on, and why or why not.
+    `local_picks` by reason. `rollout` is there while that setting is below 100 or observe: both arms, side by side.
+    `names_translated`: our strategies are off, and configurations that name one start all the same. `capabilities` says
+    of each whether it is on, and why or why not.
     """
     from fast_router.litellm_plugin.capabilities import capabilities  # noqa: PLC0415
     from fast_router.litellm_plugin.tally import resting, tally  # noqa: PLC0415

@@ -1,8 +1,8 @@
 """Groups of which nobody is well: whoever can ask elsewhere need not find out once more.
 
 The last of a group never rests, because a deployment that fails is still better than none. A request that has a
-fallback has better than that: it goes there at once, and one request per rest finds out whether the group is
-back, or two: a single caller's failure is that caller's word.
+fallback has better than that: it goes there at once, and one request per rest finds out whether the group is back, or
+two: a single caller's failure is that caller's word.
 """
 
 from __future__ import annotations
