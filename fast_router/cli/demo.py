@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -329,15 +330,26 @@ def _explain(console: Console, runs: list[_Run]) -> None:
         style="dim",
     )
     console.print("Start your own proxy under fast_router, its configuration untouched:\n")
-    console.print(f"    {_command()} run -- litellm --config config.yaml\n", style="bold", highlight=False)
+    commands = [*_missing_packages(), f"{_program('fast-router')} run -- litellm --config config.yaml"]
+    # Not folded: these are lines to copy.
+    console.print("".join(f"    {command}\n" for command in commands), style="bold", highlight=False, soft_wrap=True)
 
 
-def _command() -> str:
-    """How to call us from here: an environment that is not activated has its programs not on the PATH."""
-    called = Path(sys.argv[0])
-    if shutil.which("fast-router") or called.name != "fast-router":
-        return "fast-router"
-    return os.path.relpath(called)
+def _missing_packages() -> list[str]:
+    """How to install what LiteLLM's proxy needs beside LiteLLM, if it is not here."""
+    if all(find_spec(name) for name in ("fastapi", "websockets")):
+        return []
+    pinned = Path(__file__).parents[2] / "scripts" / "proxy_1.110.txt"  # in a checkout
+    wanted = f"-r {os.path.relpath(pinned)}" if pinned.is_file() else "'litellm[proxy]'"
+    return [f"{_program('pip')} install {wanted}"]
+
+
+def _program(name: str) -> str:
+    """How to call a program of this environment: one that is not activated has its programs not on the PATH."""
+    here = Path(sys.executable).with_name(name)
+    if shutil.which(name) == str(here) or not here.exists():
+        return name
+    return os.path.relpath(here)
 
 
 if __name__ == "__main__":

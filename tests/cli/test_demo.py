@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -78,3 +79,13 @@ def test_a_wrong_option_is_one_line():
     assert done.returncode == 2
     assert "--requests" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_command_to_copy_installs_what_the_proxy_lacks(monkeypatch):
+    there = demo._missing_packages()
+    assert there == [], "this environment has the proxy's packages"
+    monkeypatch.setattr(demo, "find_spec", lambda name: None if name == "websockets" else object())
+    (line,) = demo._missing_packages()
+    program, *rest = line.split(maxsplit=1)
+    assert Path(program).name == "pip"
+    assert rest == ["install -r " + os.path.relpath(Path(__file__).parents[2] / "scripts" / "proxy_1.110.txt")]
