@@ -36,6 +36,7 @@ _HEALTHY = {
 CASES: dict[str, dict[str, Any]] = {
     "500": {"error_rate": 1.0},
     "503": {"error_rate": 1.0, "error_status": 503},
+    "flaky: 500 in 30 %": {"error_rate": 0.3},
     "429 + Retry-After 3": {"throttle_rate": 1.0, "retry_after": 3},
     "reset": {"reset_rate": 1.0},
     "hang": {"hang_rate": 1.0},
