@@ -13,30 +13,24 @@ from fast_router.litellm_plugin.callers import OWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import ModuleType
 
     from fast_router.litellm_plugin.bands.methods import Band
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["install", "install_function"]
+__all__ = ["install", "without_none"]
 
 _METHOD = "_update_kwargs_with_deployment"
-_FUNCTION = "update_kwargs_with_deployment"
 
 
 def install(patches: PatchSet, band: Band) -> None:
     """Leave them out of every attempt, where this LiteLLM prepares a request for its deployment."""
     if band.has(_METHOD):
-        patches.replace(band.core, band.slot(_METHOD), _prepared)
+        patches.replace(band.core, band.slot(_METHOD), without_none)
 
 
-def install_function(patches: PatchSet, module: ModuleType) -> None:
-    """The same in a module that calls LiteLLM's function by its name."""
-    if hasattr(module, _FUNCTION):
-        patches.replace(module, _FUNCTION, _prepared)
+def without_none(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Give the function that prepares an attempt's arguments for its deployment without them."""
 
-
-def _prepared(original: Callable[..., Any]) -> Callable[..., Any]:
     def update_kwargs_with_deployment(owner: Any, deployment: Any, kwargs: Any, *args: Any, **more: Any) -> Any:
         if not OWN.isdisjoint(kwargs):
             for name in OWN & kwargs.keys():

@@ -256,7 +256,7 @@ def install(patches: PatchSet, band: RustBand) -> list[str]:
         patches.replace(owner, name, make)
     band.around_attempt(patches, partial(_attempt, band=band), partial(_attempt_sync, band=band))
     for module in (endpoints, prompt_management):
-        not_given.install_function(patches, module)
+        patches.replace(module, "update_kwargs_with_deployment", not_given.without_none)
     off = settings.current().disabled_features
     done = ["failover"]
     if "stream_failover" not in off:
