@@ -103,6 +103,8 @@ LAYERS = (
     Place(Around.ATTEMPT, "waiting"),
     # A hedge races two whole attempts, each with a lease, a first chunk and a failure of its own.
     Place(Around.ATTEMPT, "hedging"),
+    # A synchronous call is raced in the same way, if its attempts may be made in threads.
+    Place(Around.ATTEMPT, "threads"),
     # A stream is an attempt up to its first chunk, which is read when the attempt has been handed to the stream.
     Place(Around.ATTEMPT, "stream_failover"),
     # The attempt itself: whatever LiteLLM does with it, its pick finds it, and its end releases the lease.
