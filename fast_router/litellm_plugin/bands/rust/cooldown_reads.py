@@ -7,6 +7,7 @@ short, says the same.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from importlib import import_module
 from itertools import repeat
@@ -22,23 +23,38 @@ PREFIX, SUFFIX = "deployment:", ":cooldown"
 _BEGIN, _END = len(PREFIX), -len(SUFFIX)
 
 
+# The question that was read last in this thread: several layers look at each.
+_latest = threading.local()
+
+
 def _keys(step: Mapping[str, Any]) -> list[str] | None:
     """The keys of a step that reads cooldowns, None if it is about something else."""
     if step.get("op") != "batch_get":
         return None
     keys = step.get("keys")
     # By maps that call no Python: a group may have ten thousand members.
-    if not keys or not all(map(isinstance, keys, repeat(str))):
-        return None
-    if not all(map(str.startswith, keys, repeat(PREFIX))) or not all(map(str.endswith, keys, repeat(SUFFIX))):
-        return None
-    return list(keys)
+    try:
+        if keys and all(map(str.startswith, keys, repeat(PREFIX))) and all(map(str.endswith, keys, repeat(SUFFIX))):
+            return list(keys)
+    except TypeError:  # not text
+        pass
+    return None
+
+
+def _read(step: Mapping[str, Any]) -> tuple[list[str] | None, list[str] | None]:
+    """The keys of such a step and the ids in them."""
+    known = getattr(_latest, "read", None)
+    if known is not None and known[0] is step:
+        return known[1], known[2]
+    keys = _keys(step)
+    ids = None if keys is None else [key[_BEGIN:_END] for key in keys]
+    _latest.read = (step, keys, ids)
+    return keys, ids
 
 
 def ids_of(step: Mapping[str, Any]) -> list[str] | None:
     """The deployments whose cooldowns a `cache` step reads, None if it is about something else."""
-    keys = _keys(step)
-    return None if keys is None else [key[_BEGIN:_END] for key in keys]
+    return _read(step)[1]
 
 
 def install(patches: PatchSet, band: RustBand) -> None:
@@ -52,7 +68,7 @@ def install(patches: PatchSet, band: RustBand) -> None:
         store = self._cooldowns.cooldown_store
         if type(store) is not store_class or store.has_redis or usage_read.get() is not None:
             return None
-        keys = _keys(step)
+        keys = _read(step)[0]
         if keys is None:
             return None
         cooling = store.snapshot()

@@ -218,7 +218,7 @@ def cooling(
             if value is not None and id_ in known and not known[id_].held & RESTING:
                 _rest(binding, id_, value)
     engine.settle()
-    tiers = tiers and ledger is not None and bool(ledger.tried)
+    tiers = tiers and binding.ordered and ledger is not None and bool(ledger.tried)
     if nobody and not tiers and not engine.anybody_timed:
         return answers
     open_ = [known.get(id_) for id_, value in zip(ids, answers, strict=True) if value is None]
@@ -247,8 +247,6 @@ def all_cooling(
 
 def _tried_tiers(candidates: Sequence[Deployment], ledger: AttemptLedger) -> set[str]:
     """Whom to pass over: the lowest order tiers of which everybody was tried, unless that would be all there are."""
-    if len({deployment.order for deployment in candidates}) < 2:
-        return set()
     tiers: dict[int | None, list[Deployment]] = {}
     for deployment in candidates:
         tiers.setdefault(deployment.order, []).append(deployment)

@@ -118,6 +118,20 @@ def _is_prompt_management_model(original: Any) -> Any:
     return is_prompt_management_model
 
 
+def _deployment_tracks_usage(original: Any) -> Any:
+    def deployment_tracks_usage(self: Any, deployment_id: Any, model_group: Any) -> Any:
+        replay = replaying.get()
+        if replay is not None and replay.found.holds(self):
+            # LiteLLM remembers its verdict for a few deployments only.
+            for stream in (False, True):
+                template = replay.found.templates.get((deployment_id, stream))
+                if template is not None and template.model == model_group:
+                    return template.tracks
+        return original(self, deployment_id, model_group)
+
+    return deployment_tracks_usage
+
+
 def install(patches: PatchSet, lane: Lane) -> None:
     """Tell walks that take over a failure of the lane whom to take."""
     core = lane.band.core
@@ -126,4 +140,5 @@ def install(patches: PatchSet, lane: Lane) -> None:
     patches.replace(core, "_custom_pick_sync", lambda original: _custom_pick_sync(original, lane))
     patches.replace(core, "_routing_inputs", _routing_inputs)
     patches.replace(core, "_usage_read_scope", _usage_read_scope)
+    patches.replace(core, "deployment_tracks_usage", _deployment_tracks_usage)
     patches.replace(prompts, "is_prompt_management_model", _is_prompt_management_model)
