@@ -226,8 +226,9 @@ class RustBinding(Binding):
 
     def invalidate(self) -> None:
         """Have the registry read anew at the next pick."""
-        super().invalidate()
+        # First: whoever compiles for the new version must find the deployments read anew.
         self._seen = ()
+        super().invalidate()
 
     def refresh(self, core: Any) -> None:
         """Read the deployments anew if the core's registry has changed."""

@@ -17,6 +17,7 @@ from fast_router.litellm_plugin.bands.rust.lane.template import Template, compil
 from fast_router.litellm_plugin.picks import strategies_by_name
 from fast_router.litellm_plugin.picks.given import known as given_now
 from fast_router.litellm_plugin.picks.replaced_selectors import replaces
+from fast_router.litellm_plugin.picks.request_facts import asks
 from fast_router.litellm_plugin.rests import mirror
 from fast_router.litellm_plugin.strategy_names import SELECTORS, STRATEGIES, options_of
 from fast_router.litellm_plugin.tally import LOGGER
@@ -52,6 +53,7 @@ class Open:
     """How one endpoint serves one model name of one Router, until something changes.
 
     Attributes:
+        seen: The binding's version that this was compiled at.
         why: What keeps requests out, None if nothing does.
         group: Whom we pick from.
         ids: Its members.
@@ -69,7 +71,8 @@ class Open:
 
     __slots__ = (
         "asks", "cache", "cooldowns", "counts", "group", "guarded", "handle", "hosted", "ids", "images", "name",
-        "paced", "records", "remaining", "resolved", "rewritten", "step", "teams", "templates", "version", "why",
+        "paced", "records", "remaining", "resolved", "rewritten", "seen", "step", "teams", "templates", "version",
+        "why",
     )  # fmt: skip
 
     def __init__(self, core: Any) -> None:
@@ -82,6 +85,7 @@ class Open:
         self.cache = core._cache
         self.cooldowns = core._cooldowns
         self.hosted = core._hosted
+        self.seen = -1
         self.why: str | None = None
         self.group: ModelGroup | None = None
         self.ids: Sequence[str] = ()
@@ -189,8 +193,7 @@ def _open(parts: Parts, band: RustBand, core: Any, endpoint: Endpoint, model: st
         raise Unknown("a strategy that reads prompts")
     limits = any(tier.respects_limits for tier in found.group.tiers.values())
     found.counts = limits and any(member.tpm is not None for member in found.group.members)
-    found.asks = found.counts or strategy == "latency_based" or strategy.endswith("_affinity")
-    found.asks = found.asks or found.group.reads_prompts
+    found.asks = found.counts or asks(found.group)
     found.paced = any(_asked_for(entry, "rpm") for entry in entries)
     mirror.watch_redis(binding, core)
 

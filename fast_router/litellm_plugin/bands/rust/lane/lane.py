@@ -144,13 +144,15 @@ class Lane:
             why = self.test.why(core)
             if why is not None:
                 return lane, why
-        if found is None or not found.holds(core):
+        if found is None or found.seen != lane.binding.version or not found.holds(core):
             found = self._compile(lane, core, endpoint, model)
         why = found.why or (_QUALITY if lane.binding.limited else self._why(endpoint, found, request))
         return (lane, found) if why is None else (lane, why)
 
     def _compile(self, lane: CoreLane, core: Any, endpoint: Endpoint, model: str) -> Open:
+        seen = lane.binding.version  # read before: a change during the compilation makes it outdated
         found = compile_group(self.parts, self.band, core, endpoint, model)
+        found.seen = seen
         if core._handle.has_model_name(model) or found.why is None:
             lane.groups[endpoint.op, model] = found
         return found

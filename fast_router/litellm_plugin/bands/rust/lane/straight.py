@@ -67,6 +67,8 @@ def _again(lane: Lane, core: Any, replay: Replay, walking: steps.Walk) -> Lease 
     if failover.policy.dead or failover.policy.disputed:
         return None
     binding = lane.band.binding(core)
+    if replay.found.seen != binding.version:
+        return None
     lease = acquire_other(binding.engine, group, ledger, lane.asked(binding, core, replay.found, ledger.request or {}))
     if lease is not None:
         walking.next_attempt(replay.model).take(lease)
