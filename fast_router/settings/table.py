@@ -105,7 +105,12 @@ class Settings:
         {}, "Further arguments of that Router, by LiteLLM's names.", secret=True, unset="none"
     )
     rollout: Rollout = option(100.0, "Share of the requests that fast_router handles; or observe.", unit="percent")
-    rollout_measure: Measure = option("latency", "What the two arms of a rollout are compared by; name it beforehand.")
+    experiment: dict[str, Any] = option(
+        {}, "A second strategy for a share of the requests: {strategy: cache_aware, share: 20}.", unset="none"
+    )
+    rollout_measure: Measure = option(
+        "latency", "What the two arms of a rollout or an experiment are compared by; name it beforehand."
+    )
     disabled_features: tuple[str, ...] = option(
         (), "Features of `fast_router.status()` to leave out (comma list).", unset="none"
     )
@@ -409,6 +414,8 @@ def shown(value: object) -> str:
         return "on" if value else "off"
     if isinstance(value, tuple):
         return ",".join(map(str, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {shown(each)}" for key, each in value.items())
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

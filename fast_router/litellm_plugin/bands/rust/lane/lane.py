@@ -41,7 +41,7 @@ from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
     from fast_router.engine import Ask
-    from fast_router.litellm_plugin.bands.rust.band import RustBand
+    from fast_router.litellm_plugin.bands.rust.band import RustBand, RustBinding
     from fast_router.litellm_plugin.bands.rust.lane.endpoint import Endpoint
     from fast_router.litellm_plugin.bands.rust.lane.parts import Parts
     from fast_router.litellm_plugin.bands.rust.lane.template import Template
@@ -145,13 +145,15 @@ class Lane:
             why = self.test.why(core)
             if why is not None:
                 return lane, why
-        if found is None or not found.holds(core):
+        if found is None or found.seen != lane.binding.version or not found.holds(core):
             found = self._compile(lane, core, endpoint, model)
         why = found.why or (_QUALITY if lane.binding.limited else self._why(endpoint, found, request))
         return (lane, found) if why is None else (lane, why)
 
     def _compile(self, lane: CoreLane, core: Any, endpoint: Endpoint, model: str) -> Open:
+        seen = lane.binding.version  # read before: a change during the compilation makes it outdated
         found = compile_group(self.parts, self.band, core, endpoint, model)
+        found.seen = seen
         if core._handle.has_model_name(model) or found.why is None:
             lane.groups[endpoint.op, model] = found
         return found
@@ -239,7 +241,7 @@ class Lane:
                 failover.appeal(name, caller_of(request))
         if ledger is None and failover is not None and failover.dead and failover.dead.holds(group.members):
             return _DEAD
-        ask = self.asked(lane, core, found, request)
+        ask = self.asked(binding, core, found, request)
         lease = engine.acquire(group, ask) if ledger is None else acquire_other(engine, group, ledger, ask)
         if lease is None:
             return _NOBODY
@@ -256,9 +258,8 @@ class Lane:
         return entered
 
     @staticmethod
-    def asked(lane: CoreLane, core: Any, found: Open, request: Mapping[str, Any]) -> Ask | None:
+    def asked(binding: RustBinding, core: Any, found: Open, request: Mapping[str, Any]) -> Ask | None:
         """What the strategy wants to know about a request, before its pick."""
-        binding = lane.binding
         if binding.redis_due < _NEVER and binding.engine.clock() >= binding.redis_due:
             mirror.refresh(binding, core)
         if not found.asks or found.group is None:
@@ -469,7 +470,17 @@ class Lane:
         tally.count(tally.handed_over, _REPLACED if error is None else "a failure")
         # LiteLLM counts it again.
         _add(core._endpoints.counters.total_calls, endpoint.plan.total_key, entered, -1)
-        replay = Replay(entered.id, endpoint.invoked, entered.attempt, error, response, entered.logged, entered.started)
+        replay = Replay(
+            entered.found,
+            entered.request["model"],
+            entered.id,
+            endpoint.invoked,
+            entered.attempt,
+            error,
+            response,
+            entered.logged,
+            entered.started,
+        )
         replay.reading, replay.sync = entered.reading, endpoint.sync
         request = {**entered.request, endpoint.field: entered.call[endpoint.field]}
         request["litellm_trace_id"] = entered.call["litellm_trace_id"]
