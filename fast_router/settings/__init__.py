@@ -21,7 +21,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from fast_router import environment_switch
-from fast_router.errors import ConfigurationError, did_you_mean
+from fast_router.errors import ConfigurationError, did_you_mean, in_words
 from fast_router.settings.features import FEATURES, OVERHEAD
 from fast_router.settings.rescue import check_rescue
 from fast_router.settings.rollout import LITELLMS_ALONE, check_experiment, check_rollout, clash
@@ -252,7 +252,7 @@ def _complaint(row: Row, value: object, error: ValueError) -> str:
         return str(error)
     details = getattr(error, "errors", None)
     reason = details(include_url=False, include_input=False)[0]["msg"] if callable(details) else str(error)
-    shown = "its value (kept out of this message)" if row.secret else repr(value)
+    shown = "its value (kept out of this message)" if row.secret else in_words(value)
     unit = f", {row.unit}" if row.unit else ""
     return f"{shown}: {reason[:1].lower()}{reason[1:]} ({row.name}: {row.type}{unit}, default {row.default})"
 
