@@ -17,7 +17,7 @@ from tests.attack.doors import EVE, RouterDoor, entries
 from tests.attack.requests import ROUTERS, attacks
 
 # Requests that are tried.
-ATTACKS = int(os.environ.get("FAST_ROUTER_ATTACKS") or 200)
+ATTACKS = int(os.environ.get("FAST_ROUTER_ATTACKS") or 128)
 MANY = 4000
 # Attacks on one Router at the same time, each on a group of its own; on an average each is two requests.
 SIDE_BY_SIDE, EACH = 8, 2
