@@ -200,6 +200,18 @@ def test_the_page_names_the_layers_in_their_order():
         assert re.search(rf"^\| `{seam.name}` \|.* \| {layers} \|$", page, re.MULTILINE), seam
 
 
+def test_two_context_variables_hold_what_is_running():
+    """A fact about a request, or about what is being done for it, is a field of a record that they hold."""
+    made = [
+        (name, node.args[0].value)
+        for name, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "ContextVar"
+    ]
+    module = "fast_router.litellm_plugin.request"
+    assert sorted(made) == [(module, "fast_router_here"), (module, "fast_router_request")]
+
+
 def test_every_seam_is_patched_in_one_place():
     """Whatever stands around a request or an attempt is a layer: nothing but a band replaces those methods."""
     seams = [seam.value for seam in stack.Around if seam.value is not None]

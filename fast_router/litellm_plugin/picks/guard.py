@@ -10,7 +10,7 @@ from fast_router.litellm_plugin.picks.callback_filters import CallbackVerdict
 from fast_router.litellm_plugin.picks.filtered import Filtered
 from fast_router.litellm_plugin.picks.plan import SPECIAL
 from fast_router.litellm_plugin.picks.request_facts import ask_of
-from fast_router.litellm_plugin.request import current
+from fast_router.litellm_plugin.request import here
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Guard:
         if binding.look is not None and binding.engine.clock() >= binding.redis_due:
             binding.look(binding, core)
         plan = binding.plan_for(core, model)
-        attempt = current.get()
+        attempt = here.get().attempt
         why = plan.why_sync if synchronous else plan.why
         if why is None:
             why = self.why_not(plan, request_kwargs or {}, specific=specific, synchronous=synchronous)

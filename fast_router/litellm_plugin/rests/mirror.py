@@ -12,12 +12,11 @@ import asyncio
 import threading
 import time
 import weakref
-from collections.abc import Callable
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from fast_router.cluster import state_of
 from fast_router.litellm_plugin.picks.binding import KEY, on_compile
+from fast_router.litellm_plugin.request import aside
 from fast_router.litellm_plugin.rests.store import memory_of
 from fast_router.litellm_plugin.tally import tally
 
@@ -26,12 +25,10 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.litellm_plugin.picks.binding import Binding
 
-__all__ = ["attach", "install", "permits", "refresh"]
+__all__ = ["attach", "install", "refresh"]
 
 REFRESH_EVERY = 1.0
 """Seconds between two looks at the cooldowns of other processes."""
-permits: ContextVar[Callable[[str], bool] | None] = ContextVar("fast_router_permits", default=None)
-"""Set while LiteLLM judges a failure on our behalf: tells of an id whether the evidence is enough for a cooldown."""
 _tasks: set[asyncio.Task[None]] = set()
 
 
@@ -91,7 +88,7 @@ def _rest(binding: Binding, core: Any, id_: str, seconds: float) -> None:
 def _add(original: Any) -> Any:
     def add_deployment_to_cooldown(self: Any, *args: Any, **kwargs: Any) -> Any:
         id_ = kwargs.get("model_id", args[0] if args else None)
-        permit = permits.get()
+        permit = aside().permits
         if permit is not None and not permit(str(id_)):
             return None
         reference = vars(self).get(KEY)

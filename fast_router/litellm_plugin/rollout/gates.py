@@ -20,7 +20,7 @@ from fast_router.litellm_plugin.layers.wait import ON_A_LOOP
 from fast_router.litellm_plugin.patching import PatchSet
 from fast_router.litellm_plugin.picks.replaced_selectors import all_replaced, before_choice
 from fast_router.litellm_plugin.rests import apart
-from fast_router.litellm_plugin.rollout.request import Request, alone, running
+from fast_router.litellm_plugin.rollout.request import Request, alone, run, running
 from fast_router.litellm_plugin.rollout.streams import observed
 from fast_router.litellm_plugin.rollout.watching import Watching
 from fast_router.litellm_plugin.tally import tally
@@ -140,8 +140,8 @@ def _apart(ours: Any) -> Any:
 @contextmanager
 def _within(request: Request, failed: Callable[[BaseException], None] | None = None) -> Iterator[None]:
     """Let `request` be the one that runs, and tell `failed` of what is raised meanwhile."""
-    outer = running.get()
-    running.set(request)
+    outer = running()
+    run(request)
     try:
         yield
     except BaseException as error:
@@ -149,12 +149,12 @@ def _within(request: Request, failed: Callable[[BaseException], None] | None = N
             failed(error)
         raise
     finally:
-        running.set(outer)
+        run(outer)
 
 
 def _begun(begin: Begin, arguments: Mapping[str, Any]) -> Request | None:
     """The request that begins here, None for what belongs to one that is running."""
-    if running.get() is not None:
+    if running() is not None:
         return None
     try:
         return begin(arguments)
@@ -211,7 +211,7 @@ def _own(begin: Begin, watching: Watching, args: tuple[Any, ...], kwargs: Mappin
 
     A pick outside any request is in an arm as well; nobody will tell how it goes, so it is not counted.
     """
-    request = running.get() or _begun(begin, watching.request_of(args, kwargs))
+    request = running() or _begun(begin, watching.request_of(args, kwargs))
     return request if request is not None and request.alone else None
 
 
@@ -222,7 +222,7 @@ def _pick(begin: Begin, watching: Watching, original: Any, ours: Any) -> Any:
             return await ours(self, *args, **kwargs)
         with _within(request):
             picked = await original(self, *args, **kwargs)
-        if running.get() is request:
+        if running() is request:
             watching.picked(self, request, picked, args, kwargs)
         return picked
 
@@ -236,7 +236,7 @@ def _pick_sync(begin: Begin, watching: Watching, original: Any, ours: Any) -> An
             return ours(self, *args, **kwargs)
         with _within(request):
             picked = original(self, *args, **kwargs)
-        if running.get() is request:
+        if running() is request:
             watching.picked(self, request, picked, args, kwargs)
         return picked
 
@@ -245,7 +245,7 @@ def _pick_sync(begin: Begin, watching: Watching, original: Any, ours: Any) -> An
 
 def _attempt(watching: Watching, ours: Any) -> Any:
     async def attempt(self: Any, *args: Any, **kwargs: Any) -> Any:
-        request = running.get()
+        request = running()
         if request is None or not request.alone:
             return await ours(self, *args, **kwargs)
         watching.begins(self, request, args)
@@ -259,7 +259,7 @@ def _attempt(watching: Watching, ours: Any) -> Any:
 
 def _attempt_sync(watching: Watching, ours: Any) -> Any:
     def attempt(self: Any, *args: Any, **kwargs: Any) -> Any:
-        request = running.get()
+        request = running()
         if request is None or not request.alone:
             return ours(self, *args, **kwargs)
         watching.begins(self, request, args)

@@ -1,6 +1,6 @@
 """LiteLLM 1.110: requests followed through the Rust core, and leases around its attempts.
 
-One request is one walk of the core (`_run`), whatever its retries and fallbacks: for that long a ContextVar holds what
+One request is one walk of the core (`_run`), whatever its retries and fallbacks: for that long its context holds what
 it has tried. An attempt takes over the lease that its pick has taken, or begins one, and ends it.
 """
 
@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 from fast_router.engine.failover.failures import remember
 from fast_router.litellm_plugin import request as running
 from fast_router.litellm_plugin.answers import is_cache_hit
-from fast_router.litellm_plugin.bands.rust.steps import RUST, Walk, carried, carrying, new_ledger, on_a_loop, walk
+from fast_router.litellm_plugin.bands.rust.steps import RUST, Walk, carrying, current_walk, new_ledger, on_a_loop
 from fast_router.litellm_plugin.layers import failures, request_ledger
 from fast_router.litellm_plugin.layers.lease import answered, failed
 from fast_router.litellm_plugin.layers.stream import install_usage
-from fast_router.litellm_plugin.request import Attempt, RequestLedger
-from fast_router.litellm_plugin.rests.mirror import permits
+from fast_router.litellm_plugin.request import Attempt, Context, RequestLedger, here
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -37,30 +36,26 @@ _OWN_PICK = "a shuffle of LiteLLM's Rust core"
 class _Walking:
     """`with _Walking(core, request):` around one walk."""
 
-    __slots__ = ("_ledger", "_outer", "_permits", "_token", "_walk")
+    __slots__ = ("_outer", "_token", "_walk")
 
     def __init__(self, core: Any, request: Any, *, may_wait: bool = True) -> None:
-        self._ledger = carried.get()
-        ledger = self._ledger or new_ledger(core, request if isinstance(request, Mapping) else {})
+        self._outer = here.get()
+        ledger = self._outer.aside.carried or new_ledger(core, request if isinstance(request, Mapping) else {})
         ledger.may_wait = may_wait
         if isinstance(request, Mapping):
             request_ledger.appeal(ledger, request.get("model"))
         self._walk = Walk(core, ledger)
-        self._outer: Walk | None = None
 
     def __enter__(self) -> None:
-        self._outer = walk.get()
-        walk.set(self._walk)
-        # It is this walk's; a call that one of its attempts makes through a Router begins with none.
-        carried.set(None)
+        outer = self._outer
+        # The ledger is this walk's; a call that one of its attempts makes through a Router begins with none.
+        aside = outer.aside._replace(walk=self._walk, carried=None, permits=None)
+        here.set(Context(outer.attempt, outer.reading, outer.filtered, aside))
         self._token = running.ledger.set(self._walk.ledger)
-        self._permits = permits.set(None)
 
     def __exit__(self, *error: object) -> None:
-        permits.reset(self._permits)
         running.ledger.reset(self._token)
-        carried.set(self._ledger)
-        walk.set(self._outer)
+        here.set(self._outer)
         self._walk.ledger.raised = None
         try:
             self._walk.picked()
@@ -89,7 +84,7 @@ def _stream_broke(core: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
     """End the attempt of the stream that is to be recovered; its last argument is how it failed."""
     try:
         error = kwargs.get("failure", args[-1] if args else None)
-        watch = running.reading.get()
+        watch = here.get().reading
         if watch is None or not isinstance(error, BaseException):
             return None
         error = getattr(error, "original_exception", None) or error
@@ -126,7 +121,7 @@ def _recover_sync(original: Any) -> Any:
 
 def _begin_attempt(band: RustBand, core: Any, step: Mapping[str, Any]) -> Attempt | None:
     """The attempt of this step, with a lease on its deployment; None if it has none that we know."""
-    walking, id_ = walk.get(), step.get("deployment_id")
+    walking, id_ = current_walk(), step.get("deployment_id")
     if walking is None:
         return None
     walking.step = step
@@ -198,7 +193,7 @@ def _failed(original: Any) -> Any:
 
 
 def _running(attempt: Attempt) -> None:
-    walking = walk.get()
+    walking = current_walk()
     if walking is not None:
         walking.running = attempt
         if walking.beside is not None:
@@ -208,8 +203,8 @@ def _running(attempt: Attempt) -> None:
 @contextmanager
 def _current(begun: Attempt) -> Iterator[None]:
     """Let `begun` be the attempt that is being made; whatever ends it is its failure."""
-    outer = running.current.get()
-    running.current.set(begun)
+    outer = here.get()
+    here.set(Context(begun, outer.reading, outer.filtered, outer.aside))
     _running(begun)
     try:
         yield
@@ -217,7 +212,7 @@ def _current(begun: Attempt) -> Iterator[None]:
         failed(begun, error)
         raise
     finally:
-        running.current.set(outer)
+        here.set(outer)
 
 
 def _attempt(original: Any, band: RustBand) -> Any:

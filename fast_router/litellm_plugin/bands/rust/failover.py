@@ -18,7 +18,7 @@ from fast_router.litellm_plugin.bands.rust import first_chunk, hedge, rests, ste
 from fast_router.litellm_plugin.bands.rust.judgement import judged
 from fast_router.litellm_plugin.layers import request_ledger, retry_timing
 from fast_router.litellm_plugin.layers.fallback_at_once import as_ever, members_of, passes_by
-from fast_router.litellm_plugin.request import RequestLedger
+from fast_router.litellm_plugin.request import RequestLedger, aside
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _answer_cache_sync(original: Any, band: RustBand) -> Any:
 
 def _cooling(band: RustBand, core: Any, ids: list[str], answer: Any) -> Any:
     try:
-        walking = steps.walk.get()
+        walking = steps.current_walk()
         ledger = None if walking is None else walking.ledger
         tiers = walking is not None and not walking.targeted and not steps.filters(core)
         answer = rests.cooling(band.binding(core), ids, answer, ledger, tiers=tiers)
@@ -112,7 +112,7 @@ def _attempt_sync(original: Any, band: RustBand) -> Any:
 
 
 def _walking() -> Walk | None:
-    walking = steps.walk.get()
+    walking = steps.current_walk()
     return walking if walking is not None and walking.ledger.failover is not None else None
 
 
@@ -198,7 +198,7 @@ def _seconds(band: RustBand, seconds: float) -> float:
 
 def _drive(original: Any) -> Any:
     async def _drive(self: Any, plan: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-        ledger = steps.carried.get() or steps.new_ledger(self, request)
+        ledger = aside().carried or steps.new_ledger(self, request)
         try:
             with steps.carrying(ledger):
                 return await original(self, plan, request, *args, **kwargs)
@@ -214,7 +214,7 @@ def _drive(original: Any) -> Any:
 
 def _call_sync(original: Any) -> Any:
     def _call_sync(self: Any, plan: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-        ledger = steps.carried.get() or steps.new_ledger(self, request)
+        ledger = aside().carried or steps.new_ledger(self, request)
         try:
             with steps.carrying(ledger):
                 return original(self, plan, request, *args, **kwargs)

@@ -68,7 +68,7 @@ class _Attempts:
         fork = running_request.ledger.get()
         assert isinstance(fork, RequestLedger)
         walk = steps.Walk(self._walk.core, fork)
-        steps.walk.set(walk)
+        running_request.set_aside(running_request.aside()._replace(walk=walk))
         taken = steps.take_other(self._band, walk, self._step, self._walk.kept)
         if taken is None:
             raise LookupError(self._step.get("model"))
@@ -124,7 +124,7 @@ def _beside(driver: Any) -> Any:
 
 def _attempt(original: Any, band: RustBand) -> Any:
     async def attempt(self: Any, step: Any) -> Any:
-        walk = steps.walk.get()
+        walk = steps.current_walk()
         options = settings.current()
         hedges = options.hedge_percent > 0 and walk is not None and not walk.ledger.attempts
         if (

@@ -13,8 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fast_router.engine.failover.failures import sent
-from fast_router.litellm_plugin.request import RequestLedger
-from fast_router.litellm_plugin.rests.mirror import permits
+from fast_router.litellm_plugin.request import RequestLedger, aside, set_aside
 
 if TYPE_CHECKING:
     from fast_router.engine import Deployment
@@ -39,7 +38,7 @@ def judged(core: Any, ledger: RequestLedger, deployment: Deployment | None, outc
     """
     failover, error = ledger.failover, ledger.raised
     # What the attempt before has left says nothing about this one.
-    permits.set(None)
+    set_aside(aside()._replace(permits=None))
     if failover is None or deployment is None or error is None or told_from_outside(outcome):
         return
     case = ledger.case
@@ -48,7 +47,7 @@ def judged(core: Any, ledger: RequestLedger, deployment: Deployment | None, outc
     if not case.counted and not (opted_in and not case.foreign and sent(error)):
         outcome["outside_deployment"] = True
         return
-    permits.set(partial(_may_rest, failover.policy, deployment))
+    set_aside(aside()._replace(permits=partial(_may_rest, failover.policy, deployment)))
     charge = case.charge
     if case.counted and charge is not None and charge.deployment is deployment and not outcome.get("recorded"):
         charge.on_take_back = partial(_uncount, core, f"{deployment.id}:fails")

@@ -29,7 +29,7 @@ __all__ = ["install", "install_strict"]
 
 def _pre_route(original: Any, band: RustBand) -> Any:
     async def _pre_route(self: Any, step: Any, *args: Any, **kwargs: Any) -> Any:
-        walking = steps.walk.get()
+        walking = steps.current_walk()
         if walking is not None:
             if walking.refused is not None:
                 # The core asks again, as after any failure; the answer is the same.
@@ -76,7 +76,7 @@ async def _admitted(rule: Rule) -> bool:
 def _answer_callback_filters(original: Any, band: RustBand) -> Any:
     async def _answer_callback_filters(self: Any, step: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
         answer, error = await original(self, step, request, *args, **kwargs)
-        walking = steps.walk.get()
+        walking = steps.current_walk()
         if error is not None or walking is None or walking.attempt is None or not isinstance(answer, tuple):
             return answer, error
         kept = answer[0]
@@ -94,7 +94,7 @@ def _answer_callback_filters(original: Any, band: RustBand) -> Any:
 def _answer_select(original: Any, band: RustBand) -> Any:
     async def _answer_select(self: Any, step: Any, *args: Any, **kwargs: Any) -> Any:
         picked = await original(self, step, *args, **kwargs)
-        walking = steps.walk.get()
+        walking = steps.current_walk()
         if step.get("stage") != "strategy" or walking is None or walking.attempt is None:
             return picked
 
@@ -145,7 +145,7 @@ def _failure_error(original: Any, band: RustBand) -> Any:
     def _failure_error(self: Any, step: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
         error = original(self, step, model, *args, **kwargs)
         try:
-            walking = steps.walk.get()
+            walking = steps.current_walk()
             group = band.binding(self).router.groups.get(str(model))
             # The fleet's limits are known here for the rest of the minute: the core finds nobody, and asks no Redis.
             if walking is not None and group is not None and is_spent(group):

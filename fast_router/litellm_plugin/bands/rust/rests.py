@@ -21,7 +21,6 @@ from fast_router.engine.deployment import OPERATOR, RESTING
 from fast_router.litellm_plugin import request as running
 from fast_router.litellm_plugin.picks.binding import KEY
 from fast_router.litellm_plugin.rests import apart
-from fast_router.litellm_plugin.rests.mirror import permits
 from fast_router.litellm_plugin.rests.store import seconds_left
 from fast_router.litellm_plugin.tally import tally
 
@@ -125,7 +124,7 @@ def _heard(store: Any, deployment_id: Any, value: Any) -> None:
 
 def _unwanted(store: Any, deployment_id: Any, ttl: Any) -> bool:
     """Tell whether a cooldown is not to be written: too little speaks for it, or a longer one holds."""
-    permit = permits.get()
+    permit = running.aside().permits
     return (permit is not None and not permit(str(deployment_id))) or _shorter(store, deployment_id, ttl)
 
 
@@ -137,7 +136,7 @@ def _stays_here(store: Any, deployment_id: Any) -> bool:
 
 def _put_apart(store: Any, deployment_id: Any, value: Any, ttl: Any) -> None:
     """Note a cooldown of our arm of a rollout: LiteLLM's own arm does not hear of it."""
-    permit, kept = permits.get(), apart.kept(store, [deployment_id])[0]
+    permit, kept = running.aside().permits, apart.kept(store, [deployment_id])[0]
     left = seconds_left(kept)
     if (permit is not None and not permit(str(deployment_id))) or (left is not None and left >= float(ttl)):
         return

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fast_router import operator_holds, settings
 from fast_router.errors import FastRouterError
@@ -19,7 +18,7 @@ from fast_router.litellm_plugin.picks import strategies_by_name
 from fast_router.litellm_plugin.picks.filtered import Filtered, filtered_pick, install_selectors
 from fast_router.litellm_plugin.picks.given import known as given_now
 from fast_router.litellm_plugin.picks.request_facts import ask_of
-from fast_router.litellm_plugin.request import Attempt, RequestLedger
+from fast_router.litellm_plugin.request import Attempt, RequestLedger, aside, set_aside
 from fast_router.litellm_plugin.rests.by_operator import without_held
 from fast_router.litellm_plugin.tally import LOGGER, tally
 
@@ -34,8 +33,8 @@ if TYPE_CHECKING:
 __all__ = [
     "RUST",
     "Walk",
-    "carried",
     "carrying",
+    "current_walk",
     "filters",
     "install",
     "make_ledger",
@@ -43,7 +42,6 @@ __all__ = [
     "on_a_loop",
     "preferred",
     "take_other",
-    "walk",
 ]
 
 RUST = "LiteLLM's Rust core"
@@ -122,11 +120,10 @@ class Walk:
             attempt.end(cancelled=True)
 
 
-walk: ContextVar[Walk | None] = ContextVar("fast_router_rust_walk", default=None)
-"""The walk that is running."""
+def current_walk() -> Walk | None:
+    """Give the walk that is running in this context."""
+    return cast("Walk | None", aside().walk)
 
-carried: ContextVar[RequestLedger | None] = ContextVar("fast_router_rust_ledger", default=None)
-"""The ledger for the walk that begins next, of a request that has tried something already."""
 
 make_ledger: list[Callable[[Any, Mapping[str, Any]], RequestLedger]] = []
 """Gives the ledger of a request, from its core and itself; failover has one that knows its policy."""
@@ -152,11 +149,12 @@ class carrying:  # noqa: N801 - used as a function
         self._outer: RequestLedger | None = None
 
     def __enter__(self) -> None:
-        self._outer = carried.get()
-        carried.set(self._ledger)
+        outer = aside()
+        self._outer = outer.carried
+        set_aside(outer._replace(carried=self._ledger))
 
     def __exit__(self, *error: object) -> None:
-        carried.set(self._outer)
+        set_aside(aside()._replace(carried=self._outer))
 
 
 def on_a_loop() -> bool:
@@ -184,7 +182,7 @@ class _Choice(Filtered):
     __slots__ = ("_asked", "_own")
 
     def __init__(self, band: RustBand, core: Any, step: Mapping[str, Any], asked: Sequence[Any]) -> None:
-        walking = walk.get()
+        walking = current_walk()
         attempt = None if walking is None else walking.next_attempt(step.get("model"))
         # No plan: the core has resolved the name and filtered.
         super().__init__(band.binding(core), None, attempt, RUST)
@@ -292,7 +290,7 @@ def _unheld(band: RustBand, core: Any, kept: Any) -> Any:
 
 def preferred(band: RustBand, core: Any, step: Mapping[str, Any], request: Any, kept: Any) -> str | None:
     """Whom the core should take where it would shuffle by itself: it does if its later filters keep that one."""
-    walking = walk.get()
+    walking = current_walk()
     if walking is None:
         return None
     walking.kept = kept

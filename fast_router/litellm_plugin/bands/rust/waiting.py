@@ -31,7 +31,7 @@ __all__ = ["install"]
 
 def _take_events(original: Any) -> Any:
     def take_events(self: Any, events: Any) -> Any:
-        walking = steps.walk.get()
+        walking = steps.current_walk()
         if walking is not None and events and settings.current().max_wait:
             for event in events:
                 if event.get("kind") == "pick_started":
@@ -75,7 +75,7 @@ def _waits(
     band: RustBand, core: Any, step: Mapping[str, Any]
 ) -> tuple[Walk, Coroutine[Any, Any, tuple[Any, Ticket | None]]] | None:
     """What to wait for before this step is answered: for the deployments that a pick is about to be made from."""
-    walking = steps.walk.get()
+    walking = steps.current_walk()
     if walking is None or walking.picks_for is None or not walking.ledger.may_wait:
         return None
     ids = rests.ids_of(step)

@@ -113,7 +113,7 @@ class Lane:
 
     def enter(self, core: Any, endpoint: Endpoint, request: dict[str, Any]) -> Entered | None:
         """Pick for a request and shape its call; None if it is LiteLLM's, which is counted."""
-        if replaying.get() is not None:
+        if replaying() is not None:
             return None
         try:
             entered = self._enter(core, endpoint, request)

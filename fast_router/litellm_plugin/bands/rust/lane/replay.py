@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fast_router.litellm_plugin.bands.rust import steps
 from fast_router.litellm_plugin.layers import failures
+from fast_router.litellm_plugin.request import aside, set_aside
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -77,28 +77,30 @@ class Replay:
         return self.response
 
 
-replaying: ContextVar[Replay | None] = ContextVar("fast_router_replay", default=None)
-"""What is being handed over in this context."""
+def replaying() -> Replay | None:
+    """Give what is being handed over in this context."""
+    return cast("Replay | None", aside().replay)
 
 
 @contextmanager
 def replayed(replay: Replay) -> Iterator[None]:
     """Have the core's walk inside begin with what has happened; what it did not ask for is given up."""
-    token = replaying.set(replay)
+    outer = aside()
+    set_aside(outer._replace(replay=replay))
     try:
         yield
     finally:
-        replaying.reset(token)
+        set_aside(aside()._replace(replay=outer.replay))
         _lost(replay)
 
 
 def _pending() -> Replay | None:
-    found = replaying.get()
+    found = replaying()
     return None if found is None or found.done else found
 
 
 def _hand_over() -> Replay | None:
-    replay, walking = _pending(), steps.walk.get()
+    replay, walking = _pending(), steps.current_walk()
     if replay is not None and walking is not None:
         walking.handed = replay.attempt
     return replay
@@ -106,7 +108,7 @@ def _hand_over() -> Replay | None:
 
 def _prefer(replay: Replay, kept: Any) -> str | None:
     """The deployment that was called, if it is still a candidate; the walk's request then holds its lease."""
-    walking = steps.walk.get()
+    walking = steps.current_walk()
     if walking is not None:
         walking.handed = None
         replay.attempt.ledger = walking.ledger
@@ -127,7 +129,7 @@ def _prefer(replay: Replay, kept: Any) -> str | None:
 
 def _chosen(step: Mapping[str, Any]) -> list[str] | None:
     """The answer where the core asks a strategy about the one deployment that was called: it holds its lease."""
-    replay, walking = _pending(), steps.walk.get()
+    replay, walking = _pending(), steps.current_walk()
     if replay is None or walking is None or walking.attempt is not replay.attempt or step.get("stage") != "strategy":
         return None
     return [replay.id] if step.get("candidates") == [replay.id] else None
@@ -203,7 +205,7 @@ def _called(original: Any) -> Any:
 
     def _call(self: Any, step: Any) -> Any:
         found = original(self, step)
-        replay = replaying.get()
+        replay = replaying()
         if replay is not None and replay.armed:
             self._attempt_started = replay.started
         return found
@@ -213,7 +215,7 @@ def _called(original: Any) -> Any:
 
 def _opening(original: Any) -> Any:
     async def open_attempt_stream(attempt: Any, response: Any) -> Any:
-        replay = replaying.get()
+        replay = replaying()
         if replay is not None and replay.armed and replay.reading:
             return replay.again()
         return await original(attempt, response)
@@ -223,7 +225,7 @@ def _opening(original: Any) -> Any:
 
 def _opening_sync(original: Any) -> Any:
     def open_attempt_stream_sync(attempt: Any, response: Any) -> Any:
-        replay = replaying.get()
+        replay = replaying()
         if replay is not None and replay.armed and replay.reading:
             return replay.again()
         return original(attempt, response)
@@ -233,7 +235,7 @@ def _opening_sync(original: Any) -> Any:
 
 def _invoke(original: Any) -> Any:
     def invoke(self: Any, op: str) -> Any:
-        replay = replaying.get()
+        replay = replaying()
         if replay is None or not replay.armed or op != replay.op:
             return original(self, op)
 
@@ -253,7 +255,7 @@ def _invoke(original: Any) -> Any:
 
 def _logged(original: Any) -> Any:
     def failure_already_logged(kwargs: Any, event: str) -> Any:
-        replay = replaying.get()
+        replay = replaying()
         if replay is not None and replay.armed and event in replay.logged:
             return replay.logged[event]
         return original(kwargs, event)

@@ -40,7 +40,7 @@ class _Picks:
         self, core: Any, model: Any, request: Mapping[str, Any] | None, messages: Any, text: Any, *, specific: Any
     ) -> dict[str, Any] | None:
         """A deployment, None if the pick is LiteLLM's."""
-        if specific or self.endpoint_of_call() is not None or replaying.get() is not None:
+        if specific or self.endpoint_of_call() is not None or replaying() is not None:
             return None
         try:
             found = self._pick(core, model, request, messages, text)
