@@ -212,6 +212,33 @@ def test_two_context_variables_hold_what_is_running():
     assert sorted(made) == [(module, "fast_router_here"), (module, "fast_router_request")]
 
 
+# Attributes and keys of ours on what is LiteLLM's or the caller's, and on what they are.
+_HIDDEN = {
+    "_fast_router": "a Router",
+    "_fast_router_binding": "a store of cooldowns",
+    "_fast_router_ended": "an exception",
+    "_fast_router_failure": "an exception",
+    "_fast_router_judged": "an exception",
+    "_fast_router_lists": "the registry of 1.110's core",
+    "_fast_router_on_a_loop": "the keyword arguments of a request",
+    "_fast_router_{name}": "a stream",
+    "_fast_router_{name}_first": "a stream",
+}
+
+
+def test_one_attribute_of_a_router_is_ours():
+    """What else is kept about a Router is a field of `RouterState`, not one more attribute."""
+    hidden = {
+        ast.unparse(node).strip("f'")
+        for path in MODULES.values()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, (ast.Constant, ast.JoinedStr)) and re.match(r"f?'_fast_router", ast.unparse(node))
+    }
+    # What an f-string begins with is a constant of its own.
+    hidden -= {name for name in hidden if not name.endswith("}") and f"{name}{{name}}" in _HIDDEN}
+    assert sorted(hidden) == sorted(_HIDDEN)
+
+
 def test_every_seam_is_patched_in_one_place():
     """Whatever stands around a request or an attempt is a layer: nothing but a band replaces those methods."""
     seams = [seam.value for seam in stack.Around if seam.value is not None]

@@ -14,12 +14,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fast_router.engine import Ask
-from fast_router.litellm_plugin.picks.binding import KEY, bind
+from fast_router.litellm_plugin.picks.binding import bind
 from fast_router.litellm_plugin.picks.filtered import Filtered, filtered_pick, install_choice
 from fast_router.litellm_plugin.picks.guard import COMPACTION, Guard
 from fast_router.litellm_plugin.picks.reasons import watched_attributes
 from fast_router.litellm_plugin.picks.watch import announced, watched_delete, watched_write
 from fast_router.litellm_plugin.request import here
+from fast_router.litellm_plugin.router_state import KEY
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ def _asynchronous(selection: Guard, original: Any) -> Any:
         specific_deployment: Any = False,
     ) -> Any:
         try:
-            binding = self.__dict__.get(KEY)
+            state = self.__dict__.get(KEY)
+            binding: Any = None if state is None else state.binding
             plan = None if binding is None else binding.plans.get(model)
             attempt = context().attempt
             if (
@@ -157,7 +159,8 @@ def _synchronous(selection: Guard, original: Any) -> Any:
         request_kwargs: Any = None,
     ) -> Any:
         try:
-            binding = self.__dict__.get(KEY)
+            state = self.__dict__.get(KEY)
+            binding: Any = None if state is None else state.binding
             plan = None if binding is None else binding.plans.get(model)
             attempt = context().attempt
             if (

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fast_router.deployment_options import options_of
 from fast_router.engine import canonical, known_strategies
 from fast_router.errors import UnknownStrategyError, did_you_mean
-from fast_router.litellm_plugin.picks.given import given_to
-from fast_router.litellm_plugin.picks.given import known as given_now
+from fast_router.litellm_plugin.router_state import given_now, given_to
 from fast_router.litellm_plugin.strategy_names import LITELLM
 
 if TYPE_CHECKING:

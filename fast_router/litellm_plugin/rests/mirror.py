@@ -15,9 +15,9 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from fast_router.cluster import state_of
-from fast_router.litellm_plugin.picks.binding import KEY, on_compile
+from fast_router.litellm_plugin.picks.binding import on_compile
 from fast_router.litellm_plugin.request import aside
-from fast_router.litellm_plugin.rests.store import memory_of
+from fast_router.litellm_plugin.rests.store import BOUND, memory_of
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def attach(binding: Binding, core: Any) -> None:
     cache = binding.band.read(core, "cooldown_cache")
     if cache is None:
         return
-    vars(cache)[KEY] = weakref.ref(binding)
+    vars(cache)[BOUND] = weakref.ref(binding)
     watch_redis(binding, core)
     _take_over(binding, core, cache)
 
@@ -91,7 +91,7 @@ def _add(original: Any) -> Any:
         permit = aside().permits
         if permit is not None and not permit(str(id_)):
             return None
-        reference = vars(self).get(KEY)
+        reference = vars(self).get(BOUND)
         binding = reference() if reference is not None else None
         result = None
         if binding is not None and binding.engine.untold(str(id_)):

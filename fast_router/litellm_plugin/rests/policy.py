@@ -22,10 +22,9 @@ from fast_router.engine.failover.policy import EjectionOptions, FailoverPolicy
 from fast_router.engine.failover.retry_after import retry_after_from_error
 from fast_router.engine.failover.silence import OpenCall, SilenceOptions
 from fast_router.litellm_plugin.picks.binding import bind
-from fast_router.litellm_plugin.picks.given import given_to
-from fast_router.litellm_plugin.picks.given import known as given_now
 from fast_router.litellm_plugin.picks.reasons import may_leave_one
 from fast_router.litellm_plugin.rests.health_probes import HealthMonitor
+from fast_router.litellm_plugin.router_state import given_now, given_to
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:

@@ -10,7 +10,10 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-__all__ = ["CacheRests", "RestStore", "memory_of", "seconds_left"]
+__all__ = ["BOUND", "CacheRests", "RestStore", "memory_of", "seconds_left"]
+
+BOUND = "_fast_router_binding"
+"""Under which a store of LiteLLM's has a weak reference to the binding of its Router."""
 
 
 class RestStore(Protocol):

@@ -23,7 +23,7 @@ from fast_router.litellm_plugin.bands.rust import rests, untried
 from fast_router.litellm_plugin.bands.rust.self_test import SelfTest
 from fast_router.litellm_plugin.picks import strategies_by_name
 from fast_router.litellm_plugin.picks.binding import Binding, bind
-from fast_router.litellm_plugin.picks.given import known as given_now
+from fast_router.litellm_plugin.router_state import given_now
 from fast_router.litellm_plugin.strategy_names import STRATEGIES
 from fast_router.litellm_plugin.tally import LOGGER
 

@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router.engine.deployment import OPERATOR, RESTING
 from fast_router.litellm_plugin import request as running
-from fast_router.litellm_plugin.picks.binding import KEY
 from fast_router.litellm_plugin.rests import apart
-from fast_router.litellm_plugin.rests.store import seconds_left
+from fast_router.litellm_plugin.rests.store import BOUND, seconds_left
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ class NativeRests:
 def attach(binding: RustBinding, core: Any) -> None:
     """Take over what cools down in `core` now, and hear of what will."""
     store = core._cooldowns.cooldown_store
-    vars(store)[KEY] = weakref.ref(binding)
+    vars(store)[BOUND] = weakref.ref(binding)
     for key, value in store.snapshot().items():
         if key.startswith(_PREFIX) and key.endswith(_SUFFIX):
             _rest(binding, key[len(_PREFIX) : -len(_SUFFIX)], value)
@@ -92,7 +91,7 @@ def _rest(binding: RustBinding, deployment_id: str, value: object) -> None:
 
 
 def _binding_of(store: Any) -> RustBinding | None:
-    reference = vars(store).get(KEY)
+    reference = vars(store).get(BOUND)
     found: RustBinding | None = None if reference is None else reference()
     return found
 

@@ -16,10 +16,10 @@ from fast_router import operator_holds, settings
 from fast_router.errors import FastRouterError
 from fast_router.litellm_plugin.picks import strategies_by_name
 from fast_router.litellm_plugin.picks.filtered import Filtered, filtered_pick, install_selectors
-from fast_router.litellm_plugin.picks.given import known as given_now
 from fast_router.litellm_plugin.picks.request_facts import ask_of
 from fast_router.litellm_plugin.request import Attempt, RequestLedger, aside, set_aside
 from fast_router.litellm_plugin.rests.by_operator import without_held
+from fast_router.litellm_plugin.router_state import given_now
 from fast_router.litellm_plugin.tally import LOGGER, tally
 
 if TYPE_CHECKING:

@@ -257,14 +257,14 @@ def test_every_change_is_noticed():
     assert set(seen) == {"http://elsewhere/v1", "http://1/v1"}
     made.update_settings(num_retries=4)
     assert chat(made) is None
-    lane = vars(core)["_fast_router_lane"]
+    lane = vars(core)["_fast_router"].lane
     assert lane.groups["acompletion", "m"].step["max_retries"] == 4
 
 
 def test_a_template_that_differs_from_litellms_shaping_closes_the_lane():
     made = router()
     assert chat(made) is None
-    found = vars(vars(made)["_core"])["_fast_router_lane"].groups["acompletion", "m"]
+    found = vars(vars(made)["_core"])["_fast_router"].lane.groups["acompletion", "m"]
     for template in found.templates.values():
         template.base["timeout"] = 1
         template.seen.clear()
@@ -303,5 +303,5 @@ def test_key_sets_are_remembered_within_bounds():
     for bits in range(2 ** len(keys)):
         request = {key: None for at, key in enumerate(keys) if bits >> at & 1}
         assert chat(made, **request) is None
-    found = vars(vars(made)["_core"])["_fast_router_lane"].groups["acompletion", "m"]
+    found = vars(vars(made)["_core"])["_fast_router"].lane.groups["acompletion", "m"]
     assert all(len(one.seen) <= template._MOST_KEY_SETS for one in found.templates.values())

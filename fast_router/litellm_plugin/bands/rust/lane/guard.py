@@ -15,9 +15,9 @@ from fast_router.litellm_plugin.bands.rust.lane.ordinary import why_entry, why_r
 from fast_router.litellm_plugin.bands.rust.lane.rehearsal import Unknown, rehearse
 from fast_router.litellm_plugin.bands.rust.lane.template import Template, compile_template
 from fast_router.litellm_plugin.picks import strategies_by_name
-from fast_router.litellm_plugin.picks.given import known as given_now
 from fast_router.litellm_plugin.picks.replaced_selectors import replaces
 from fast_router.litellm_plugin.rests import mirror
+from fast_router.litellm_plugin.router_state import given_now
 from fast_router.litellm_plugin.strategy_names import SELECTORS, STRATEGIES, options_of
 from fast_router.litellm_plugin.tally import LOGGER
 
@@ -27,10 +27,7 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.rust.lane.endpoint import Endpoint
     from fast_router.litellm_plugin.bands.rust.lane.parts import Parts
 
-__all__ = ["KEY", "CoreLane", "Open", "compile_group"]
-
-KEY = "_fast_router_lane"
-"""Where a core keeps its lane."""
+__all__ = ["CoreLane", "Open", "compile_group"]
 
 
 class CoreLane:

@@ -25,7 +25,7 @@ from fast_router.litellm_plugin.bands.rust.lane.answer import (
     succeeded_sync,
 )
 from fast_router.litellm_plugin.bands.rust.lane.beside import acquire_other, instead, rescuable
-from fast_router.litellm_plugin.bands.rust.lane.guard import KEY, CoreLane, Open, compile_group
+from fast_router.litellm_plugin.bands.rust.lane.guard import CoreLane, Open, compile_group
 from fast_router.litellm_plugin.bands.rust.lane.ordinary import TAKEN_OUT
 from fast_router.litellm_plugin.bands.rust.lane.replay import Replay, replayed, replaying
 from fast_router.litellm_plugin.bands.rust.lane.trust import difference
@@ -36,6 +36,7 @@ from fast_router.litellm_plugin.picks.request_facts import ask_of
 from fast_router.litellm_plugin.request import Attempt
 from fast_router.litellm_plugin.rests import mirror
 from fast_router.litellm_plugin.rests.policy import policy_of
+from fast_router.litellm_plugin.router_state import state_of
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -133,10 +134,10 @@ class Lane:
     def open(self, core: Any, endpoint: Endpoint, request: Mapping[str, Any]) -> tuple[CoreLane, Open | str]:
         """How a request's group is served; or why this request is not."""
         model = request.get("model")
-        state = vars(core)
-        lane: CoreLane | None = state.get(KEY)
+        state = state_of(core)
+        lane: CoreLane | None = state.lane
         if lane is None:
-            lane = state.setdefault(KEY, CoreLane(self.band.binding(core)))
+            lane = state.lane = CoreLane(self.band.binding(core))
         if type(model) is not str:
             return lane, "a name that is no text"
         found = lane.groups.get((endpoint.op, model))
