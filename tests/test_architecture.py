@@ -34,6 +34,7 @@ PLUGIN = [
         "fast_router.litellm_plugin.overhead",
         "fast_router.litellm_plugin.model_list",
         "fast_router.litellm_plugin.rollout",
+        "fast_router.litellm_plugin.rust_core",
     },
 ]
 
@@ -106,21 +107,8 @@ def _circles(graph: dict[str, set[str]]) -> list[list[str]]:
     return found
 
 
-# Whose arrows are left to be cut, never to be added to: a band makes the bindings of its Routers, 1.110's adapter picks
-# and leases by itself, a binding compiles the plans that are about it, and an operator's questions and orders know the
-# Routers that they are for.
-_TO_MEND = (
-    "fast_router.litellm_plugin.bands.methods",
-    "fast_router.litellm_plugin.bands.rust",
-    "fast_router.litellm_plugin.picks.binding",
-    "fast_router.observe.answers",
-    "fast_router.router",
-)
-
-
 def test_no_module_is_part_of_a_circle():
-    kept = {name: set() if name.startswith(_TO_MEND) else others for name, others in GRAPH.items()}
-    assert _circles(kept) == []
+    assert _circles(GRAPH) == []
 
 
 @pytest.mark.parametrize("floors", [HOUSE, PLUGIN], ids=["house", "plugin"])
@@ -132,7 +120,6 @@ def test_imports_go_one_way(floors):
         if (mine := _floor(name, floors)) is not None
         and (theirs := _floor(other, floors)) is not None
         and theirs > mine
-        and not name.startswith(_TO_MEND)
     ]
     assert wrong == []
 
@@ -165,7 +152,9 @@ def test_a_plan_is_got_in_one_way():
     assert sorted(touching) == ["fast_router.litellm_plugin.picks.binding", "fast_router.litellm_plugin.picks.lanes"]
 
 
-# Versions, spellings and members of LiteLLM are an adapter's affair. What is left of it elsewhere:
+# Versions, spellings and members of LiteLLM are an adapter's affair, and that of the floor which only one has.
+_ADAPTERS = ("fast_router.litellm_plugin.bands", "fast_router.litellm_plugin.rust_core")
+# What is left of it elsewhere:
 _STILL = {
     "fast_router.litellm_plugin.layers.first_chunk",
     "fast_router.litellm_plugin.hook",  # whether LiteLLM has been imported to its end
@@ -179,7 +168,7 @@ def test_only_bands_know_how_versions_of_litellm_differ():
     )
     found = {}
     for name, path in MODULES.items():
-        if name.startswith("fast_router.litellm_plugin.") and not name.startswith("fast_router.litellm_plugin.bands"):
+        if name.startswith("fast_router.litellm_plugin.") and not name.startswith(_ADAPTERS):
             lines = [line for line in path.read_text().splitlines() if knowing.search(line)]
             if lines and name not in _STILL:
                 found[name] = lines
@@ -249,10 +238,3 @@ def test_every_seam_is_patched_in_one_place():
         and any(re.search(rf"replace\([^)]*\"{method}\"", path.read_text()) for method in seams)
     ]
     assert patching == []
-
-
-@pytest.mark.parametrize("name", _TO_MEND)
-def test_what_is_left_to_be_cut_is_still_there(name):
-    """An entry whose arrows are cut goes from the list, so that they stay cut."""
-    others = {one: set() if one.startswith(_TO_MEND) and not one.startswith(name) else GRAPH[one] for one in GRAPH}
-    assert _circles(others)

@@ -303,9 +303,9 @@ class Aside(NamedTuple):
         enters_own: Whether LiteLLM makes a deployment of what a caller has brought along.
         worker_asked: Whether a routing worker was asked for the pick that runs: LiteLLM answers some asynchronous picks
             with its synchronous one.
-        walk: The walk of 1.110's core that runs, a `bands.rust.steps.Walk`.
+        walk: The walk of 1.110's core that runs, a `rust_core.steps.Walk`.
         carried: The ledger for the walk that begins next, of a request that has tried something already.
-        replay: What 1.110's lane hands over to LiteLLM's walk, a `bands.rust.lane.replay.Replay`.
+        replay: What 1.110's lane hands over to LiteLLM's walk, a `rust_core.lane.replay.Replay`.
         rollout: The request of a rollout that runs, or whose stream is being read, a `rollout.request.Request`.
     """
 

@@ -20,7 +20,7 @@ class RouterState:
         binding: Its picks, a `picks.binding.Binding`.
         given: What the user wrote that LiteLLM does not keep.
         books: What the overhead features remember, an `overhead.books.Books`.
-        lane: 1.110's lane, a `bands.rust.lane.guard.CoreLane`.
+        lane: 1.110's lane, a `rust_core.lane.guard.CoreLane`.
     """
 
     __slots__ = ("binding", "books", "given", "lane", "owner")

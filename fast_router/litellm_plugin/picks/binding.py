@@ -419,7 +419,7 @@ def bind(core: Any, band: Band) -> Binding:
         with _birth:
             found = state.binding
             if found is None:
-                found = state.binding = band.new_binding(core)
+                found = state.binding = band.keeper.new_binding(core)
                 _alive.add(found)
                 for hook in on_bind:
                     hook(found, core)

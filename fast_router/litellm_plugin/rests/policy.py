@@ -208,7 +208,7 @@ class LiteLLMFailover:
 
     def _why(self, deployment: Deployment) -> str:
         core = self._core()
-        rests = None if core is None else self._band.rest_store(core)
+        rests = None if core is None else self._band.keeper.rest_store(core)
         found = None if rests is None else rests.read(deployment.id)
         status = None if found is None else found.get("status_code")
         return "a cooldown" if status is None else f"LiteLLM's cooldown after status {status}"
@@ -250,7 +250,7 @@ class LiteLLMFailover:
 
     def _write(self, deployment: Deployment, change: Change) -> None:
         core = self._core()
-        rests = None if core is None else self._band.rest_store(core)
+        rests = None if core is None else self._band.keeper.rest_store(core)
         if rests is None or (change.new is BreakerState.HALF_OPEN and not change.early):
             return
         now = self._router.engine.clock()

@@ -1,7 +1,7 @@
 """Where LiteLLM keeps its cooldowns: one place to read, write and clear them, whatever this LiteLLM's is like.
 
 Up to 1.109 a `CooldownCache` over a two-tier cache; from 1.110 on the same class over a native store (see
-`bands.rust.rests`). Times are Unix seconds, durations seconds.
+`rust_core.rests`). Times are Unix seconds, durations seconds.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ Begin: TypeAlias = Callable[[Mapping[str, Any]], Request | None]
 _PLUGIN = "fast_router.litellm_plugin."
 _STEERING = (f"{_PLUGIN}layers.", f"{_PLUGIN}picks.", f"{_PLUGIN}rests.", f"{_PLUGIN}bands.")
 # Names of strategies are for both arms, and what an operator holds is held for both.
-_FOR_BOTH = (f"{_PLUGIN}picks.strategies_by_name", f"{_PLUGIN}bands.rust.strategies_by_name", f"{_PLUGIN}picks.watch",
+_FOR_BOTH = (f"{_PLUGIN}picks.strategies_by_name", f"{_PLUGIN}rust_core.strategies_by_name", f"{_PLUGIN}picks.watch",
              f"{_PLUGIN}rests.by_operator")  # fmt: skip
 _SPARING = f"{_PLUGIN}overhead.strategies.strategy_state"
 # Construction and settings are not a request's; a synchronous request is told apart on LiteLLM's own loop.
@@ -63,7 +63,7 @@ def install(patches: PatchSet, band: Band, begin: Begin) -> PatchSet:
                 gates.replace(owner, name, partial(_always, original))
             elif any(module.startswith(_STEERING) and module not in _FOR_BOTH for module in modules):
                 gates.replace(owner, name, partial(_gate, original))
-        band.heed_holds(gates, alone)
+        band.keeper.heed_holds(gates, alone)
         band.around_picks(gates, partial(_pick, begin, watching), partial(_pick_sync, begin, watching))
         band.around_own_attempts(gates, partial(_attempt, watching), partial(_attempt_sync, watching))
         band.around_whole_request(gates, partial(_request, begin), partial(_request_sync, begin))

@@ -17,7 +17,7 @@ from litellm import Router
 
 import fast_router
 from fast_router.engine.strategies.round_robin import RoundRobin
-from fast_router.litellm_plugin.bands.contract import LiteLLM, Seam
+from fast_router.litellm_plugin.bands.contract import Keeper, LiteLLM, Seam
 from fast_router.litellm_plugin.feature_table import FEATURES, PARTS
 from fast_router.litellm_plugin.patching import PatchSet
 from fast_router.litellm_plugin.picks import binding as bindings
@@ -47,8 +47,11 @@ def band() -> Any:
 
 def test_a_band_answers_whatever_the_contract_asks(band):
     asked = {name for name in vars(LiteLLM) if not name.startswith("_")} | set(LiteLLM.__annotations__)
-    assert {"seams", "around_attempt", "rest_store"} <= asked
+    assert {"seams", "around_attempt", "keeper"} <= asked
     assert [name for name in sorted(asked) if not hasattr(band, name)] == []
+    kept = {name for name in vars(Keeper) if not name.startswith("_")}
+    assert {"binding", "rest_store"} <= kept
+    assert [name for name in sorted(kept) if not hasattr(band.keeper, name)] == []
     assert isinstance(band.narrowing_keys, tuple)
     assert isinstance(band.order_is_strict(), bool)
     assert isinstance(band.stock_names(), tuple)

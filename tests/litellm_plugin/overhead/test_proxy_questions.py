@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fast_router
+from fast_router.litellm_plugin.bands.find import find_band
 from fast_router.litellm_plugin.bands.member_names import Names
-from fast_router.litellm_plugin.bands.methods import find_band
 from fast_router.litellm_plugin.overhead.books import books_of
 from fast_router.litellm_plugin.overhead.parts import Parts
 from fast_router.litellm_plugin.overhead.proxy import absent_modules, proxy_questions, startup_heap

@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.bands.rust.lane.replay import replaying
-from fast_router.litellm_plugin.bands.rust.lane.template import copied
+from fast_router.litellm_plugin.rust_core.lane.replay import replaying
+from fast_router.litellm_plugin.rust_core.lane.template import copied
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
-    from fast_router.litellm_plugin.bands.rust.lane.endpoint import Endpoint
-    from fast_router.litellm_plugin.bands.rust.lane.lane import Lane
     from fast_router.litellm_plugin.patching import PatchSet
+    from fast_router.litellm_plugin.rust_core.lane.endpoint import Endpoint
+    from fast_router.litellm_plugin.rust_core.lane.lane import Lane
 
 __all__ = ["install"]
 

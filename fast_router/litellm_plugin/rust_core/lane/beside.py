@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fast_router import settings
 from fast_router.litellm_plugin import request as running
@@ -14,10 +14,25 @@ if TYPE_CHECKING:
 
     from fast_router.engine import Ask, Lease, ModelGroup
     from fast_router.engine.engine import Engine
-    from fast_router.litellm_plugin.bands.rust.lane.endpoint import Endpoint
-    from fast_router.litellm_plugin.bands.rust.lane.lane import Entered, Lane
+    from fast_router.litellm_plugin.rust_core.lane.endpoint import Endpoint
+    from fast_router.litellm_plugin.rust_core.lane.entered import Entered
 
 __all__ = ["acquire_other", "instead", "rescuable"]
+
+
+class Lane(Protocol):
+    """The lane as a second attempt needs it; `lane.Lane` is it."""
+
+    def enter_beside(
+        self, core: Any, endpoint: Endpoint, request: dict[str, Any], ledger: RequestLedger
+    ) -> Entered | str:
+        """Enter with an attempt beside one that `ledger` knows; or why there is none."""
+
+    async def run(self, original: Any, core: Any, endpoint: Endpoint, entered: Entered) -> Any:
+        """Make the call."""
+
+    async def gone(self, core: Any, endpoint: Endpoint, entered: Entered, routed: Any, error: BaseException) -> None:
+        """Give back what the call still holds: the caller has gone away."""
 
 
 class _Twice:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from fast_router import settings
 from fast_router.litellm_plugin import request as running_request
 from fast_router.litellm_plugin.answers import is_cache_hit
-from fast_router.litellm_plugin.bands.rust import standing, steps
 from fast_router.litellm_plugin.layers import rescue
 from fast_router.litellm_plugin.layers.beside import Beside, beside, take_metadata
 from fast_router.litellm_plugin.layers.hedge import raced
 from fast_router.litellm_plugin.request import RequestLedger
+from fast_router.litellm_plugin.rust_core import standing, steps
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:

@@ -296,7 +296,7 @@ def test_no_request_reaches_a_deployment_that_cools_down():
 
 
 def test_key_sets_are_remembered_within_bounds():
-    from fast_router.litellm_plugin.bands.rust.lane import template
+    from fast_router.litellm_plugin.rust_core.lane import template
 
     made = router({})
     keys = ["temperature", "top_p", "n", "seed", "user", "stop", "max_tokens", "logprobs"]

@@ -284,7 +284,7 @@ def scripted(script: Script) -> Iterator[None]:
     filters, select_sync = RustCore._answer_callback_filters, RustCore._answer_select_sync
 
     def handed_over() -> bool:
-        from fast_router.litellm_plugin.bands.rust.lane import replay
+        from fast_router.litellm_plugin.rust_core.lane import replay
 
         return replay._pending() is not None
 
@@ -327,7 +327,7 @@ def entries(**params: Any) -> list[dict[str, Any]]:
 
 def follow(made: Router, script: Script) -> None:
     """Have the lane's engine follow the script."""
-    binding = switch.band.binding(vars(made)["_core"])
+    binding = switch.band.keeper.binding(vars(made)["_core"])
     engine = binding.engine
 
     def acquire(group: Any, ask: Any = None) -> Any:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.bands.rust.lane.template import shaped_by_litellm
+from fast_router.litellm_plugin.rust_core.lane.template import shaped_by_litellm
 
 if TYPE_CHECKING:
-    from fast_router.litellm_plugin.bands.rust.lane.endpoint import Endpoint
-    from fast_router.litellm_plugin.bands.rust.lane.guard import Open
-    from fast_router.litellm_plugin.bands.rust.lane.parts import Parts
-    from fast_router.litellm_plugin.bands.rust.lane.template import Template
+    from fast_router.litellm_plugin.rust_core.lane.endpoint import Endpoint
+    from fast_router.litellm_plugin.rust_core.lane.guard import Open
+    from fast_router.litellm_plugin.rust_core.lane.parts import Parts
+    from fast_router.litellm_plugin.rust_core.lane.template import Template
 
 __all__ = ["difference"]
 

@@ -11,21 +11,23 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fast_router.errors import FastRouterError
-from fast_router.litellm_plugin.bands.rust.lane.ordinary import why_entry, why_router
-from fast_router.litellm_plugin.bands.rust.lane.rehearsal import Unknown, rehearse
-from fast_router.litellm_plugin.bands.rust.lane.template import Template, compile_template
 from fast_router.litellm_plugin.picks import strategies_by_name
 from fast_router.litellm_plugin.picks.replaced_selectors import replaces
 from fast_router.litellm_plugin.rests import mirror
 from fast_router.litellm_plugin.router_state import given_now
+from fast_router.litellm_plugin.rust_core.binding import binding_of
+from fast_router.litellm_plugin.rust_core.lane.ordinary import why_entry, why_router
+from fast_router.litellm_plugin.rust_core.lane.rehearsal import Unknown, rehearse
+from fast_router.litellm_plugin.rust_core.lane.template import Template, compile_template
 from fast_router.litellm_plugin.strategy_names import SELECTORS, STRATEGIES, options_of
 from fast_router.litellm_plugin.tally import LOGGER
 
 if TYPE_CHECKING:
     from fast_router.engine import ModelGroup
-    from fast_router.litellm_plugin.bands.rust.band import RustBand, RustBinding
-    from fast_router.litellm_plugin.bands.rust.lane.endpoint import Endpoint
-    from fast_router.litellm_plugin.bands.rust.lane.parts import Parts
+    from fast_router.litellm_plugin.bands.rust.band import RustBand
+    from fast_router.litellm_plugin.rust_core.binding import RustBinding
+    from fast_router.litellm_plugin.rust_core.lane.endpoint import Endpoint
+    from fast_router.litellm_plugin.rust_core.lane.parts import Parts
 
 __all__ = ["CoreLane", "Open", "compile_group"]
 
@@ -157,7 +159,7 @@ def _open(parts: Parts, band: RustBand, core: Any, endpoint: Endpoint, model: st
         kind = "nothing" if resolution is None else str(resolution["kind"])
         raise Unknown(f"a name that stands for {_STANDS_FOR.get(kind, 'something else')}")
     group = str(resolution["model_group"])
-    binding = band.binding(core)
+    binding = binding_of(band, core)
     ids = [str(id_) for id_ in resolution["ids"]]
     members = [binding.engine.deployments.get(id_) for id_ in ids]
     if not members or len(set(ids)) != len(ids) or any(member is None for member in members):

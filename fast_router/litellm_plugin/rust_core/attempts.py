@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from fast_router.engine.failover.failures import remember
 from fast_router.litellm_plugin import request as running
 from fast_router.litellm_plugin.answers import is_cache_hit
-from fast_router.litellm_plugin.bands.rust.steps import RUST, Walk, carrying, current_walk, new_ledger, on_a_loop
 from fast_router.litellm_plugin.layers import failures, request_ledger
 from fast_router.litellm_plugin.layers.lease import answered, failed
 from fast_router.litellm_plugin.layers.stream import install_usage
 from fast_router.litellm_plugin.request import Attempt, Context, RequestLedger, here
+from fast_router.litellm_plugin.rust_core.binding import binding_of
+from fast_router.litellm_plugin.rust_core.steps import RUST, Walk, carrying, current_walk, new_ledger, on_a_loop
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def _begin_attempt(band: RustBand, core: Any, step: Mapping[str, Any]) -> Attemp
                 tally.count(tally.filtered, RUST)
             return attempt
         walking.drop()
-        binding = band.binding(core)
+        binding = binding_of(band, core)
         deployment = binding.engine.deployments.get(id_)
         if deployment is None:
             return None

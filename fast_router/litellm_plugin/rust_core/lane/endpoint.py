@@ -6,21 +6,9 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from fast_router.litellm_plugin.bands.rust.lane.ordinary import keys_of
+from fast_router.litellm_plugin.rust_core.lane.ordinary import keys_of
 
-__all__ = ["OPS", "Endpoint"]
-
-OPS = (
-    "acompletion",
-    "completion",
-    "atext_completion",
-    "aembedding",
-    "embedding",
-    "aresponses",
-    "aanthropic_messages",
-    "anthropic_messages",
-)
-"""What the lane serves, by the names of the Router's methods."""
+__all__ = ["Endpoint"]
 
 # What each endpoint is asked about: the smallest request that it takes.
 _ASKED: dict[str, Mapping[str, Any]] = {

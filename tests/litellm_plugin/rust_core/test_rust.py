@@ -14,7 +14,7 @@ from litellm import Router
 
 import fast_router
 from fast_router.litellm_plugin import hook
-from fast_router.litellm_plugin.bands.rust import attempts, steps
+from fast_router.litellm_plugin.rust_core import attempts, steps
 from fast_router.litellm_plugin.tally import tally
 from fast_router.testing import Fleet, Spec
 from tests.support.plugin import MESSAGES, deployments, entry, in_flight, picks, router, until

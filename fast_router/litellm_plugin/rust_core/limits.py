@@ -10,19 +10,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fast_router.cluster import state_of
-from fast_router.litellm_plugin.bands.rust import standing, steps
 from fast_router.litellm_plugin.layers.fleet_limits import is_spent, note_alone, too_many
 from fast_router.litellm_plugin.layers.quality_limits import RETRY_AFTER, has_room, rule_of
 from fast_router.litellm_plugin.litellm_errors import busy
+from fast_router.litellm_plugin.rust_core import standing, steps
+from fast_router.litellm_plugin.rust_core.binding import binding_of
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from fast_router.litellm_plugin.bands.rust.band import RustBand
-    from fast_router.litellm_plugin.bands.rust.steps import Walk
     from fast_router.litellm_plugin.layers.quality_limits import Rule
     from fast_router.litellm_plugin.patching import PatchSet
+    from fast_router.litellm_plugin.rust_core.steps import Walk
 
 __all__ = ["install", "install_strict"]
 
@@ -46,7 +47,7 @@ def _pre_route(original: Any, band: RustBand) -> Any:
 
 def _rule(band: RustBand, core: Any, step: Mapping[str, Any]) -> Rule | None:
     try:
-        binding = band.binding(core)
+        binding = binding_of(band, core)
         group = binding.router.groups.get(str(step.get("model"))) if binding.limited else None
         return None if group is None else rule_of(binding, group)
     except Exception as error:  # noqa: BLE001 - LiteLLM's own answer follows
@@ -114,7 +115,7 @@ async def _fleet_admits(
     band: RustBand, walking: Walk, step: Mapping[str, Any], again: Callable[[], Awaitable[None]]
 ) -> Exception | None:
     """Admit the walk's pick in Redis, or another one; the error for the caller if the whole fleet is at its limits."""
-    binding = band.binding(walking.core)
+    binding = binding_of(band, walking.core)
     state = state_of(binding.router)
     if state is None or state.limits is None:
         note_alone(binding, walking.core)
@@ -146,7 +147,7 @@ def _failure_error(original: Any, band: RustBand) -> Any:
         error = original(self, step, model, *args, **kwargs)
         try:
             walking = steps.current_walk()
-            group = band.binding(self).router.groups.get(str(model))
+            group = binding_of(band, self).router.groups.get(str(model))
             # The fleet's limits are known here for the rest of the minute: the core finds nobody, and asks no Redis.
             if walking is not None and group is not None and is_spent(group):
                 _count_refusal(walking, model)

@@ -20,6 +20,7 @@ from fast_router.litellm_plugin.picks.request_facts import ask_of
 from fast_router.litellm_plugin.request import Attempt, RequestLedger, aside, set_aside
 from fast_router.litellm_plugin.rests.by_operator import without_held
 from fast_router.litellm_plugin.router_state import given_now
+from fast_router.litellm_plugin.rust_core.binding import binding_of
 from fast_router.litellm_plugin.tally import LOGGER, tally
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ class _Choice(Filtered):
         walking = current_walk()
         attempt = None if walking is None else walking.next_attempt(step.get("model"))
         # No plan: the core has resolved the name and filtered.
-        super().__init__(band.binding(core), None, attempt, RUST)
+        super().__init__(binding_of(band, core), None, attempt, RUST)
         self._asked = asked
         self._own = _given(core, step)
 
@@ -280,7 +281,7 @@ def _unheld(band: RustBand, core: Any, kept: Any) -> Any:
     """Leave out what an operator holds: the core filters by its own cooldowns only."""
     try:
         if isinstance(kept, list) and operator_holds.any_order():
-            binding = band.binding(core)
+            binding = binding_of(band, core)
             binding.engine.settle()
             return without_held(binding, kept)
     except Exception as error:  # noqa: BLE001 - LiteLLM's own candidates stand
@@ -298,7 +299,7 @@ def preferred(band: RustBand, core: Any, step: Mapping[str, Any], request: Any, 
     if made is not None and made.id in kept:
         return made.id  # one call is one pick
     try:
-        binding = band.binding(core)
+        binding = binding_of(band, core)
         known = binding.engine.deployments
         members = [known[id_] for id_ in kept if id_ in known]
         named = _shuffled_by(core, step, request, members)
@@ -354,7 +355,7 @@ def _candidates(step: Mapping[str, Any], members: Sequence[Deployment]) -> list[
 
 def take_other(band: RustBand, walking: Walk, step: Mapping[str, Any], kept: Sequence[str] | None) -> Lease | None:
     """A lease for an attempt beside that of `step`, on somebody whom the walk's ledger does not know."""
-    binding = band.binding(walking.core)
+    binding = binding_of(band, walking.core)
     known = binding.engine.deployments
     members = [known[id_] for id_ in kept or () if id_ in known and walking.ledger.knows(id_) is None]
     left = walking.ledger.narrow(_candidates(step, members))

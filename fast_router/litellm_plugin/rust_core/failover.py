@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router import settings
 from fast_router.engine.failover.retry_after import retry_after_from_error
-from fast_router.litellm_plugin.bands.rust import first_chunk, hedge, rests, steps, waiting
-from fast_router.litellm_plugin.bands.rust.judgement import judged
 from fast_router.litellm_plugin.layers import request_ledger, retry_timing
 from fast_router.litellm_plugin.layers.fallback_at_once import as_ever, members_of, passes_by
 from fast_router.litellm_plugin.request import RequestLedger, aside
+from fast_router.litellm_plugin.rust_core import first_chunk, hedge, rests, steps, waiting
+from fast_router.litellm_plugin.rust_core.binding import binding_of
+from fast_router.litellm_plugin.rust_core.judgement import judged
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.rust.band import RustBand
-    from fast_router.litellm_plugin.bands.rust.steps import Walk
     from fast_router.litellm_plugin.patching import PatchSet
+    from fast_router.litellm_plugin.rust_core.steps import Walk
 
 __all__ = ["install"]
 
@@ -55,7 +56,7 @@ def _cooling(band: RustBand, core: Any, ids: list[str], answer: Any) -> Any:
         walking = steps.current_walk()
         ledger = None if walking is None else walking.ledger
         tiers = walking is not None and not walking.targeted and not steps.filters(core)
-        answer = rests.cooling(band.binding(core), ids, answer, ledger, tiers=tiers)
+        answer = rests.cooling(binding_of(band, core), ids, answer, ledger, tiers=tiers)
         return answer if walking is None else _passed_by(band, walking, ids, answer)
     except Exception as error:  # noqa: BLE001 - LiteLLM's own answer stands
         tally.failed(error, "who cools down")
@@ -83,7 +84,7 @@ def _passed_by(band: RustBand, walking: Walk, ids: Sequence[str], answers: Seque
     if not walking.passed:
         return answers
     left_alone = {member.id for member in members_of(walking.core, band, model)}
-    return rests.all_cooling(band.binding(walking.core), ids, answers, left_alone)
+    return rests.all_cooling(binding_of(band, walking.core), ids, answers, left_alone)
 
 
 def _dead(band: RustBand, walking: Walk) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fast_router.litellm_plugin.bands.rust.lane.endpoint import Endpoint
+    from fast_router.litellm_plugin.rust_core.lane.endpoint import Endpoint
 
 __all__ = ["Unknown", "rehearse"]
 

@@ -13,8 +13,17 @@ from datetime import datetime
 from time import time
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.bands.rust import standing, steps
-from fast_router.litellm_plugin.bands.rust.lane.answer import (
+from fast_router.litellm_plugin.callers import caller_of
+from fast_router.litellm_plugin.layers.lease import answered
+from fast_router.litellm_plugin.picks.callback_filters import CallbackVerdict
+from fast_router.litellm_plugin.picks.request_facts import ask_of
+from fast_router.litellm_plugin.request import Attempt
+from fast_router.litellm_plugin.rests import mirror
+from fast_router.litellm_plugin.rests.policy import policy_of
+from fast_router.litellm_plugin.router_state import state_of
+from fast_router.litellm_plugin.rust_core import standing, steps
+from fast_router.litellm_plugin.rust_core.binding import binding_of
+from fast_router.litellm_plugin.rust_core.lane.answer import (
     blocked,
     headed,
     headed_sync,
@@ -24,73 +33,22 @@ from fast_router.litellm_plugin.bands.rust.lane.answer import (
     succeeded,
     succeeded_sync,
 )
-from fast_router.litellm_plugin.bands.rust.lane.beside import acquire_other, instead, rescuable
-from fast_router.litellm_plugin.bands.rust.lane.guard import CoreLane, Open, compile_group
-from fast_router.litellm_plugin.bands.rust.lane.ordinary import TAKEN_OUT
-from fast_router.litellm_plugin.bands.rust.lane.replay import Replay, replayed, replaying
-from fast_router.litellm_plugin.bands.rust.lane.trust import difference
-from fast_router.litellm_plugin.callers import caller_of
-from fast_router.litellm_plugin.layers.lease import answered
-from fast_router.litellm_plugin.picks.callback_filters import CallbackVerdict
-from fast_router.litellm_plugin.picks.request_facts import ask_of
-from fast_router.litellm_plugin.request import Attempt
-from fast_router.litellm_plugin.rests import mirror
-from fast_router.litellm_plugin.rests.policy import policy_of
-from fast_router.litellm_plugin.router_state import state_of
+from fast_router.litellm_plugin.rust_core.lane.beside import acquire_other, instead, rescuable
+from fast_router.litellm_plugin.rust_core.lane.entered import EVENTS, Entered
+from fast_router.litellm_plugin.rust_core.lane.guard import CoreLane, Open, compile_group
+from fast_router.litellm_plugin.rust_core.lane.ordinary import TAKEN_OUT
+from fast_router.litellm_plugin.rust_core.lane.replay import Replay, replayed, replaying
+from fast_router.litellm_plugin.rust_core.lane.trust import difference
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
     from fast_router.engine import Ask
     from fast_router.litellm_plugin.bands.rust.band import RustBand
-    from fast_router.litellm_plugin.bands.rust.lane.endpoint import Endpoint
-    from fast_router.litellm_plugin.bands.rust.lane.parts import Parts
-    from fast_router.litellm_plugin.bands.rust.lane.template import Template
     from fast_router.litellm_plugin.request import RequestLedger
+    from fast_router.litellm_plugin.rust_core.lane.endpoint import Endpoint
+    from fast_router.litellm_plugin.rust_core.lane.parts import Parts
 
-__all__ = ["Entered", "Lane"]
-
-_EVENTS = ("async_failure", "sync_failure")
-
-
-class Entered:
-    """A request that is in the lane: everything before its call.
-
-    Attributes:
-        call: The arguments of LiteLLM's function.
-        reading: True once it is its stream that may fail, not the call.
-        slot: One of LiteLLM's slots for calls at a time, None where it has no limit.
-        attempt: Holds the lease.
-    """
-
-    __slots__ = (
-        "attempt",
-        "call",
-        "found",
-        "id",
-        "logged",
-        "name",
-        "reading",
-        "request",
-        "slot",
-        "started",
-        "template",
-    )
-
-    def __init__(self, found: Open, template: Template, attempt: Attempt, id_: str, request: dict[str, Any]) -> None:
-        self.found = found
-        self.template = template
-        self.attempt = attempt
-        self.id = id_
-        self.request = request
-        self.call: dict[str, Any] = {}
-        self.name = template.model
-        self.logged: Mapping[str, bool] = _NOT_LOGGED
-        self.reading = False
-        self.slot: Any = None
-        self.started: Any = None
-
-
-_NOT_LOGGED: Mapping[str, bool] = dict.fromkeys(_EVENTS, False)
+__all__ = ["Lane"]
 
 
 class Lane:
@@ -137,7 +95,7 @@ class Lane:
         state = state_of(core)
         lane: CoreLane | None = state.lane
         if lane is None:
-            lane = state.lane = CoreLane(self.band.binding(core))
+            lane = state.lane = CoreLane(binding_of(self.band, core))
         if type(model) is not str:
             return lane, "a name that is no text"
         found = lane.groups.get((endpoint.op, model))
@@ -286,7 +244,7 @@ class Lane:
         logging_object = request.get("litellm_logging_obj")
         if logging_object is not None:
             already = parts.core.failure_already_logged
-            entered.logged = {event: already(request, event) for event in _EVENTS}
+            entered.logged = {event: already(request, event) for event in EVENTS}
             if endpoint.plan.kind == "embedding":
                 refused = parts.endpoints.embedding_batch_refusal
                 refused(endpoint.plan, found.handle.deployment(id_), request.get("input"), request, request["model"])

@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.bands.rust.lane import replay, select
-from fast_router.litellm_plugin.bands.rust.lane.endpoint import OPS, Endpoint
-from fast_router.litellm_plugin.bands.rust.lane.lane import Lane
-from fast_router.litellm_plugin.bands.rust.lane.parts import Parts
+from fast_router.litellm_plugin.bands.rust.band import OPS
+from fast_router.litellm_plugin.rust_core.lane import replay, select
+from fast_router.litellm_plugin.rust_core.lane.endpoint import Endpoint
+from fast_router.litellm_plugin.rust_core.lane.lane import Lane
+from fast_router.litellm_plugin.rust_core.lane.parts import Parts
 
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.rust.band import RustBand

@@ -13,8 +13,8 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fast_router.litellm_plugin.bands.rust.lane.endpoint import Endpoint
-    from fast_router.litellm_plugin.bands.rust.lane.parts import Parts
+    from fast_router.litellm_plugin.rust_core.lane.endpoint import Endpoint
+    from fast_router.litellm_plugin.rust_core.lane.parts import Parts
 
 __all__ = ["Template", "compile_template", "copied", "shaped_by_litellm"]
 

@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 from importlib import import_module
 from typing import Any
 
-from fast_router.litellm_plugin.bands.rust.lane.ordinary import GATED, TIMEOUTS
+from fast_router.litellm_plugin.rust_core.lane.ordinary import GATED, TIMEOUTS
 
 __all__ = ["Parts"]
 

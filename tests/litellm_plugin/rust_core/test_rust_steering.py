@@ -137,7 +137,7 @@ def test_the_state_of_a_router_with_redis_is_shared(redis_url):
     core = core_of(made)
     for _ in range(5):
         made.completion(model="m", messages=MESSAGES)
-    binding = switch.band.binding(core)
+    binding = switch.band.keeper.binding(core)
 
     async def attached():
         from fast_router.cluster import state_of

@@ -12,16 +12,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fast_router import settings
-from fast_router.litellm_plugin.bands.rust import rests, steps
 from fast_router.litellm_plugin.layers.outage import blocking_turn
 from fast_router.litellm_plugin.layers.wait import Turns, outlasting, priority_of, waiting_of
+from fast_router.litellm_plugin.rust_core import rests, steps
+from fast_router.litellm_plugin.rust_core.binding import binding_of
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
     from fast_router.engine.failover.waiting import Ticket
     from fast_router.litellm_plugin.bands.rust.band import RustBand
-    from fast_router.litellm_plugin.bands.rust.steps import Walk
     from fast_router.litellm_plugin.patching import PatchSet
+    from fast_router.litellm_plugin.rust_core.steps import Walk
 
 __all__ = ["install"]
 
@@ -83,7 +84,7 @@ def _waits(
         return None
     request, walking.picks_for = walking.picks_for, None
     try:
-        binding = band.binding(core)
+        binding = binding_of(band, core)
         first = binding.engine.deployments.get(ids[0])
         group = None if first is None else binding.router.groups.get(first.name)
         waiting = waiting_of(core)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Container, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fast_router.engine.deployment import OPERATOR, RESTING
 from fast_router.litellm_plugin import request as running
@@ -24,9 +24,9 @@ from fast_router.litellm_plugin.rests.store import BOUND, seconds_left
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
-    from fast_router.engine import Deployment
+    from fast_router.engine import Deployment, Engine
     from fast_router.engine.failover.ledger import AttemptLedger
-    from fast_router.litellm_plugin.bands.rust.band import RustBand, RustBinding
+    from fast_router.litellm_plugin.bands.rust.band import RustBand
     from fast_router.litellm_plugin.patching import PatchSet
 
 __all__ = ["NativeRests", "all_cooling", "as_answered", "attach", "cooling", "heed_holds", "ids_of", "install"]
@@ -66,10 +66,20 @@ class NativeRests:
             self._core._cache.delete_cache(f"{_PREFIX}{deployment_id}{_SUFFIX}")
 
 
+class Bound(Protocol):
+    """What stands behind a Router, as far as its rests go; `binding.RustBinding` is it."""
+
+    engine: Engine
+    core: weakref.ref[Any]
+
+    def refresh(self, core: Any) -> None:
+        """Read the deployments anew if the core's registry has changed."""
+
+
 # -- LiteLLM's cooldowns into ours ---------------------------------------------------------------------------
 
 
-def attach(binding: RustBinding, core: Any) -> None:
+def attach(binding: Bound, core: Any) -> None:
     """Take over what cools down in `core` now, and hear of what will."""
     store = core._cooldowns.cooldown_store
     vars(store)[BOUND] = weakref.ref(binding)
@@ -78,7 +88,7 @@ def attach(binding: RustBinding, core: Any) -> None:
             _rest(binding, key[len(_PREFIX) : -len(_SUFFIX)], value)
 
 
-def _rest(binding: RustBinding, deployment_id: str, value: object) -> None:
+def _rest(binding: Bound, deployment_id: str, value: object) -> None:
     seconds = seconds_left(value)
     if seconds is None or seconds <= 0:
         return
@@ -90,13 +100,13 @@ def _rest(binding: RustBinding, deployment_id: str, value: object) -> None:
         binding.engine.rest(deployment, seconds)
 
 
-def _binding_of(store: Any) -> RustBinding | None:
+def _binding_of(store: Any) -> Bound | None:
     reference = vars(store).get(BOUND)
-    found: RustBinding | None = None if reference is None else reference()
+    found: Bound | None = None if reference is None else reference()
     return found
 
 
-def _charged(binding: RustBinding, deployment_id: str) -> None:
+def _charged(binding: Bound, deployment_id: str) -> None:
     """Note that a request's charge has brought about a rest: it ends if the charge is taken back."""
     ledger = running.ledger.get()
     failover, deployment = getattr(ledger, "failover", None), binding.engine.deployments.get(deployment_id)
@@ -194,7 +204,7 @@ def ids_of(step: Mapping[str, Any]) -> list[str] | None:
 
 
 def cooling(
-    binding: RustBinding, ids: Sequence[str], answers: Any, ledger: AttemptLedger | None, *, tiers: bool
+    binding: Bound, ids: Sequence[str], answers: Any, ledger: AttemptLedger | None, *, tiers: bool
 ) -> Sequence[Any]:
     """Who cools down, as the core is to see it.
 
@@ -240,7 +250,7 @@ def _appeal(ledger: AttemptLedger | None, groups: Sequence[str]) -> None:
 
 
 def all_cooling(
-    binding: RustBinding, ids: Sequence[str], answers: Sequence[Any], left_alone: Container[str]
+    binding: Bound, ids: Sequence[str], answers: Sequence[Any], left_alone: Container[str]
 ) -> Sequence[Any]:
     """Say of those whom a request leaves alone that they cool down, rest or not; the others' answers stand."""
     now, known = binding.engine.clock(), binding.engine.deployments
@@ -308,7 +318,7 @@ def heed_holds(patches: PatchSet, band: RustBand, alone: Callable[[], bool]) -> 
         if ids is None or not isinstance(answers, (list, tuple)):
             return answers
         try:
-            engine = band.binding(core).engine
+            engine = band.keeper.binding(core).engine
             engine.settle()
             known, now = engine.deployments, engine.clock()
             away = [

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(
     not hasattr(Router, "from_config") or fast_router.status()["band"] != "1.110", reason="this core is Python"
 )
 
-from tests.litellm_plugin.bands.lane.walks import ERRORS, SETTINGS, answer, differences, lane_counts, run  # noqa: E402
+from tests.litellm_plugin.rust_core.lane.walks import ERRORS, SETTINGS, answer, differences, lane_counts, run  # noqa: E402
 
 PROMPTS: dict[str, dict[str, Any]] = {
     "acompletion": {},
@@ -116,7 +116,7 @@ DEPLOYMENTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("params", DEPLOYMENTS)
 @pytest.mark.parametrize("op", ["acompletion", "completion", "aresponses"])
 def test_deployments_of_many_kinds(op, params):
-    from tests.litellm_plugin.bands.lane.walks import entries
+    from tests.litellm_plugin.rust_core.lane.walks import entries
 
     for request in ({}, {"timeout": 3}, {"temperature": 0.1}):
         for failing in ("", "a", "ab"):
@@ -155,14 +155,14 @@ def test_an_alias_ends_as_in_litellms_walk():
         for failing in ("", "a", "ab"):
             does = dict.fromkeys(failing, "server")
             settings = {**SETTINGS["retries"], "model_group_alias": {"m": "g"}}
-            from tests.litellm_plugin.bands.lane.walks import entries
+            from tests.litellm_plugin.rust_core.lane.walks import entries
 
             listed = [{**entry, "model_name": "g"} if entry["model_name"] == "m" else entry for entry in entries()]
             same(settings, does, op=op, model_list=listed, **PROMPTS[op])
 
 
 def test_limits_are_recorded_in_litellms_books():
-    from tests.litellm_plugin.bands.lane.walks import entries
+    from tests.litellm_plugin.rust_core.lane.walks import entries
 
     for limits in ({"rpm": 100}, {"tpm": 10_000}, {"rpm": 100, "tpm": 10_000}, {"max_parallel_requests": 3}):
         for op in ("acompletion", "completion", "aembedding"):

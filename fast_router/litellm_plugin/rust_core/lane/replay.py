@@ -13,15 +13,15 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any, cast
 
-from fast_router.litellm_plugin.bands.rust import steps
 from fast_router.litellm_plugin.layers import failures
 from fast_router.litellm_plugin.request import aside, set_aside
+from fast_router.litellm_plugin.rust_core import steps
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
-    from fast_router.litellm_plugin.bands.rust.lane.parts import Parts
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.litellm_plugin.request import Attempt
+    from fast_router.litellm_plugin.rust_core.lane.parts import Parts
 
 __all__ = ["Replay", "install", "replayed", "replaying"]
 

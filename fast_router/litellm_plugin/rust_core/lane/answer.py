@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fast_router.litellm_plugin.bands.rust.lane.endpoint import Endpoint
-    from fast_router.litellm_plugin.bands.rust.lane.guard import Open
-    from fast_router.litellm_plugin.bands.rust.lane.parts import Parts
-    from fast_router.litellm_plugin.bands.rust.lane.template import Template
+    from fast_router.litellm_plugin.rust_core.lane.endpoint import Endpoint
+    from fast_router.litellm_plugin.rust_core.lane.guard import Open
+    from fast_router.litellm_plugin.rust_core.lane.parts import Parts
+    from fast_router.litellm_plugin.rust_core.lane.template import Template
 
 __all__ = ["blocked", "headed", "headed_sync", "opened", "opened_sync", "picked", "succeeded", "succeeded_sync"]
 
