@@ -19,6 +19,7 @@ from fast_router.engine import Ask, Deployment, Engine, Lease, ModelGroup, canon
 from fast_router.engine.ask import Rng
 from fast_router.engine.deployment import RESTING
 from fast_router.engine.prefix_cache.prompt import Prompt
+from fast_router.engine.token_counts import counted
 from fast_router.errors import NoDeploymentError, UnknownModelError
 from fast_router.explain import explain
 from fast_router.model_entry import Spec, read_entry, read_list
@@ -213,8 +214,8 @@ class AdvancedRouter(PicksFromLists):
 
         Args:
             model: The model name.
-            exclude: Ids that must not be picked, such as those tried before.
-            tokens: Prompt tokens, for deployments with a tokens/minute limit.
+            exclude: Ids that must not be picked, such as those tried before; one id may stand by itself.
+            tokens: Prompt tokens, for deployments with a tokens/minute limit; what is no such number counts as unknown.
             stream: True if the answer is streamed.
             key: What strategies with affinity go by: the session for `session_affinity`, the whole prompt as text for
                 `cache_aware`, which keeps nothing of it but hashes.
@@ -222,16 +223,29 @@ class AdvancedRouter(PicksFromLists):
         Raises:
             UnknownModelError: No deployment has that model name.
             NoDeploymentError: All rest, are full or excluded; `retry_after` says when the first may be back.
+            TypeError: `key` is no text.
         """
         group = self.group(model)
-        ask = Ask(exclude, tokens, stream, key) if exclude or tokens or stream or key is not None else None
-        if ask is not None and key and group.reads_prompts:
-            # Before the lock is taken: the longest part of such a pick.
-            ask.prompt = Prompt(key, tokens)
+        ask = None
+        if exclude or tokens or stream or key is not None:
+            ask = self._ask(group, exclude, tokens, stream, key)
         lease = self.engine.acquire(group, ask)
         if lease is None:
-            raise self.unavailable(group, exclude)
+            raise self.unavailable(group, () if ask is None else ask.exclude)
         return lease
+
+    @staticmethod
+    def _ask(group: ModelGroup, exclude: Collection[str], tokens: float, stream: bool, key: str | None) -> Ask:
+        said: object = key
+        if said is not None and not isinstance(said, str):
+            msg = f"key is text (a session's name, or the whole prompt), not {type(said).__name__}"
+            raise TypeError(msg)
+        # One word is one id, not the letters that it has.
+        ask = Ask((exclude,) if isinstance(exclude, str) else exclude, counted(tokens), stream, key)
+        if key and group.reads_prompts:
+            # Before the lock is taken: the longest part of such a pick.
+            ask.prompt = Prompt(key, ask.tokens)
+        return ask
 
     def unavailable(self, group: ModelGroup, exclude: Collection[str] = ()) -> NoDeploymentError:
         """The error that says why nobody in `group` is eligible, and until when."""

@@ -198,10 +198,10 @@ def _keys() -> Iterator[Callable[[float], str]]:
 @click.option("--model", help="This model only.")
 @click.option(
     "--interval",
-    default=1.0,
+    default=0.5,
     show_default=True,
     type=click.FloatRange(0.2, 60),
-    help="Seconds between looks; longer beyond 400 deployments.",
+    help="Seconds between looks; longer beyond 200 deployments.",
 )
 @click.option("--once", is_flag=True, help="One screen, two looks an interval apart, for a pipe.")
 def top(model: str | None, interval: float, once: bool) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fast_router.engine.token_counts import counted
+
 if TYPE_CHECKING:
     from fast_router.engine.deployment import Deployment
     from fast_router.engine.failover.blame import Blame, Case
@@ -143,11 +145,21 @@ class Lease:
             prompt_tokens: Tokens of the prompt, as the answer counts them; 0 if it does not.
             cached_tokens: Those of them that the server had in its prefix cache; None if the answer does not say.
 
+        Tokens that are None, negative, NaN or no number at all count as not given: the slot is given back whatever an
+        answer's usage holds.
+
         Returns:
             True for the call that released it, False for every later one.
         """
         return self._engine.release(
-            self, error, completion_tokens, total_tokens, cancelled, observe, prompt_tokens, cached_tokens
+            self,
+            error,
+            counted(completion_tokens) if completion_tokens else 0.0,
+            counted(total_tokens) if total_tokens else 0.0,
+            cancelled,
+            observe,
+            counted(prompt_tokens) if prompt_tokens else 0.0,
+            None if cached_tokens is None else counted(cached_tokens),
         )
 
     def disown(self, *, elsewhere: bool) -> None:

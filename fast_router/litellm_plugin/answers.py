@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from fast_router.engine.token_counts import counted
+
 __all__ = ["cached_of", "is_cache_hit", "usage_of"]
 
 
@@ -34,7 +36,7 @@ def cached_of(response: Any) -> tuple[float, float | None]:
         details = usage.get(word) if isinstance(usage, dict) else getattr(usage, word, None)
         value = details.get("cached_tokens") if isinstance(details, dict) else getattr(details, "cached_tokens", None)
         if isinstance(value, (int, float)):
-            return prompt, float(value)
+            return prompt, counted(value)
     return prompt, None
 
 
@@ -48,8 +50,7 @@ def _usage(response: Any) -> Any:
 
 
 def _number(usage: Any, key: str) -> float:
-    value = usage.get(key) if isinstance(usage, dict) else getattr(usage, key, None)
-    return float(value) if isinstance(value, (int, float)) else 0.0
+    return counted(usage.get(key) if isinstance(usage, dict) else getattr(usage, key, None))
 
 
 def is_cache_hit(response: Any) -> bool:

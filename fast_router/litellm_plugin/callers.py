@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from fast_router.engine.failover.blame import Terms
 
-__all__ = ["caller_of", "terms_of"]
+__all__ = ["OWN", "caller_of", "terms_of"]
 
 # LiteLLM hands these on to the call in the place of the deployment's own.
 _ENDPOINT: Final = frozenset(
@@ -30,6 +30,8 @@ _CREDENTIALS: Final = frozenset(
         "use_psc_endpoint_format", "ssl_verify", "ssl_certificate", "http_client", "litellm_credential_name",
     }
 )  # fmt: skip
+OWN: Final = _ENDPOINT | _CREDENTIALS
+"""The arguments that name a server, or who asks there, in the place of the deployment's own."""
 _TIMEOUT: Final = frozenset({"timeout", "request_timeout", "stream_timeout"})
 _ANSWER: Final = frozenset(
     {

@@ -85,6 +85,30 @@ def test_weights_hold() -> None:
     assert bench.members[0].in_flight == pytest.approx(30, abs=2)
 
 
+@given(st.lists(st.sampled_from([50.0, 1500.0, 8000.0, 200_000.0]), min_size=3, max_size=3), st.floats(20, 200_000))
+def test_what_others_will_want_is_never_worth_more_than_it_costs(rates: list[float], siblings: float) -> None:
+    """Servers as unlike as can be, one of which holds a popular beginning: one is picked, and a faster one is free."""
+    bench = Bench("cache_aware", 3)
+    system = text(24_000)
+    holder = turn(bench, system + text(500))
+    for _ in range(3):
+        turn(bench, system + text(500))
+    for deployment, rate in zip(bench.members, rates, strict=True):
+        assert deployment.work is not None
+        deployment.work.speed.rate = rate
+        deployment.work.fleet.rate = siblings
+        deployment.work.backlog.free_at = 0.0
+    prompt = system + text(500)
+    picked = bench.acquire(Ask((), 6000, stream=True, key=prompt)).deployment.work
+    known = next(d.work for d in bench.members if d.id == holder)
+    assert picked is not None
+    assert known is not None
+    # Nothing is queued: whoever has to compute it all is not picked where that takes far longer than at its holder.
+    there = 6000 / picked.rate
+    here = (6000 if picked is known else 125) / known.rate
+    assert picked is known or there <= 1.7 * here + 0.1
+
+
 def test_mirror_survives_a_recompiled_group_and_forgets_who_leaves() -> None:
     prompt = text(6000)
     router = AdvancedRouter("cache_aware", model_list=[{"model_name": "m", "endpoint": f"e{n}"} for n in range(8)])

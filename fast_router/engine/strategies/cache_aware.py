@@ -134,7 +134,7 @@ class CacheAware(Strategy):
                 most, holder = guess, work
         if most > 0 and min(depths) < most:
             assert holder is not None
-            self._invest(prompt, holder.mirror.popular(prompt.hashes, most), depths, seconds)
+            _invest(prompt, holder.mirror.popular(prompt.hashes, most), candidates, depths, seconds)
         if self._shares is not None:
             shares = self._shares
             seconds = [s / (shares[d] or 1e-9) for d, s in zip(candidates, seconds, strict=True)]
@@ -142,15 +142,6 @@ class CacheAware(Strategy):
         bound = least + _NEAR * least + _NEAR_SECONDS
         near = [d for d, expected in zip(candidates, seconds, strict=True) if expected <= bound]
         return near[0] if len(near) == 1 else self.any_of(near)
-
-    def _invest(self, prompt: Prompt, popular: int, depths: list[int], seconds: list[float]) -> None:
-        """Make it cheaper to compute what others will want, too, where it is not cached yet."""
-        ends = prompt.ends
-        rate = self.fleet.rate
-        per_byte = INVESTED * prompt.tokens / prompt.length / rate
-        for place, depth in enumerate(depths):
-            if depth < popular:
-                seconds[place] -= per_byte * (ends[popular - 1] - (ends[depth - 1] if depth else 0))
 
     def _few(self, candidates: Sequence[Deployment], prompt: Prompt) -> tuple[Sequence[Deployment], int]:
         """Those worth asking: of those that may hold most of it, and of all; and how many blocks the first may have."""
@@ -168,6 +159,21 @@ class CacheAware(Strategy):
     def _within_bound(self, candidates: Sequence[Deployment]) -> Sequence[Deployment]:
         most = ceil(self._factor * (sum(d.load for d in candidates) + 1) / len(candidates))
         return [d for d in candidates if d.load + 1 <= most] or candidates
+
+
+def _invest(
+    prompt: Prompt, popular: int, candidates: Sequence[Deployment], depths: list[int], seconds: list[float]
+) -> None:
+    """Make it cheaper to compute what others will want, too, where it is not cached yet.
+
+    By each member's own rate: what is taken off is then always less than what computing it takes.
+    """
+    ends = prompt.ends
+    share = INVESTED * prompt.tokens / prompt.length
+    for place, (deployment, depth) in enumerate(zip(candidates, depths, strict=True)):
+        if depth < popular:
+            assert deployment.work is not None
+            seconds[place] -= share * (ends[popular - 1] - (ends[depth - 1] if depth else 0)) / deployment.work.rate
 
 
 # When it will have computed what it has; every member has a `work`.

@@ -14,9 +14,10 @@ from fast_router.litellm_plugin.layers import (
     fallback_at_once,
     first_chunk,
     hedge,
-    moderations,
+    not_given,
     own_credentials,
     retry_timing,
+    single_attempts,
     wait,
 )
 from fast_router.litellm_plugin.layers.failures import ended, enter, judged_later
@@ -51,8 +52,9 @@ def install(patches: PatchSet, band: Band) -> list[str]:
     retry_timing.install(patches, band)
     fallback_at_once.install(patches, band)
     repairs.install(patches, band, judged_later)
-    moderations.install(patches, band)
+    single_attempts.install(patches, band)
     own_credentials.install(patches, band)
+    not_given.install(patches, band)
     off = settings.current().disabled_features
     done = ["failover"]
     for name, part in (("stream_failover", first_chunk), ("hedging", hedge), ("waiting", wait)):

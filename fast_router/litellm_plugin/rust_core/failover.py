@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router import settings
 from fast_router.engine.failover.retry_after import retry_after_from_error
-from fast_router.litellm_plugin.layers import request_ledger, retry_timing
+from fast_router.litellm_plugin.layers import not_given, request_ledger, retry_timing
 from fast_router.litellm_plugin.layers.fallback_at_once import as_ever, members_of, passes_by
 from fast_router.litellm_plugin.request import RequestLedger, aside
-from fast_router.litellm_plugin.rust_core import first_chunk, hedge, rests, steps, waiting
+from fast_router.litellm_plugin.rust_core import first_chunk, hedge, rests, single_attempts, steps, waiting
 from fast_router.litellm_plugin.rust_core.binding import binding_of
 from fast_router.litellm_plugin.rust_core.judgement import judged
 from fast_router.litellm_plugin.tally import tally
@@ -198,33 +198,35 @@ def _seconds(band: RustBand, seconds: float) -> float:
 
 
 def _drive(original: Any) -> Any:
-    async def _drive(self: Any, plan: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+    async def _drive(self: Any, plan: Any, request: Any, overrides: Any = None, **kwargs: Any) -> Any:
         ledger = aside().carried or steps.new_ledger(self, request)
+        plan, overrides = single_attempts.retried(plan, overrides)
         try:
             with steps.carrying(ledger):
-                return await original(self, plan, request, *args, **kwargs)
+                return await original(self, plan, request, overrides, **kwargs)
         except Exception:
             again = as_ever(ledger, request)
             if again is None:
                 raise
         with steps.carrying(ledger):
-            return await original(self, plan, again, *args, **kwargs)
+            return await original(self, plan, again, overrides, **kwargs)
 
     return _drive
 
 
 def _call_sync(original: Any) -> Any:
-    def _call_sync(self: Any, plan: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+    def _call_sync(self: Any, plan: Any, request: Any, overrides: Any = None, **kwargs: Any) -> Any:
         ledger = aside().carried or steps.new_ledger(self, request)
+        plan, overrides = single_attempts.retried(plan, overrides)
         try:
             with steps.carrying(ledger):
-                return original(self, plan, request, *args, **kwargs)
+                return original(self, plan, request, overrides, **kwargs)
         except Exception:
             again = as_ever(ledger, request)
             if again is None:
                 raise
         with steps.carrying(ledger):
-            return original(self, plan, again, *args, **kwargs)
+            return original(self, plan, again, overrides, **kwargs)
 
     return _call_sync
 
@@ -236,6 +238,7 @@ def install(patches: PatchSet, band: RustBand) -> list[str]:
         The features that are on, for `status()`.
     """
     from litellm.router_python_host import PythonHost  # noqa: PLC0415 - LiteLLM is imported
+    from litellm.router_rust.invoke import endpoints, prompt_management  # noqa: PLC0415 - the same
 
     def make_ledger(core: Any, request: Mapping[str, Any]) -> RequestLedger:
         return request_ledger.new_ledger(core, band, request)
@@ -253,6 +256,8 @@ def install(patches: PatchSet, band: RustBand) -> list[str]:
     ):
         patches.replace(owner, name, make)
     band.around_attempt(patches, partial(_attempt, band=band), partial(_attempt_sync, band=band))
+    for module in (endpoints, prompt_management):
+        patches.replace(module, "update_kwargs_with_deployment", not_given.without_none)
     off = settings.current().disabled_features
     done = ["failover"]
     if "stream_failover" not in off:

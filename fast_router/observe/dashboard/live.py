@@ -16,6 +16,8 @@ from fast_router.observe.summary import idle_parents, summarise
 
 __all__ = ["Live"]
 
+QUICKEST = 0.5
+"""Seconds between two looks at the workers, at the least."""
 _CHANGES = 40
 _SUMS = ("ok", "failed", "in_flight")
 
@@ -28,7 +30,7 @@ class Live:
         self._documents: list[dict[str, Any]] = []
         self._state: dict[str, Any] = {}
         self._due = 0.0
-        self._pace = 1.0
+        self._pace = QUICKEST
 
     def documents(self) -> list[dict[str, Any]]:
         """The newest answers to `status`."""
@@ -48,7 +50,7 @@ class Live:
             state = summarise(self._documents)
             rows = sum(group["size"] for group in state["groups"])
             # A worker spends some 30 ms on 1,000 deployments.
-            self._pace = max(1.0, round(rows / 400, 1))
+            self._pace = max(QUICKEST, round(rows / 400, 1))
             state.update(
                 now=time.time(),
                 every=self._pace,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import time
 
 import litellm
 import pytest
@@ -42,6 +43,22 @@ async def test_elsewhere_a_limit_of_0_is_none(strategy):
     model_list = [entry("a", tpm=0), entry("b", tpm=0)]
     router = litellm.Router(model_list=model_list, routing_strategy=strategy, num_retries=0)
     assert sum((await picks(router)).values()) == 30
+
+
+async def test_own_limits_are_counted_for_each_deployment_and_a_refusal_costs_no_request():
+    """LiteLLM looks at a deployment's own rpm after the pick: one that is full is picked by chance, and refuses."""
+    checks = {"optional_pre_call_checks": ["enforce_model_rate_limits"], "disable_cooldowns": True}
+    while True:
+        began = time.time() // 60
+        # Handlers of Routers that other tests have left count and refuse as well, by id.
+        model_list = [entry(f"{id_}-{time.time()}", rpm=3) for id_ in ("own", "other")]
+        router = litellm.Router(model_list=model_list, num_retries=1, **checks)
+        found = await picks(router, 6)
+        with pytest.raises(litellm.RateLimitError):
+            await picks(router, 1)
+        if time.time() // 60 == began:  # else the counts are those of two minutes
+            break
+    assert list(found.values()) == [3, 3]
 
 
 @pytest.mark.parametrize("limit", ["tpm", "rpm"])
