@@ -124,6 +124,13 @@ def test_imports_go_one_way(floors):
     assert wrong == []
 
 
+def test_no_file_is_longer_than_one_can_keep_in_mind():
+    files = [
+        path for folder in ("fast_router", "adapters", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")
+    ]
+    assert [path for path in files if path.read_text().count("\n") > 500] == []
+
+
 def test_the_engine_needs_the_standard_library_alone():
     allowed = {"fast_router.engine", "fast_router.errors"}
     wrong = {

@@ -68,11 +68,12 @@ def _validators() -> dict[str, Any]:
 
     from pydantic import Field, TypeAdapter
 
+    from fast_router.engine.rollout.arms import Measure
+
     levels = typing.Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
-    measures = typing.Literal["latency", "first_token", "failures"]
     hints = typing.get_type_hints(
         Settings,
-        {"Any": typing.Any, "Literal": typing.Literal, "LogLevel": levels, "Rollout": typing.Any, "Measure": measures},
+        {"Any": typing.Any, "Literal": typing.Literal, "LogLevel": levels, "Rollout": typing.Any, "Measure": Measure},
     )
     make: Any = TypeAdapter  # its own type does not admit an annotation that is only known at run time
     return {name: make(typing.Annotated[hints[name], Field(**spec.bounds)]) for name, spec in options().items()}
