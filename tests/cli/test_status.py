@@ -164,7 +164,7 @@ def test_no_column_for_cached_prompts_without_such_a_strategy(runtime):
 
 def test_a_process_under_the_launcher_is_seen_once_it_uses_litellm_and_no_other(runtime):
     code = (
-        "from fast_router.observe import process_status as p\n"
+        "from fast_router.observe import asking as p\n"
         "before = len(p.processes())\n"
         "import litellm\n"
         "print(before, len(p.processes()))\n"

@@ -34,7 +34,7 @@ Begin: TypeAlias = Callable[[Mapping[str, Any]], Request | None]
 """Gives the request that keyword arguments make, None while there is no rollout."""
 
 _PLUGIN = "fast_router.litellm_plugin."
-_STEERING = (f"{_PLUGIN}layers.", f"{_PLUGIN}picks.", f"{_PLUGIN}rests.", f"{_PLUGIN}bands.")
+_STEERING = tuple(f"{_PLUGIN}{floor}." for floor in ("bands", "picks", "rests", "layers", "rust_core"))
 # Names of strategies are for both arms, and what an operator holds is held for both.
 _FOR_BOTH = (f"{_PLUGIN}picks.strategies_by_name", f"{_PLUGIN}rust_core.strategies_by_name", f"{_PLUGIN}picks.watch",
              f"{_PLUGIN}rests.by_operator")  # fmt: skip
