@@ -67,12 +67,13 @@ class Open:
         records: Deployments as LiteLLM reads them, by id; from their first picks on.
         paced: Whether a member has a limit of requests per minute.
         remaining: Whether LiteLLM tells remaining limits in headers; None until the first answer.
+        counters: The minute, and LiteLLM's counters of the group in it; None until first read.
     """
 
     __slots__ = (
-        "asks", "cache", "cooldowns", "counts", "group", "guarded", "handle", "hosted", "ids", "images", "name",
-        "paced", "records", "remaining", "resolved", "rewritten", "seen", "step", "teams", "templates", "version",
-        "why",
+        "asks", "cache", "cooldowns", "counters", "counts", "group", "guarded", "handle", "hosted", "ids", "images",
+        "name", "paced", "records", "remaining", "resolved", "rewritten", "seen", "step", "teams", "templates",
+        "version", "why",
     )  # fmt: skip
 
     def __init__(self, core: Any) -> None:
@@ -99,6 +100,7 @@ class Open:
         self.paced = False
         self.records: dict[str, dict[str, Any]] = {}
         self.remaining: bool | None = None
+        self.counters: tuple[str, Any] | None = None
         self.templates: dict[tuple[str, bool], Template] = {}
 
     def holds(self, core: Any) -> bool:

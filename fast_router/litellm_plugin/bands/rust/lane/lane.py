@@ -292,7 +292,9 @@ class Lane:
                 refused(endpoint.plan, found.handle.deployment(id_), request.get("input"), request, request["model"])
         if template.slots:
             try:
-                entered.slot = parts.enter_slot(core._port, endpoint.plan, found.handle.deployment(id_), request)
+                entered.slot = parts.books.slot(core, template)
+                if entered.slot is None:
+                    entered.slot = parts.enter_slot(core._port, endpoint.plan, found.handle.deployment(id_), request)
             except Exception:  # noqa: BLE001 - LiteLLM's own refusal: its walk says what becomes of it
                 return "a deployment without a free slot"
         entered.call = template.build(parts, endpoint, request)
