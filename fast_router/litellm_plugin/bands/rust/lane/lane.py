@@ -30,6 +30,7 @@ from fast_router.litellm_plugin.bands.rust.lane.ordinary import TAKEN_OUT
 from fast_router.litellm_plugin.bands.rust.lane.replay import Replay, replayed, replaying
 from fast_router.litellm_plugin.bands.rust.lane.trust import difference
 from fast_router.litellm_plugin.callers import caller_of
+from fast_router.litellm_plugin.layers import threads
 from fast_router.litellm_plugin.layers.lease import answered
 from fast_router.litellm_plugin.picks.callback_filters import CallbackVerdict
 from fast_router.litellm_plugin.picks.request_facts import ask_of
@@ -161,6 +162,8 @@ class Lane:
         """What keeps this request out, None if nothing does."""
         if standing.reasons:
             return next(iter(standing.reasons.values()), "the walk")
+        if endpoint.sync and threads.wanted():
+            return "a rescue in threads"
         parts = self.parts
         litellm = parts.litellm
         if not request.keys() <= endpoint.keys:
