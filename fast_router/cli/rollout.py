@@ -1,4 +1,4 @@
-"""A rollout's two arms side by side, for `fast-router status`."""
+"""The two arms of a rollout or an experiment side by side, for `fast-router status`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _COLUMNS = (
 
 
 def show_rollouts(summary: Mapping[str, Any]) -> None:
-    """Print every rollout of `observe.summary.summarise`; nothing without one."""
+    """Print every rollout and experiment of `observe.summary.summarise`; nothing without one."""
     for rollout in summary["rollouts"]:
         click.echo()
         show(_COLUMNS, [_cells(arm) for arm in rollout["arms"]], title=_title(rollout))
@@ -34,10 +34,13 @@ def show_rollouts(summary: Mapping[str, Any]) -> None:
 
 
 def _title(rollout: Mapping[str, Any]) -> str:
+    workers = rollout["workers"]
+    processes = f"({workers} process{'' if workers == 1 else 'es'})"
+    if (tried := rollout.get("experiment")) is not None:
+        return f"experiment: {tried['share']:g} % of the requests by {tried['strategy']} {processes}"
     setting = rollout["rollout"]
     said = "observe: LiteLLM picks, we only watch" if setting == "observe" else f"{setting:g} % of the requests"
-    workers = rollout["workers"]
-    return f"rollout: {said} ({workers} process{'' if workers == 1 else 'es'})"
+    return f"rollout: {said} {processes}"
 
 
 def _cells(arm: Mapping[str, Any]) -> list[str]:
@@ -58,7 +61,9 @@ def _cells(arm: Mapping[str, Any]) -> list[str]:
 
 
 def _lines(rollout: Mapping[str, Any]) -> Iterator[str]:
-    if rollout["rollout"] != "observe":
+    if rollout.get("configured"):
+        yield f"configured: {', '.join(rollout['configured'])}"
+    if rollout.get("rollout") != "observe":
         yield f"by {rollout['measure']}: {rollout['verdict']} (may be read at any time)"
         yield rollout["shared"]
         return

@@ -27,8 +27,9 @@ class EligibleSet(Protocol):
     """A strategy as its members see it: it keeps which of them are eligible."""
 
     name: ClassVar[str]
-    follows_latency: ClassVar[bool]
-    respects_limits: ClassVar[bool]
+    follows_latency: bool
+    reads_prompts: bool
+    respects_limits: bool
     members: tuple[Deployment, ...]
 
     def add(self, deployment: Deployment) -> None:

@@ -19,6 +19,7 @@ from fast_router.engine.group import ModelGroup
 from fast_router.engine.learning import count_kind, learnt, observe
 from fast_router.engine.lease import Lease
 from fast_router.engine.slow_start import instead_of
+from fast_router.engine.strategies.split import Contender
 
 __all__ = ["Engine"]
 
@@ -48,6 +49,7 @@ class Engine(Eligibility):
         on_first_token: Called when a stream has begun to answer, outside the lock.
         untold: Tells of an id whether its rest is this process's own affair; failover knows.
         on_configured: Called with each deployment whose configuration was read, before it is picked by it.
+        contender: The strategy that groups compiled from now on have beside their own, None for none.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Engine(Eligibility):
         self.on_first_token: list[FirstTokenHook] = []
         self.on_configured: list[ConfiguredHook] = []
         self.untold: Callable[[str], bool] = _told
+        self.contender: Contender | None = None
         # Leases dropped by a finaliser, which may run inside our own critical section: they wait here.
         self._abandoned: deque[Lease] = deque()
         # Those of them that are closed, but of which the hooks have not heard.
@@ -88,7 +91,7 @@ class Engine(Eligibility):
         Raises:
             UnknownStrategyError: Nobody registered `strategy`; nothing has changed then.
         """
-        group = ModelGroup(name, members, strategy, self.rng, options)
+        group = ModelGroup(name, members, strategy, self.rng, options, self.contender)
         with self.lock:
             for order, tier in group.tiers.items():
                 for rank, deployment in enumerate(tier.members):
@@ -102,8 +105,8 @@ class Engine(Eligibility):
                     if not deployment.held:
                         tier.add(deployment)
                 former = replaces.tiers.get(order) if replaces is not None else None
-                if former is not None:
-                    tier.resume(former)
+                for part in former.parts() if former is not None else ():
+                    tier.resume(part)
             for deployment in group.members:
                 # A limit of 0 is used up from the beginning.
                 if deployment.limited and self._spent(deployment):
@@ -119,6 +122,8 @@ class Engine(Eligibility):
             for deployment in group.members:
                 deployment.strategies = tuple(s for s in deployment.strategies if s not in tiers)
                 deployment.counters = tuple(s for s in deployment.counters if s not in tiers)
+                if not any(strategy.reads_prompts for strategy in deployment.strategies):
+                    deployment.work = None
                 deployment.refresh()
 
     def apply_limits(self, deployment: Deployment) -> None:

@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fast_router.engine.strategies import strategy_class
+from fast_router.engine.strategies.split import Split
 
 if TYPE_CHECKING:
     from fast_router.engine.ask import Ask, Rng
     from fast_router.engine.deployment import Deployment
     from fast_router.engine.strategies.base import Strategy
+    from fast_router.engine.strategies.split import Contender
 
 __all__ = ["ModelGroup"]
 
@@ -28,12 +30,21 @@ class ModelGroup:
         strategy: A strategy's name.
         rng: The source of chance.
         options: The strategy's options.
+        contender: What is tried beside it, None for nothing; one that is the same is nothing.
+
+    Attributes:
+        reads_prompts: Whether a pick looks at the prompt.
+        reads_sessions: Whether it looks at the session.
+        reads_streams: Whether it looks at whether the answer is streamed.
 
     Raises:
-        UnknownStrategyError: Nobody registered `strategy`.
+        UnknownStrategyError: Nobody registered `strategy`, or the contender's.
     """
 
-    __slots__ = ("members", "name", "names", "only", "options", "reads_prompts", "strategy", "tiers")
+    __slots__ = (
+        "contender", "members", "name", "names", "only", "options", "reads_prompts", "reads_sessions", "reads_streams",
+        "strategy", "tiers",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -42,6 +53,7 @@ class ModelGroup:
         strategy: str,
         rng: Rng,
         options: Mapping[str, Any] | None = None,
+        contender: Contender | None = None,
     ) -> None:
         cls = strategy_class(strategy)
         self.name = name
@@ -58,6 +70,17 @@ class ModelGroup:
         self.tiers: dict[int | None, Strategy] = {
             order: cls([d for d in self.members if d.order == order], rng, self.options) for order in tiers
         }
+        self.contender = contender
+        picking = [self.strategy]
+        if contender is not None and (contender.strategy, contender.options) != (self.strategy, self.options):
+            other = strategy_class(contender.strategy)
+            picking.append(other.name)
+            self.tiers = {
+                order: Split(tier, other(tier.members, rng, contender.options), contender.is_new)
+                for order, tier in self.tiers.items()
+            }
+        self.reads_sessions = any(name.endswith("_affinity") for name in picking)
+        self.reads_streams = "latency_based" in picking
         self.reads_prompts = any(tier.reads_prompts for tier in self.tiers.values())
         # The one strategy of a group without order tiers, for the shortest way through a pick.
         self.only: Strategy | None = next(iter(self.tiers.values())) if tiers == [None] else None

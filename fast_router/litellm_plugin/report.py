@@ -21,7 +21,8 @@ def status() -> dict[str, Any]:
     share their state over Redis: who else is there, and whether Redis answers (or that `limits: strict` has none).
     `resting` lists the deployments that rest or have yet to prove that they are back: model, id, state, reason,
     seconds_left. `celery` is there while Celery routing is on: whether broker and Redis answer, `picks` by workers,
-    `local_picks` by reason. `rollout` is there while that setting is below 100 or observe: both arms, side by side.
+    `local_picks` by reason. `rollout` is there while that setting is below 100 or observe, `experiment` while there is
+    one: both arms, side by side.
     `names_translated`: our strategies are off, and configurations that name one start all the same. `capabilities` says
     of each whether it is on, and why or why not.
     """
@@ -81,5 +82,4 @@ def _celery() -> dict[str, Any]:
 
 def _rollout() -> dict[str, Any]:
     rollout = sys.modules.get("fast_router.litellm_plugin.rollout")
-    found = rollout.report() if rollout is not None else None
-    return {} if found is None else {"rollout": found}
+    return rollout.report() if rollout is not None else {}

@@ -11,22 +11,24 @@ from fast_router.engine.rollout.assignment import Assignment
 
 __all__ = ["rollouts"]
 
+_KINDS = ("rollout", "experiment")
+
 
 def rollouts(statuses: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Every rollout that is under way, added up over the processes that have the same setting.
+    """Every rollout and experiment that is under way, added up over the processes that have the same setting.
 
     Args:
         statuses: As `fast_router.status()` gives them.
 
     Returns:
-        As of a status's `rollout`, with `workers`, how many processes it is of.
+        As of a status's `rollout` or `experiment`, with `workers`, how many processes it is of.
     """
     alike: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for status in statuses:
-        told = status.get("rollout")
+        told = status.get("rollout") or status.get("experiment")
         if told:
             names = tuple(arm["arm"] for arm in told["arms"])
-            alike.setdefault((str(told["rollout"]), told["measure"], *names), []).append(told)
+            alike.setdefault((*(str(told.get(kind)) for kind in _KINDS), told["measure"], *names), []).append(told)
     return [_together(reports) for reports in alike.values()]
 
 
@@ -37,7 +39,10 @@ def _together(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     arms = Arms(old, new, Assignment(first["share"], "", random.Random(0)), first["measure"], lambda: since)
     for report in reports:
         arms.join(report)
-    found = {"rollout": first["rollout"], "workers": len(reports), **arms.report()}
+    kind = next(kind for kind in _KINDS if kind in first)
+    found = {kind: first[kind], "workers": len(reports), **arms.report()}
+    if kind == "experiment":
+        found["configured"] = sorted({name for report in reports for name in report["configured"]})
     observed = [report["observed"] for report in reports if "observed" in report]
     if observed:
         found["observed"] = _observed(observed)

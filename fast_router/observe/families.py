@@ -107,7 +107,8 @@ def families() -> Iterator[Family]:
     )
     status = report.status()
     yield from _plugin(status)
-    yield from _rollout(status.get("rollout"))
+    yield from _arms("rollout", "Share of the requests that fast_router handles.", status.get("rollout"))
+    yield from _arms("experiment", "Share of the requests by the strategy that is tried.", status.get("experiment"))
 
 
 def _family(name: str, kind: str, text: str, labels: Sequence[str], samples: Sequence[Any]) -> Family:
@@ -233,19 +234,17 @@ _ARM_TIMES = (
 )
 
 
-def _rollout(rollout: Mapping[str, Any] | None) -> Iterator[Family]:
-    """Both arms of a rollout side by side; nothing without one."""
-    if rollout is None:
+def _arms(kind: str, share: str, report: Mapping[str, Any] | None) -> Iterator[Family]:
+    """Both arms of a rollout or an experiment side by side; nothing without one."""
+    if report is None:
         return
-    arms = rollout["arms"]
+    arms = report["arms"]
     for name, text in _ARM_COUNTERS:
         samples = [((arm["arm"],), arm[name]) for arm in arms]
-        yield _family(f"rollout_{name}", "counter", text, ("arm",), samples)
+        yield _family(f"{kind}_{name}", "counter", text, ("arm",), samples)
     for name, text in _ARM_TIMES:
         sums = [((arm["arm"],), _upto(arm["sums"][name], arm["sums"][f"{name}_seconds"])) for arm in arms]
-        yield _family(f"rollout_{name}_seconds", "histogram", text, ("arm",), sums)
-    yield _family(
-        "rollout_share", "gauge", "Share of the requests that fast_router handles.", (), [((), rollout["share"])]
-    )
-    differs = [((rollout["measure"],), int(rollout["differs"]))]
-    yield _family("rollout_differs", "gauge", "1 once the arms differ by the measure.", ("measure",), differs)
+        yield _family(f"{kind}_{name}_seconds", "histogram", text, ("arm",), sums)
+    yield _family(f"{kind}_share", "gauge", share, (), [((), report["share"])])
+    differs = [((report["measure"],), int(report["differs"]))]
+    yield _family(f"{kind}_differs", "gauge", "1 once the arms differ by the measure.", ("measure",), differs)

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 from fast_router import environment_switch
 from fast_router.errors import ConfigurationError, did_you_mean
 from fast_router.settings.features import FEATURES, OVERHEAD
-from fast_router.settings.rollout import check_rollout
+from fast_router.settings.rescue import check_rescue
+from fast_router.settings.rollout import LITELLMS_ALONE, check_experiment, check_rollout, clash
 from fast_router.settings.table import PREFIX, Row, Settings, markdown, options, rows, shown
 
 if TYPE_CHECKING:
@@ -51,8 +52,6 @@ __all__ = [
 _LITELLM_SECTIONS = frozenset(
     {"model_list", "litellm_settings", "router_settings", "general_settings", "environment_variables", "include"}
 )
-# Strategies that only LiteLLM has; everything else must be in our registry.
-_LITELLM_STRATEGIES = frozenset({"provider-budget-routing", "lar1", "lar1-routing"})
 # What a URL may begin with. Celery routing needs a single Redis: it refuses the two with +cluster itself.
 _SCHEMES = {
     "redis_url": ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster"),
@@ -73,7 +72,14 @@ def _validators() -> dict[str, Any]:
     levels = typing.Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
     hints = typing.get_type_hints(
         Settings,
-        {"Any": typing.Any, "Literal": typing.Literal, "LogLevel": levels, "Rollout": typing.Any, "Measure": Measure},
+        {
+            "Any": typing.Any,
+            "Literal": typing.Literal,
+            "LogLevel": levels,
+            "Rollout": typing.Any,
+            "Rescue": typing.Any,
+            "Measure": Measure,
+        },
     )
     make: Any = TypeAdapter  # its own type does not admit an annotation that is only known at run time
     return {name: make(typing.Annotated[hints[name], Field(**spec.bounds)]) for name, spec in options().items()}
@@ -184,6 +190,8 @@ def load(
             values[name] = _checked(name, value)
         except ValueError as error:
             problems.append(f"{source}: {_complaint(table[name], value, error)}")
+    if values.get("experiment") and "rollout" in values and (why := clash(values["rollout"], found["rollout"][0])):
+        problems.append(f"{found['experiment'][0]}: {why}")
     if problems:
         msg = problems[0] if len(problems) == 1 else "settings:\n  " + "\n  ".join(problems)
         raise ConfigurationError(msg)
@@ -195,10 +203,14 @@ def _checked(name: str, value: object) -> object:
         return False
     if name == "rollout":
         return check_rollout(value)
+    if name == "experiment":
+        return check_experiment(value)
+    if name == "rescue":
+        return check_rescue(value)
     checked: object = _validators()[name].validate_python(value)
     if name == "disabled_features" and isinstance(checked, tuple):
         return _features(checked)
-    if name == "strategy" and isinstance(checked, str) and checked not in _LITELLM_STRATEGIES:
+    if name == "strategy" and isinstance(checked, str) and checked not in LITELLMS_ALONE:
         from fast_router.engine.strategies import canonical
 
         canonical(checked)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from fast_router.engine.rollout.arms import Measure
 
+    Rescue: TypeAlias = bool | Literal["threads"]
     Rollout: TypeAlias = float | Literal["observe"]
     LogLevel: TypeAlias = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
@@ -105,7 +106,12 @@ class Settings:
         {}, "Further arguments of that Router, by LiteLLM's names.", secret=True, unset="none"
     )
     rollout: Rollout = option(100.0, "Share of the requests that fast_router handles; or observe.", unit="percent")
-    rollout_measure: Measure = option("latency", "What the two arms of a rollout are compared by; name it beforehand.")
+    experiment: dict[str, Any] = option(
+        {}, "A second strategy for a share of the requests: {strategy: cache_aware, share: 20}.", unset="none"
+    )
+    rollout_measure: Measure = option(
+        "latency", "What the two arms of a rollout or an experiment are compared by; name it beforehand."
+    )
     disabled_features: tuple[str, ...] = option(
         (), "Features of `fast_router.status()` to leave out (comma list).", unset="none"
     )
@@ -176,8 +182,10 @@ class Settings:
     stream_idle_timeout: float = option(
         0.0, "Longest pause between two chunks of a stream; 0: any.", section="Failover", unit="seconds", ge=0
     )
-    rescue: bool = option(
-        True, "Ask elsewhere as well for requests that wait on a deployment that has fallen silent.", section="Failover"
+    rescue: Rescue = option(
+        True,
+        "Ask elsewhere as well for requests that wait on a silent deployment; threads: for synchronous ones, too.",
+        section="Failover",
     )
     hedge_percent: float = option(
         0.0, "Second attempts per hundred requests when the first is slow; 0: none.", section="Failover", ge=0, le=100
@@ -391,6 +399,7 @@ class Row:
 
 _KINDS = {
     "LogLevel": "level",
+    "Rescue": "bool or threads",
     "Rollout": "share or observe",
     "Measure": "latency, first_token or failures",
     "tuple[str, ...]": "list",
@@ -406,6 +415,8 @@ def shown(value: object) -> str:
         return "on" if value else "off"
     if isinstance(value, tuple):
         return ",".join(map(str, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {shown(each)}" for key, each in value.items())
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 import fast_router
@@ -293,3 +294,67 @@ def test_a_wrong_rollout_is_one_error_that_says_what_is_right(given):
         settings.load(arguments={"rollout": given}, environ={})
     with pytest.raises(ConfigurationError, match="'latency', 'first_token' or 'failures'"):
         settings.load(arguments={"rollout_measure": "speed"}, environ={})
+
+
+TRIED = {"strategy": "cache_aware", "share": 20.0}
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ({"strategy": "cache-aware", "share": "20"}, TRIED),
+        ({"strategy": "prefix_affinity", "share": 20}, TRIED),
+        ({"strategy": "least-busy", "share": 0}, {"strategy": "least_busy", "share": 0.0}),
+        (
+            {"strategy": "peak_ewma", "share": 100, "options": {"decay": 3}},
+            {"strategy": "peak_ewma", "share": 100.0, "options": {"decay": 3}},
+        ),
+        ({}, {}),
+    ],
+)
+def test_an_experiment_is_a_strategy_and_its_share(given, read, tmp_path):
+    assert settings.load(arguments={"experiment": given}, environ={})[0].experiment == read
+    assert settings.load(environ={"FAST_ROUTER_EXPERIMENT": yaml.safe_dump(given)})[0].experiment == read
+    file = tmp_path / "options.yaml"
+    file.write_text(yaml.safe_dump({"fast_router": {"experiment": given}}))
+    assert settings.load(environ={"FAST_ROUTER_CONFIG": str(file)})[0].experiment == read
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("cache_aware", "expected a mapping, not str; an experiment is written as {strategy: cache_aware, share: 20}"),
+        ({"strategy": "cach_aware", "share": 20}, "unknown strategy 'cach_aware'; did you mean 'cache_aware'?"),
+        ({"strategy": "cache_aware"}, "share must be given"),
+        ({"share": 20}, "strategy must be given"),
+        ({"strategy": "cache_aware", "shares": 20}, "there is no key 'shares'; did you mean 'share'?"),
+        ({"strategy": "cache_aware", "share": 101}, "share: 101: expected a share in percent from 0 to 100"),
+        ({"strategy": "cache_aware", "share": True}, "expected a share in percent from 0 to 100"),
+        ({"strategy": "lar1", "share": 20}, "'lar1' is LiteLLM's alone"),
+        ({"strategy": "peak_ewma", "share": 20, "options": {"decai": 1}}, "no option 'decai'; did you mean 'decay'?"),
+        ({"strategy": "peak_ewma", "share": 20, "options": 3}, "options: expected a mapping, not int"),
+    ],
+)
+def test_a_wrong_experiment_is_one_error_in_the_same_words_everywhere(given, said, tmp_path):
+    file = tmp_path / "options.yaml"
+    file.write_text(yaml.safe_dump({"fast_router": {"experiment": given}}))
+    for source, read in (
+        ("configure(experiment=…)", {"arguments": {"experiment": given}, "environ": {}}),
+        ("FAST_ROUTER_EXPERIMENT", {"environ": {"FAST_ROUTER_EXPERIMENT": yaml.safe_dump(given)}}),
+        (f"{file}: experiment", {"environ": {"FAST_ROUTER_CONFIG": str(file)}}),
+    ):
+        with pytest.raises(ConfigurationError) as raised:
+            settings.load(**read)
+        assert str(raised.value).startswith(f"{source}: ")
+        assert said in str(raised.value)
+
+
+@pytest.mark.parametrize("rollout", [10, 0, "observe"])
+def test_an_experiment_beside_a_rollout_is_one_error_that_names_both(rollout):
+    with pytest.raises(ConfigurationError) as raised:
+        settings.load({"experiment": TRIED}, {"FAST_ROUTER_ROLLOUT": str(rollout)})
+    assert str(raised.value) == (
+        "configure(experiment=…): an experiment needs every request to be picked by fast_router, and rollout is "
+        f"{rollout} (FAST_ROUTER_ROLLOUT); set rollout to 100, or leave out experiment"
+    )
+    assert settings.load({"experiment": TRIED, "rollout": 100}, {})[0].experiment == TRIED

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
 from fast_router.engine import Ask, Deployment, Engine
+from fast_router.engine.strategies.split import Contender
 from tests.engine.contract import STRATEGIES, Clock
 
 
@@ -17,6 +18,7 @@ class GroupMachine(RuleBasedStateMachine):
 
     @initialize(
         strategy=st.sampled_from(STRATEGIES),
+        contender=st.sampled_from([None, *STRATEGIES]),
         limits=st.lists(
             st.fixed_dictionaries(
                 {
@@ -31,12 +33,16 @@ class GroupMachine(RuleBasedStateMachine):
         ),
         seed=st.integers(0, 2**16),
     )
-    def build(self, strategy, limits, seed):
+    def build(self, strategy, contender, limits, seed):
         self.clock = Clock()
         self.engine = Engine(clock=self.clock, wall=self.clock, rng=random.Random(seed))
         self.members = [Deployment(f"d{i}", "g", {}, **limit) for i, limit in enumerate(limits)]
         self.engine.deployments.update({d.id: d for d in self.members})
         self.strategy = strategy
+        self.tried = False
+        if contender is not None:
+            self.engine.contender = Contender(contender, {}, lambda: self.tried)
+        self.limited = not {strategy, contender}.isdisjoint({"latency_based", "cost_based", "usage_based"})
         self.group = self.engine.compile_group("g", self.members, strategy)
         self.open: dict[str, int] = {d.id: 0 for d in self.members}
         self.rests: dict[str, float] = {}
@@ -45,16 +51,20 @@ class GroupMachine(RuleBasedStateMachine):
 
     # The model: who may be picked, worked out from scratch.
     def _may(self, deployment: Deployment) -> bool:
-        limited = self.strategy in {"latency_based", "cost_based", "usage_based"}
         if self.rests.get(deployment.id, 0) > self.clock.now:
             return False
         if deployment.max_parallel is not None and self.open[deployment.id] >= deployment.max_parallel:
             return False
         spent = self.minute.get(deployment.id, 0) if self.minute_ends and self.clock.now < self.minute_ends else 0
-        return not (limited and deployment.rpm is not None and spent >= deployment.rpm)
+        return not (self.limited and deployment.rpm is not None and spent >= deployment.rpm)
 
-    @rule(target=leases, exclude=st.sets(st.sampled_from([f"d{i}" for i in range(6)]), max_size=3))
-    def acquire(self, exclude):
+    @rule(
+        target=leases,
+        exclude=st.sets(st.sampled_from([f"d{i}" for i in range(6)]), max_size=3),
+        tried=st.booleans(),
+    )
+    def acquire(self, exclude, tried):
+        self.tried = tried
         allowed = [d for d in self.members if self._may(d) and d.id not in exclude]
         lease = self.engine.acquire(self.group, Ask(exclude) if exclude else None)
         if not allowed:
@@ -65,7 +75,7 @@ class GroupMachine(RuleBasedStateMachine):
         best = [d for d in allowed if d.order == min(orders)] if orders else allowed
         assert lease.deployment in best
         self.open[lease.id] += 1
-        if self.strategy in {"latency_based", "cost_based", "usage_based"} and lease.deployment.rpm is not None:
+        if self.limited and lease.deployment.rpm is not None:
             if self.minute_ends is None or self.clock.now >= self.minute_ends:
                 self.minute = {}
                 self.minute_ends = self.clock.now + 60 - self.clock.now % 60

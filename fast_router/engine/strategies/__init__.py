@@ -6,6 +6,10 @@ Underscore and hyphen are the same. Add your own with `register_strategy`, or by
 
 from __future__ import annotations
 
+import random
+from collections.abc import Mapping
+from typing import Any
+
 from fast_router.engine.strategies.affinity import SessionAffinity
 from fast_router.engine.strategies.base import Strategy
 from fast_router.engine.strategies.cache_aware import CacheAware
@@ -17,9 +21,9 @@ from fast_router.engine.strategies.power_of_two import PowerOfTwo
 from fast_router.engine.strategies.round_robin import RoundRobin
 from fast_router.engine.strategies.shuffle import SimpleShuffle
 from fast_router.engine.strategies.usage_based import UsageBased
-from fast_router.errors import UnknownStrategyError, did_you_mean
+from fast_router.errors import ConfigurationError, FastRouterError, UnknownStrategyError, did_you_mean
 
-__all__ = ["canonical", "known_strategies", "register_strategy", "strategy_class"]
+__all__ = ["canonical", "check_options", "known_strategies", "register_strategy", "strategy_class"]
 
 ENTRY_POINT_GROUP = "fast_router.strategies"
 
@@ -105,6 +109,37 @@ def strategy_class(name: str) -> type[Strategy]:
         UnknownStrategyError: Nobody registered it.
     """
     return _classes[canonical(name)]
+
+
+def check_options(strategy: str, options: Mapping[str, Any], *others: str) -> None:
+    """Refuse options that the strategy does not have.
+
+    Args:
+        strategy: Its name.
+        options: By name.
+        others: Further words that would have meant something in the same place, for the question.
+
+    Raises:
+        ConfigurationError: There is no such option (the message asks for the nearest, or lists those there are), or
+            its value is wrong.
+        UnknownStrategyError: Nobody registered the strategy.
+    """
+    cls = strategy_class(strategy)
+    # Its own word alone: what a subclass of the user's takes besides, nobody has said.
+    accepted: frozenset[str] | None = vars(cls).get("accepts")
+    for name in options:
+        if accepted is not None and name not in accepted:
+            known = ", ".join(sorted(accepted))
+            remedy = did_you_mean(name, (*accepted, *others), f"it has {known}" if known else "it has none")
+            msg = f"{cls.name} has no option {name!r}; {remedy}"
+            raise ConfigurationError(msg)
+    try:
+        cls((), random.Random(0), options)  # the strategy itself knows which values are wrong
+    except FastRouterError:
+        raise
+    except (TypeError, ValueError) as error:
+        msg = f"{cls.name}: an option has a wrong value: {error}"
+        raise ConfigurationError(msg) from None
 
 
 def known_strategies() -> list[str]:

@@ -40,6 +40,7 @@ class SessionAffinity(PowerOfTwo):
 
     name = "session_affinity"
     aliases: ClassVar[tuple[str, ...]] = ("consistent_hash", "session")
+    accepts: ClassVar[frozenset[str] | None] = frozenset({"load", "load_factor"})
     follows_load = True
 
     def __init__(self, members: Sequence[Deployment], rng: Rng, options: Mapping[str, Any]) -> None:

@@ -34,15 +34,17 @@ class Strategy:
 
     name: ClassVar[str] = ""
     aliases: ClassVar[tuple[str, ...]] = ()
-    follows_load: ClassVar[bool] = False
+    accepts: ClassVar[frozenset[str] | None] = None
+    """The names of its options, so that others are refused; None takes any. A subclass names its own."""
+    follows_load: bool = False
     """True if `moved` must be called when a member's load changes."""
-    follows_latency: ClassVar[bool] = False
+    follows_latency: bool = False
     """True if `observed` must be called when something was learnt about a member."""
     takes: bool = False
     """True if `take` picks and counts in one step."""
     reads_prompts: bool = False
     """True if picks look at `Ask.prompt`."""
-    respects_limits: ClassVar[bool] = False
+    respects_limits: bool = False
     """True if members whose rpm or tpm is used up are not eligible (as in LiteLLM for this strategy)."""
 
     def __init__(self, members: Sequence[Deployment], rng: Rng, options: Mapping[str, Any]) -> None:
@@ -116,6 +118,10 @@ class Strategy:
 
     def resume(self, previous: Strategy) -> None:
         """Take over the state of the strategy that this one replaces (the group was recompiled)."""
+
+    def parts(self) -> Sequence[Strategy]:
+        """The strategies that pick here: itself, or those of an experiment."""
+        return (self,)
 
     # -- helpers ---------------------------------------------------------------------------------
 

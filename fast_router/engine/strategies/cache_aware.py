@@ -56,6 +56,9 @@ class CacheAware(Strategy):
 
     name = "cache_aware"
     aliases: ClassVar[tuple[str, ...]] = ("prefix_affinity", "prefix")
+    accepts: ClassVar[frozenset[str] | None] = frozenset(
+        {"cache_tokens", "fixed_seconds", "load_factor", "tokens_per_second"}
+    )
     reads_prompts = True
     follows_load = True
 

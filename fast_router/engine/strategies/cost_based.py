@@ -6,7 +6,7 @@ The price is input plus output per token. A price of 0 is a price; equally cheap
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fast_router.engine.ask import Ask, Rng
 from fast_router.engine.strategies.base import Strategy
@@ -23,6 +23,7 @@ class CostBased(Strategy):
 
     name = "cost_based"
     aliases = ("cost", "lowest_cost", "cost-based-routing")
+    accepts: ClassVar[frozenset[str] | None] = frozenset()
     respects_limits = True
 
     def __init__(self, members: Sequence[Deployment], rng: Rng, options: Mapping[str, Any]) -> None:

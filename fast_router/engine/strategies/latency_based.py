@@ -7,7 +7,7 @@ first token where it is known. An unknown deployment is probed by one call, and 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fast_router.engine.ask import Ask, Rng
 from fast_router.engine.strategies.base import Strategy
@@ -28,6 +28,7 @@ class LatencyBased(Strategy):
 
     name = "latency_based"
     aliases = ("latency", "lowest_latency", "latency-based-routing")
+    accepts: ClassVar[frozenset[str] | None] = frozenset({"lowest_latency_buffer"})
     follows_load = True
     follows_latency = True
     respects_limits = True

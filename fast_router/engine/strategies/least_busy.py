@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fast_router.engine.ask import Ask, Rng
 from fast_router.engine.strategies.base import Strategy
@@ -33,6 +33,7 @@ class LeastBusy(Strategy):
 
     name = "least_busy"
     aliases = ("least-busy",)
+    accepts: ClassVar[frozenset[str] | None] = frozenset({"load"})
     follows_load = True
 
     def __init__(self, members: Sequence[Deployment], rng: Rng, options: Mapping[str, Any]) -> None:

@@ -43,6 +43,7 @@ class PeakEwma(PowerOfTwo):
 
     name = "peak_ewma"
     aliases: ClassVar[tuple[str, ...]] = ("ewma",)
+    accepts: ClassVar[frozenset[str] | None] = frozenset({"decay", "load"})
 
     def __init__(self, members: Sequence[Deployment], rng: Rng, options: Mapping[str, Any]) -> None:
         super().__init__(members, rng, options)

@@ -44,6 +44,7 @@ class PowerOfTwo(Strategy):
 
     name = "power_of_two"
     aliases: ClassVar[tuple[str, ...]] = ("p2c", "power-of-two-choices")
+    accepts: ClassVar[frozenset[str] | None] = frozenset({"load"})
 
     def __init__(self, members: Sequence[Deployment], rng: Rng, options: Mapping[str, Any]) -> None:
         super().__init__(members, rng, options)

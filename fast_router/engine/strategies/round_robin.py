@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from heapq import heappop, heappush, heapreplace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fast_router.engine.ask import Ask, Rng
 from fast_router.engine.strategies.base import Strategy
@@ -44,6 +44,7 @@ class RoundRobin(Strategy):
     """Each in its turn, in proportion to weight. O(log n)."""
 
     name = "round_robin"
+    accepts: ClassVar[frozenset[str] | None] = frozenset()
 
     def __init__(self, members: Sequence[Deployment], rng: Rng, options: Mapping[str, Any]) -> None:
         super().__init__(members, rng, options)

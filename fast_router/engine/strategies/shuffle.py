@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from math import floor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fast_router.engine.ask import Ask, Rng
 from fast_router.engine.strategies.base import Strategy
@@ -36,6 +36,7 @@ class SimpleShuffle(Strategy):
 
     name = "simple_shuffle"
     aliases = ("shuffle", "simple-shuffle")
+    accepts: ClassVar[frozenset[str] | None] = frozenset()
 
     def __init__(self, members: Sequence[Deployment], rng: Rng, options: Mapping[str, Any]) -> None:
         super().__init__(members, rng, options)

@@ -6,7 +6,7 @@ LiteLLM's usage-based-routing (v1 and v2). Minutes are those of the wall clock, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fast_router.engine.ask import Ask, Rng
 from fast_router.engine.strategies.base import Strategy
@@ -23,6 +23,7 @@ class UsageBased(Strategy):
 
     name = "usage_based"
     aliases = ("usage", "usage-based-routing", "usage-based-routing-v2", "usage_based_routing_v2")
+    accepts: ClassVar[frozenset[str] | None] = frozenset()
     follows_latency = True
     respects_limits = True
 

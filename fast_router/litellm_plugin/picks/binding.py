@@ -25,10 +25,22 @@ from fast_router.naming import Name, server_of, short_id
 from fast_router.router import AdvancedRouter
 
 if TYPE_CHECKING:
+    from fast_router.engine.strategies.split import Contender
     from fast_router.litellm_plugin.bands.methods import Band
     from fast_router.litellm_plugin.request import Failover
 
-__all__ = ["Binding", "bind", "clear_layers", "existing", "on_bind", "on_change", "on_compile", "outdate"]
+__all__ = [
+    "Binding",
+    "bind",
+    "clear_layers",
+    "contend",
+    "existing",
+    "on_bind",
+    "on_change",
+    "on_compile",
+    "outdate",
+    "strategies_in_use",
+]
 
 on_bind: list[Callable[[Binding, Any], None]] = []
 """Called with each new binding and its core, once; must return at once and not raise."""
@@ -47,6 +59,24 @@ _FOREIGN_NAMES = 128
 
 _birth = threading.Lock()
 _alive: weakref.WeakSet[Binding] = weakref.WeakSet()
+
+
+# The strategy that is tried beside each Router's own, if there is one.
+_contending: list[Contender] = []
+
+
+def contend(contender: Contender | None) -> None:
+    """Have every Router, those to come included, pick by another strategy as well; None for its own alone."""
+    with _birth:
+        _contending[:] = [] if contender is None else [contender]
+        for binding in list(_alive):
+            binding.engine.contender = contender
+            binding.invalidate()
+
+
+def strategies_in_use() -> list[str]:
+    """The strategies that the models of all Routers are set to, sorted."""
+    return sorted({group.strategy for binding in list(_alive) for group in list(binding.router.groups.values())})
 
 
 def clear_layers() -> None:
@@ -118,6 +148,7 @@ class Binding:
         self.core: weakref.ref[Any] = weakref.ref(core)
         self.router = AdvancedRouter()
         self.engine = self.router.engine
+        self.engine.contender = next(iter(_contending), None)
         self.router.complete = _completing(weakref.ref(self))
         self.router.lane = _laning(weakref.ref(self))
         self.router.reader = _reading(weakref.ref(self))
@@ -306,6 +337,7 @@ class Binding:
                 and former.strategy == strategy
                 and former.members == members
                 and former.options == dict(options)
+                and former.contender is self.engine.contender
                 and all(specs.get(id_) is known for id_, known in zip(ids, read, strict=True))
                 and prices == [member.price for member in members]
             ):
@@ -333,6 +365,7 @@ class Binding:
                     group is not None
                     and group.strategy == strategy
                     and group.options == dict(options)
+                    and group.contender is self.engine.contender
                     and members.keys() <= {member.id for member in group.members}
                 ):
                     return group

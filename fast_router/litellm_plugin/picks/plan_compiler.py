@@ -17,10 +17,12 @@ from fast_router.litellm_plugin.picks import strategies_by_name
 from fast_router.litellm_plugin.picks.plan import AUTH, LEFT_BEHIND, TEAM, Plan
 from fast_router.litellm_plugin.picks.reasons import is_team_name, why_async, why_sync
 from fast_router.litellm_plugin.picks.replaced_selectors import replaces
+from fast_router.litellm_plugin.picks.request_facts import asks
 from fast_router.litellm_plugin.strategy_names import ASYNC, SELECTORS, STRATEGIES, options_of
 from fast_router.litellm_plugin.tally import LOGGER
 
 if TYPE_CHECKING:
+    from fast_router.engine import ModelGroup
     from fast_router.litellm_plugin.picks.plan import Picks
 
 __all__ = ["compile_plan"]
@@ -56,10 +58,14 @@ def compile_plan(binding: Picks, core: Any, model: str) -> Plan:
         LOGGER.warning("fast_router: the model %r is left to LiteLLM: %s", model, error)
         plan.why = plan.why_sync = f"a mistake in the configuration ({type(error).__name__})"
     # Whether the answer is streamed is all that latency-based picks want to know, and the shortest way can tell.
-    plan.streams = plan.asks and plan.group is not None and plan.group.strategy == "latency_based" and not plan.counts
+    plan.streams = plan.asks and plan.group is not None and _only_streams(plan.group) and not plan.counts
     plan.short = plan.why is None and plan.group is not None and (plan.streams or not plan.asks)
     plan.short_sync = plan.why_sync is None and plan.group is not None and (plan.streams or not plan.asks)
     return plan
+
+
+def _only_streams(group: ModelGroup) -> bool:
+    return group.reads_streams and not group.reads_sessions and not group.reads_prompts
 
 
 def _resolve(binding: Picks, core: Any, plan: Plan) -> None:
@@ -76,7 +82,7 @@ def _resolve(binding: Picks, core: Any, plan: Plan) -> None:
     tiers = plan.group.tiers.values()
     limits = any(tier.respects_limits for tier in tiers)
     plan.counts = limits and any(d.tpm is not None for d in plan.group.members)
-    plan.asks = plan.counts or name == "latency_based" or name.endswith("_affinity") or plan.group.reads_prompts
+    plan.asks = plan.counts or asks(plan.group)
     plan.services = plan.overlay is None and name != "simple_shuffle"
     if "continuation_deployments" in vars(band.module):
         # A stream that goes on elsewhere (1.109): some deployments cannot take up another's half of an answer.

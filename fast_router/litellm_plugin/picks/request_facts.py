@@ -13,7 +13,7 @@ from fast_router.litellm_plugin.request import ledger
 if TYPE_CHECKING:
     from fast_router.engine.group import ModelGroup
 
-__all__ = ["ask_of", "count_tokens", "session_of"]
+__all__ = ["ask_of", "asks", "count_tokens", "session_of"]
 
 
 def count_tokens(messages: Any, text: Any) -> float:
@@ -24,6 +24,11 @@ def count_tokens(messages: Any, text: Any) -> float:
         return float(litellm.token_counter(messages=messages, text=text))
     except Exception:  # noqa: BLE001 - LiteLLM takes a prompt that cannot be counted for an empty one
         return 0.0
+
+
+def asks(group: ModelGroup) -> bool:
+    """Whether a pick from `group` wants to know anything about its request, its tokens left out."""
+    return group.reads_streams or group.reads_sessions or group.reads_prompts
 
 
 def ask_of(
@@ -49,7 +54,7 @@ def ask_of(
         # Only where servers' events are followed with a tokenizer does anybody ask for the text.
         source = source_of(request_kwargs, prompt) if on_members else None
         return Ask((), tokens, stream, None, None, None, found, source)
-    key = session_of(request_kwargs) if group.strategy.endswith("_affinity") else None
+    key = session_of(request_kwargs) if group.reads_sessions else None
     return Ask((), tokens, stream, key) if tokens or stream or key is not None else None
 
 

@@ -1,6 +1,7 @@
 """A share of the traffic for us, the rest for LiteLLM's own code in the same process; or all of it, and we watch.
+Or all of it for us, a share of it by another strategy.
 
-Nothing but this module is loaded until `rollout` is set.
+Nothing but this module is loaded until `rollout` or `experiment` is set.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ _standing: list[Lifecycle] = []
 
 
 def install(patches: PatchSet, band: Band) -> None:
-    """Follow the setting `rollout` for as long as `patches` are on."""
+    """Follow the settings `rollout` and `experiment` for as long as `patches` are on."""
     made: list[Lifecycle] = []
 
     def follow(options: settings.Settings) -> None:
         if not made:
-            if options.rollout == EVERYTHING:
+            if options.rollout == EVERYTHING and not options.experiment:
                 return
             from fast_router.litellm_plugin.rollout.trial import Lifecycle  # noqa: PLC0415 - most never need it
 
@@ -46,6 +47,6 @@ def install(patches: PatchSet, band: Band) -> None:
     follow(settings.current())
 
 
-def report() -> dict[str, Any] | None:
-    """The rollout that is under way, None if there is none."""
-    return _standing[-1].report() if _standing else None
+def report() -> dict[str, Any]:
+    """What is under way by its name, `rollout` or `experiment`; empty if nothing is."""
+    return _standing[-1].report() if _standing else {}

@@ -28,7 +28,7 @@ from fast_router.litellm_plugin.tally import tally
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.methods import Band
 
-__all__ = ["Begin", "install"]
+__all__ = ["Begin", "count", "install"]
 
 Begin: TypeAlias = Callable[[Mapping[str, Any]], Request | None]
 """Gives the request that keyword arguments make, None while there is no rollout."""
@@ -66,6 +66,21 @@ def install(patches: PatchSet, band: Band, begin: Begin) -> PatchSet:
         band.keeper.heed_holds(gates, alone)
         band.around_picks(gates, partial(_pick, begin, watching), partial(_pick_sync, begin, watching))
         band.around_own_attempts(gates, partial(_attempt, watching), partial(_attempt_sync, watching))
+        band.around_whole_request(gates, partial(_request, begin), partial(_request_sync, begin))
+    except BaseException:
+        gates.restore()
+        raise
+    return gates
+
+
+def count(band: Band, begin: Begin) -> PatchSet:
+    """Put the gates around whole requests alone: each is told apart and counted, and nothing else about it changes.
+
+    Returns:
+        As `install`.
+    """
+    gates = PatchSet()
+    try:
         band.around_whole_request(gates, partial(_request, begin), partial(_request_sync, begin))
     except BaseException:
         gates.restore()

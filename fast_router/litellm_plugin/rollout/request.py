@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fast_router.engine.rollout.arms import Arm, Arms
     from fast_router.litellm_plugin.rollout.observer import Observer
 
-__all__ = ["Request", "alone", "name_of", "run", "running"]
+__all__ = ["Request", "alone", "name_of", "run", "running", "tried"]
 
 _END_USER = "user_api_key_end_user_id"
 
@@ -34,6 +34,7 @@ class Request:
         arm: Its own.
         alone: Whether LiteLLM's own code handles it.
         observer: Who watches LiteLLM's picks, None for nobody.
+        tried: Whether the strategy of an experiment picks for it.
 
     Attributes:
         observer: As given.
@@ -41,13 +42,14 @@ class Request:
 
     __slots__ = (
         "__weakref__", "_arm", "_arms", "_attempts", "_first", "_lease", "_lock", "_open", "_started", "alone",
-        "observer",
+        "observer", "tried",
     )  # fmt: skip
 
-    def __init__(self, arms: Arms, arm: Arm, observer: Observer | None, *, alone: bool) -> None:
+    def __init__(self, arms: Arms, arm: Arm, observer: Observer | None, *, alone: bool, tried: bool = False) -> None:
         self._arms = arms
         self._arm = arm
         self.alone = alone
+        self.tried = tried
         self.observer = observer
         self._attempts: Counter[str] = Counter()
         self._lease: Lease | None = None
@@ -156,6 +158,12 @@ def alone() -> bool:
     """Whether LiteLLM's own code handles what is running in this context."""
     request = running()
     return request is not None and request.alone
+
+
+def tried() -> bool:
+    """Whether the strategy of an experiment picks for what is running in this context."""
+    request = running()
+    return request is not None and request.tried
 
 
 def name_of(request: Mapping[str, Any]) -> str | None:

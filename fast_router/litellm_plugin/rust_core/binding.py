@@ -23,7 +23,7 @@ __all__ = ["RustBinding", "binding_of"]
 class RustBinding(Binding):
     """One Router's picks, over deployments that the Rust core keeps."""
 
-    __slots__ = ("_seen", "_stale", "limited")
+    __slots__ = ("_seen", "_stale", "limited", "ordered")
 
     def __init__(self, band: Band, core: Any) -> None:
         super().__init__(band, core)
@@ -32,11 +32,14 @@ class RustBinding(Binding):
         self._stale: set[tuple[str, str]] = set()
         # Whether any entry has a quality-of-service limit.
         self.limited = False
+        # Whether any has an order.
+        self.ordered = False
 
     def invalidate(self) -> None:
         """Have the registry read anew at the next pick."""
-        super().invalidate()
+        # First: whoever compiles for the new version must find the deployments read anew.
         self._seen = ()
+        super().invalidate()
 
     def refresh(self, core: Any) -> None:
         """Read the deployments anew if the core's registry has changed."""
@@ -57,6 +60,7 @@ class RustBinding(Binding):
             self._stale.update(self._extra)
             self._group(core)
             self.limited = any(deployment.qos_limit is not None for deployment in self.engine.deployments.values())
+            self.ordered = any(deployment.order is not None for deployment in self.engine.deployments.values())
             elsewhere = self._seen[3:] != seen[3:]
             self._seen = seen
             if elsewhere:

@@ -17,7 +17,15 @@ from fast_router.engine.failover.retry_after import retry_after_from_error
 from fast_router.litellm_plugin.layers import not_given, request_ledger, retry_timing
 from fast_router.litellm_plugin.layers.fallback_at_once import as_ever, members_of, passes_by
 from fast_router.litellm_plugin.request import RequestLedger, aside
-from fast_router.litellm_plugin.rust_core import first_chunk, hedge, rests, single_attempts, steps, waiting
+from fast_router.litellm_plugin.rust_core import (
+    cooldown_reads,
+    first_chunk,
+    hedge,
+    rests,
+    single_attempts,
+    steps,
+    waiting,
+)
 from fast_router.litellm_plugin.rust_core.binding import binding_of
 from fast_router.litellm_plugin.rust_core.judgement import judged
 from fast_router.litellm_plugin.tally import tally
@@ -36,7 +44,7 @@ __all__ = ["install"]
 def _answer_cache(original: Any, band: RustBand) -> Any:
     async def _answer_cache(self: Any, step: Any) -> Any:
         answer = await original(self, step)
-        ids = rests.ids_of(step)
+        ids = cooldown_reads.ids_of(step)
         return answer if ids is None else _cooling(band, self, ids, rests.as_answered(self, ids, answer))
 
     return _answer_cache
@@ -45,7 +53,7 @@ def _answer_cache(original: Any, band: RustBand) -> Any:
 def _answer_cache_sync(original: Any, band: RustBand) -> Any:
     def _answer_cache_sync(self: Any, step: Any) -> Any:
         answer = original(self, step)
-        ids = rests.ids_of(step)
+        ids = cooldown_reads.ids_of(step)
         return answer if ids is None else _cooling(band, self, ids, rests.as_answered(self, ids, answer))
 
     return _answer_cache_sync

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fast_router import settings
 from fast_router.litellm_plugin.layers.outage import blocking_turn
 from fast_router.litellm_plugin.layers.wait import Turns, outlasting, priority_of, waiting_of
-from fast_router.litellm_plugin.rust_core import rests, steps
+from fast_router.litellm_plugin.rust_core import cooldown_reads, steps
 from fast_router.litellm_plugin.rust_core.binding import binding_of
 from fast_router.litellm_plugin.tally import tally
 
@@ -79,7 +79,7 @@ def _waits(
     walking = steps.current_walk()
     if walking is None or walking.picks_for is None or not walking.ledger.may_wait:
         return None
-    ids = rests.ids_of(step)
+    ids = cooldown_reads.ids_of(step)
     if not ids:
         return None
     request, walking.picks_for = walking.picks_for, None

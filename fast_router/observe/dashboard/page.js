@@ -192,8 +192,11 @@ function rollouts(data) {
     const said = observes
       ? `LiteLLM picks, we only watch: ${figure(seen.same_pick)} of ${figure(seen.compared)} picks as ours; to resting ${figure(seen.to_resting)}, full ${figure(seen.to_full)}, just failed ${figure(seen.to_just_failed)}`
       : `by ${each.measure}: ${each.verdict} (${each.shared})`;
+    const tried = each.experiment;
+    const title = tried ? `Experiment: ${tried.share} % of the requests by ${tried.strategy}, the others by ${each.configured.join(", ") || "what is configured"}`
+      : observes ? "Rollout: observe" : `Rollout: ${each.rollout} % of the requests`;
     return el("div", { class: "rollout" },
-      el("h2", {}, observes ? "Rollout: observe" : `Rollout: ${each.rollout} % of the requests`),
+      el("h2", {}, title),
       el("table", {},
         el("thead", {}, el("tr", {}, ...heads.map((head) => el("th", {}, head)))),
         el("tbody", {}, ...each.arms.map((arm) => el("tr", {},

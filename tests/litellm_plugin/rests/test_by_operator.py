@@ -11,6 +11,7 @@ from litellm.integrations.custom_logger import CustomLogger
 import fast_router
 from fast_router import operator_holds
 from fast_router.operator_holds import Hold
+from tests.support.plugin import over
 from tests.support.waiting import until
 
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -121,3 +122,16 @@ async def test_the_status_shows_deployments_before_and_after_the_first_pick():
         assert {row["server"] for row in rows} == {"gpu0:8000", "gpu1:8000", "gpu2:8000"}
         await served(router, 5)
     assert sum(row["picks"] for row in mine.stats()["models"]["m"]["deployments"]) == 10
+
+
+async def test_a_weight_counts_from_the_next_call_on_where_groups_are_compiled_already(servers):
+    router = over(servers, each={"weight": 1})
+
+    async def asked(count=40):
+        return {(await router.acompletion("m", messages=MESSAGES))._hidden_params["model_id"] for _ in range(count)}
+
+    assert await asked() == {"d0", "d1", "d2"}
+    operator_holds.replace("file", [Hold("weight", id="d1", weight=0.0, by="me", at=time.time())])
+    assert await asked() == {"d0", "d2"}
+    operator_holds.replace("file", [])
+    assert await asked() == {"d0", "d1", "d2"}

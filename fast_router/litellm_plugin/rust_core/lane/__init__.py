@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fast_router.litellm_plugin.bands.rust.band import OPS
-from fast_router.litellm_plugin.rust_core.lane import replay, select
+from fast_router.litellm_plugin.rust_core.lane import replay, select, straight
 from fast_router.litellm_plugin.rust_core.lane.endpoint import Endpoint
 from fast_router.litellm_plugin.rust_core.lane.lane import Lane
 from fast_router.litellm_plugin.rust_core.lane.parts import Parts
@@ -53,6 +53,7 @@ def install(patches: PatchSet, band: RustBand) -> list[str]:
     parts = Parts()
     lane = Lane(band, parts)
     replay.install(patches, parts)
+    straight.install(patches, lane)
     endpoints = {op: Endpoint(op, parts.endpoints) for op in OPS}
     for op, endpoint in endpoints.items():
         make = _synchronous if endpoint.sync else _asynchronous

@@ -7,12 +7,13 @@ request; what is expensive about a deployment is left until it is first picked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fast_router.errors import FastRouterError
 from fast_router.litellm_plugin.picks import strategies_by_name
 from fast_router.litellm_plugin.picks.replaced_selectors import replaces
+from fast_router.litellm_plugin.picks.request_facts import asks
 from fast_router.litellm_plugin.rests import mirror
 from fast_router.litellm_plugin.router_state import given_now
 from fast_router.litellm_plugin.rust_core.binding import binding_of
@@ -51,8 +52,10 @@ class Open:
     """How one endpoint serves one model name of one Router, until something changes.
 
     Attributes:
+        seen: The binding's version that this was compiled at.
         why: What keeps requests out, None if nothing does.
         group: Whom we pick from.
+        ids: Its members.
         asks: Whether the strategy wants to know about the request.
         counts: Whether its tokens matter.
         step: The first attempt of a rehearsed walk.
@@ -63,11 +66,13 @@ class Open:
         records: Deployments as LiteLLM reads them, by id; from their first picks on.
         paced: Whether a member has a limit of requests per minute.
         remaining: Whether LiteLLM tells remaining limits in headers; None until the first answer.
+        counters: The minute, and LiteLLM's counters of the group in it; None until first read.
     """
 
     __slots__ = (
-        "asks", "cache", "cooldowns", "counts", "group", "guarded", "handle", "hosted", "images", "name", "paced",
-        "records", "remaining", "resolved", "rewritten", "step", "teams", "templates", "version", "why",
+        "asks", "cache", "cooldowns", "counters", "counts", "group", "guarded", "handle", "hosted", "ids", "images",
+        "name", "paced", "records", "remaining", "resolved", "rewritten", "seen", "step", "teams", "templates",
+        "version", "why",
     )  # fmt: skip
 
     def __init__(self, core: Any) -> None:
@@ -80,8 +85,10 @@ class Open:
         self.cache = core._cache
         self.cooldowns = core._cooldowns
         self.hosted = core._hosted
+        self.seen = -1
         self.why: str | None = None
         self.group: ModelGroup | None = None
+        self.ids: Sequence[str] = ()
         self.asks = False
         self.counts = False
         self.step: Mapping[str, Any] = {}
@@ -92,6 +99,7 @@ class Open:
         self.paced = False
         self.records: dict[str, dict[str, Any]] = {}
         self.remaining: bool | None = None
+        self.counters: tuple[str, Any] | None = None
         self.templates: dict[tuple[str, bool], Template] = {}
 
     def holds(self, core: Any) -> bool:
@@ -181,12 +189,12 @@ def _open(parts: Parts, band: RustBand, core: Any, endpoint: Endpoint, model: st
     found.name = str(found.step["model"])
     strategy, options = _strategy(binding, core, entries, group)
     found.group = binding.group(group, strategy, options, entries)
+    found.ids = ids
     if found.group.reads_prompts:
         raise Unknown("a strategy that reads prompts")
     limits = any(tier.respects_limits for tier in found.group.tiers.values())
     found.counts = limits and any(member.tpm is not None for member in found.group.members)
-    found.asks = found.counts or strategy == "latency_based" or strategy.endswith("_affinity")
-    found.asks = found.asks or found.group.reads_prompts
+    found.asks = found.counts or asks(found.group)
     found.paced = any(_asked_for(entry, "rpm") for entry in entries)
     mirror.watch_redis(binding, core)
 
