@@ -160,6 +160,11 @@ class Eligibility:
 
     # -- time ------------------------------------------------------------------------------------
 
+    @property
+    def anybody_timed(self) -> bool:
+        """Whether anybody may be resting, probed or held until some time; False is certain, as of `settle`."""
+        return bool(self._timers)
+
     def settle(self) -> None:
         """Do what is due by now (wake the rested, close the abandoned): for readers that do not pick."""
         with self.lock:

@@ -87,6 +87,10 @@ class AttemptLedger:
         """Give the latest failure of a deployment in this request."""
         return self._by_id.get(id_)
 
+    def welcomes(self, deployment: Deployment) -> bool:
+        """Tell whether an attempt on one who may be picked is as good as on anybody else of the same tier."""
+        return deployment.id not in self._by_id and (self._doubtful is None or not self._doubtful(deployment.id))
+
     def narrow(self, candidates: Sequence[Deployment]) -> Sequence[Deployment]:
         """Keep the best candidates for the next attempt.
 

@@ -192,7 +192,7 @@ async def _begun_otherwise(response: Any, source: SyncSource | None = None) -> A
         source.first = _first_sync(source)
         _answered(source.watch)
         return generator_sync(source) if bare else response
-    if not hasattr(response, "__dict__") or not streams(type(response)):  # type: ignore[arg-type]  # a class is hashable
+    if not hasattr(response, "__dict__") or not streams(type(response)):
         return response
     if hasattr(type(response), "__anext__") and not _is_synchronous(response):
         first = await _first(response.__anext__)

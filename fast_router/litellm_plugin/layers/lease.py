@@ -8,6 +8,7 @@ attempt may be started beside it.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from fast_router.litellm_plugin import request
@@ -83,7 +84,7 @@ def answered(attempt: Attempt, response: Any) -> Any:
         if is_cache_hit(response):
             # Nobody was asked: it says nothing about the deployment, neither its speed nor its health.
             attempt.end(cancelled=True)
-        elif streams(type(response)):  # type: ignore[arg-type]  # a class is hashable
+        elif streams(type(response)):
             response = follow(response, attempt)
         else:
             completion, total = usage_of(response)
@@ -108,16 +109,30 @@ def failed(attempt: Attempt, error: BaseException) -> None:
         tally.failed(ours, "the end of an attempt")
 
 
+def _broke(error: BaseException | None, mid_stream: type[BaseException]) -> None:
+    """Note that a stream goes on at another deployment: the one that broke has no call in flight any more."""
+    watch = reading.get()
+    if watch is not None and isinstance(error, mid_stream):
+        watch.broken(getattr(error, "original_exception", None) or error)
+
+
 def _recovering(mid_stream: type[BaseException]) -> Any:
     def around(inner: Call, _binding: Binding) -> Call:
         async def recovered(core: Any, args: Arguments, kwargs: Request) -> Any:
-            watch = reading.get()
-            if watch is not None:
-                error = kwargs.get("e", args[0] if args else None)
-                if isinstance(error, mid_stream):
-                    # The stream goes on at another deployment: the one that broke has no call in flight any more.
-                    watch.broken(getattr(error, "original_exception", None) or error)
+            _broke(kwargs.get("e", args[0] if args else None), mid_stream)
             return await inner(core, args, kwargs)
+
+        return recovered
+
+    return around
+
+
+def _recovering_sync(mid_stream: type[BaseException]) -> Any:
+    def around(inner: Call, _binding: Binding) -> Call:
+        def recovered(core: Any, args: Arguments, kwargs: Request) -> Any:
+            # It is called where the error is handled, without it.
+            _broke(sys.exc_info()[1], mid_stream)
+            return inner(core, args, kwargs)
 
         return recovered
 
@@ -135,5 +150,8 @@ def install(patches: PatchSet, band: Band) -> list[str]:
         from litellm.exceptions import MidStreamFallbackError  # noqa: PLC0415
 
         plug(patches, band, Around.RECOVERY, "attempts", Installed(_always, _recovering(MidStreamFallbackError)))
+        plug(
+            patches, band, Around.REQUEST_SYNC, "attempts", Installed(_always, _recovering_sync(MidStreamFallbackError))
+        )
     install_usage(patches)
     return ["attempts"]

@@ -93,6 +93,8 @@ LAYERS = (
     Place(Around.REQUEST, "fallback_at_once"),
     # On the way to LiteLLM's own loop: the last place that sees whose thread a synchronous call blocks.
     Place(Around.REQUEST_SYNC, "waiting"),
+    # A synchronous stream that breaks begins as a new request, up to 1.96 in its middle as well.
+    Place(Around.REQUEST_SYNC, "attempts"),
     # A fallback that begins in the middle of a stream needs the ledger of who broke before anything is tried, …
     Place(Around.RECOVERY, "failover"),
     # … and the attempt that broke ends before the one that takes over is picked.
@@ -103,6 +105,8 @@ LAYERS = (
     Place(Around.ATTEMPT, "waiting"),
     # A hedge races two whole attempts, each with a lease, a first chunk and a failure of its own.
     Place(Around.ATTEMPT, "hedging"),
+    # A synchronous call is raced in the same way, if its attempts may be made in threads.
+    Place(Around.ATTEMPT, "threads"),
     # A stream is an attempt up to its first chunk, which is read when the attempt has been handed to the stream.
     Place(Around.ATTEMPT, "stream_failover"),
     # The attempt itself: whatever LiteLLM does with it, its pick finds it, and its end releases the lease.

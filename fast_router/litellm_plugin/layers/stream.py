@@ -15,7 +15,6 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Generator
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from fast_router.litellm_plugin.answers import cached_of, usage_of
@@ -144,10 +143,20 @@ class Watch:
 # -- following ---------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=256)
+# Classes of pydantic look long for what they lack. Those of streams are not kept: LiteLLM makes one for each stream,
+# and what its methods close over is the stream.
+_WHOLE: set[type] = set()
+
+
 def streams(kind: type) -> bool:
-    """Whether answers of this class are streams; remembered, since classes of pydantic look long for what they lack."""
-    return hasattr(kind, "__anext__") or hasattr(kind, "__next__")
+    """Whether answers of this class are streams."""
+    if kind in _WHOLE:
+        return False
+    if hasattr(kind, "__anext__") or hasattr(kind, "__next__"):
+        return True
+    if "<locals>" not in kind.__qualname__:
+        _WHOLE.add(kind)
+    return False
 
 
 def follow(response: Any, attempt: Attempt) -> Any:

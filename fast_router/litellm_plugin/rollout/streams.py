@@ -26,7 +26,7 @@ def observed(response: Any, request: Request) -> Any:
     Returns:
         What to give to the caller: the same object, or for a bare generator one around it.
     """
-    if not streams(type(response)):  # type: ignore[arg-type]  # a class is hashable
+    if not streams(type(response)):
         request.finished()
         return response
     if inspect.isasyncgen(response):

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import threading
 import time
+import weakref
 
 import litellm
 import pytest
@@ -136,6 +137,29 @@ async def test_a_stream_that_is_dropped(made):
     del stream
     gc.collect()
     await until(lambda: in_flight(made) == 0)
+
+
+@pytest.mark.parametrize("sync", [False, True], ids=["async", "sync"])
+async def test_a_stream_is_kept_by_nobody(made, sync):
+    """Where LiteLLM makes a class for each stream, that class holds the stream."""
+
+    async def read():
+        if sync:
+            stream = await asyncio.to_thread(made.completion, "m", MESSAGES, stream=True)
+            assert await asyncio.to_thread(list, stream)
+        else:
+            stream = await made.acompletion("m", MESSAGES, stream=True)
+            assert [chunk async for chunk in stream]
+        kind = type(stream)
+        return weakref.ref(kind if "<locals>" in kind.__qualname__ else stream)
+
+    left = [await read() for _ in range(3)]
+
+    def gone():
+        gc.collect()
+        return not any(reference() for reference in left)
+
+    await until(gone)
 
 
 async def test_a_stream_that_nobody_reads(made):

@@ -212,7 +212,7 @@ class RustBand(Band):
 class RustBinding(Binding):
     """One Router's picks, over deployments that the Rust core keeps."""
 
-    __slots__ = ("_seen", "_stale", "limited")
+    __slots__ = ("_seen", "_stale", "limited", "ordered")
 
     def __init__(self, band: Band, core: Any) -> None:
         super().__init__(band, core)
@@ -221,6 +221,8 @@ class RustBinding(Binding):
         self._stale: set[tuple[str, str]] = set()
         # Whether any entry has a quality-of-service limit.
         self.limited = False
+        # Whether any has an order.
+        self.ordered = False
 
     def invalidate(self) -> None:
         """Have the registry read anew at the next pick."""
@@ -247,6 +249,7 @@ class RustBinding(Binding):
             self._stale.update(self._extra)
             self._group(core)
             self.limited = any(deployment.qos_limit is not None for deployment in self.engine.deployments.values())
+            self.ordered = any(deployment.order is not None for deployment in self.engine.deployments.values())
             elsewhere = self._seen[3:] != seen[3:]
             self._seen = seen
             if elsewhere:

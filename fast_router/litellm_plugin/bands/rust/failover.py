@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router import settings
 from fast_router.engine.failover.retry_after import retry_after_from_error
-from fast_router.litellm_plugin.bands.rust import first_chunk, hedge, rests, single_attempts, steps, waiting
+from fast_router.litellm_plugin.bands.rust import (
+    cooldown_reads,
+    first_chunk,
+    hedge,
+    rests,
+    single_attempts,
+    steps,
+    waiting,
+)
 from fast_router.litellm_plugin.bands.rust.judgement import judged
 from fast_router.litellm_plugin.layers import not_given, request_ledger, retry_timing
 from fast_router.litellm_plugin.layers.fallback_at_once import as_ever, members_of, passes_by
@@ -35,7 +43,7 @@ __all__ = ["install"]
 def _answer_cache(original: Any, band: RustBand) -> Any:
     async def _answer_cache(self: Any, step: Any) -> Any:
         answer = await original(self, step)
-        ids = rests.ids_of(step)
+        ids = cooldown_reads.ids_of(step)
         return answer if ids is None else _cooling(band, self, ids, rests.as_answered(self, ids, answer))
 
     return _answer_cache
@@ -44,7 +52,7 @@ def _answer_cache(original: Any, band: RustBand) -> Any:
 def _answer_cache_sync(original: Any, band: RustBand) -> Any:
     def _answer_cache_sync(self: Any, step: Any) -> Any:
         answer = original(self, step)
-        ids = rests.ids_of(step)
+        ids = cooldown_reads.ids_of(step)
         return answer if ids is None else _cooling(band, self, ids, rests.as_answered(self, ids, answer))
 
     return _answer_cache_sync

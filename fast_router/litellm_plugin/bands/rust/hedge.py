@@ -6,8 +6,10 @@ it writes to, with a deployment that we pick. Whoever answers first leaves its a
 
 from __future__ import annotations
 
+import asyncio
 import copy
-from collections.abc import Mapping
+import sys
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ from fast_router import settings
 from fast_router.litellm_plugin import request as running_request
 from fast_router.litellm_plugin.answers import is_cache_hit
 from fast_router.litellm_plugin.bands.rust import standing, steps
-from fast_router.litellm_plugin.layers import rescue
+from fast_router.litellm_plugin.layers import rescue, threads
 from fast_router.litellm_plugin.layers.beside import Beside, beside, take_metadata
 from fast_router.litellm_plugin.layers.hedge import raced
 from fast_router.litellm_plugin.request import RequestLedger
@@ -29,6 +31,7 @@ __all__ = ["install"]
 
 # What a driver says about its latest attempt.
 _LEFT = ("_attempt_started", "_attempts", "_last_response", "_latest_call", "_served")
+_LEFT_SYNC = ("_last_error", "_reading_first_chunk")
 # What it writes about all of them: each copy has its own.
 _BOOKS = ("_hop_first", "_level_errors", "_level_picks", "_pending_stamps", "_recorded_blocked")
 
@@ -40,11 +43,26 @@ class _Failed(Exception):  # noqa: N818 - an outcome on its way through the race
 
 
 class _Attempts:
-    """The attempts of one `attempt` step."""
+    """The attempts of one `attempt` step.
 
-    def __init__(self, band: RustBand, original: Any, driver: Any, step: Mapping[str, Any], walk: steps.Walk) -> None:
+    Args:
+        band: This LiteLLM.
+        make: Makes one, with a driver and a step, and gives its outcome.
+        driver: That of the walk.
+        step: What the core asks for.
+        walk: Its walk.
+    """
+
+    def __init__(
+        self,
+        band: RustBand,
+        make: Callable[[Any, Mapping[str, Any]], Awaitable[Any]],
+        driver: Any,
+        step: Mapping[str, Any],
+        walk: steps.Walk,
+    ) -> None:
         self._band = band
-        self._original = original
+        self._make = make
         self._driver = driver
         self._step = step
         self._walk = walk
@@ -62,7 +80,7 @@ class _Attempts:
         return found
 
     async def first(self) -> Any:
-        return _answered(await self._original(self._driver, self._step))
+        return _answered(await self._make(self._driver, self._step))
 
     async def second(self) -> Any:
         fork = running_request.ledger.get()
@@ -77,7 +95,7 @@ class _Attempts:
         self._copy = _beside(self._driver)
         try:
             step = {**self._step, "deployment_id": taken.id, "deployment": deployment}
-            return _answered(await self._original(self._copy, step))
+            return _answered(await self._make(self._copy, step))
         finally:
             walk.drop()
 
@@ -109,6 +127,18 @@ async def _booked(core: Any, outcome: Mapping[str, Any], id_: str) -> Mapping[st
     return {**outcome, "deferred": True}
 
 
+def _booked_sync(core: Any, outcome: Mapping[str, Any], id_: str) -> Mapping[str, Any]:
+    """As `_booked`, through the synchronous cache."""
+    if outcome.get("deferred"):
+        return outcome
+    try:
+        core._drive_sync_steps(core._handle.count_success(id_))
+    except Exception as error:  # noqa: BLE001 - the answer is there: it must reach the caller
+        tally.failed(error, "a rescue")
+        return outcome
+    return {**outcome, "deferred": True}
+
+
 def _beside(driver: Any) -> Any:
     copied = copy.copy(driver)
     copied._request = beside(driver._request)
@@ -122,19 +152,22 @@ def _beside(driver: Any) -> Any:
     return copied
 
 
+def _walk_to_race(core: Any) -> steps.Walk | None:
+    """The walk that is running, if a second attempt may be made beside its next one."""
+    walk = steps.walk.get()
+    if walk is None or walk.kept is None or walk.ledger.hedge or walk.ledger.failover is None or steps.filters(core):
+        return None
+    return walk
+
+
 def _attempt(original: Any, band: RustBand) -> Any:
     async def attempt(self: Any, step: Any) -> Any:
-        walk = steps.walk.get()
         options = settings.current()
-        hedges = options.hedge_percent > 0 and walk is not None and not walk.ledger.attempts
-        if (
-            not (hedges or options.rescue)
-            or walk is None
-            or walk.kept is None
-            or walk.ledger.hedge
-            or walk.ledger.failover is None
-            or steps.filters(self._core)
-        ):
+        walk = _walk_to_race(self._core) if options.hedge_percent > 0 or options.rescue else None
+        if walk is None:
+            return await original(self, step)
+        hedges = options.hedge_percent > 0 and not walk.ledger.attempts
+        if not (hedges or options.rescue):
             return await original(self, step)
         made = _Attempts(band, original, self, step, walk)
         pair = walk.beside = Beside(made, walk.ledger, str(step.get("model")))
@@ -154,9 +187,55 @@ def _attempt(original: Any, band: RustBand) -> Any:
     return attempt
 
 
+class _InThreads(_Attempts):
+    """The attempts of one `attempt` step of a synchronous walk: one that is left behind writes into a copy."""
+
+    async def first(self) -> Any:
+        driver, copied = self._driver, copy.copy(self._driver)
+        try:
+            return _answered(await self._make(copied, self._step))
+        finally:
+            if not isinstance(sys.exc_info()[1], asyncio.CancelledError):
+                for name in (*_LEFT, *_LEFT_SYNC):
+                    setattr(driver, name, getattr(copied, name))
+
+
+def _attempt_sync(original: Any, band: RustBand) -> Any:
+    async def make(driver: Any, step: Mapping[str, Any]) -> Any:
+        if not threads.room.acquire(blocking=False):
+            raise threads.NoRoomError
+        return await threads.elsewhere(lambda: original(driver, step))
+
+    def attempt_sync(self: Any, step: Any) -> Any:
+        walk = _walk_to_race(self._core) if threads.wanted() else None
+        if walk is None:
+            return original(self, step)
+        made = _InThreads(band, make, self, step, walk)
+        if not rescue.worth_twice(made):
+            return original(self, step)
+
+        async def race() -> Any:
+            pair = walk.beside = Beside(made, walk.ledger, str(step.get("model")))
+            try:
+                return await pair.run(made.first())
+            finally:
+                walk.beside = None
+
+        try:
+            outcome = threads.waited(race())
+        except threads.NoRoomError:
+            return original(self, step)
+        except _Failed as failed:
+            return failed.outcome
+        return outcome if made.won is None else _booked_sync(self._core, outcome, made.won)
+
+    return attempt_sync
+
+
 def install(patches: PatchSet, band: RustBand) -> list[str]:
     """Let first attempts be hedged where the options ask for it."""
     patches.replace(band.driver, "attempt", partial(_attempt, band=band))
+    patches.replace(band.driver, "attempt_sync", partial(_attempt_sync, band=band))
 
     def adopt(changed: settings.Settings) -> None:
         standing.keep("hedging", "hedging" if changed.hedge_percent else None)

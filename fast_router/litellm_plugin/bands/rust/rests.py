@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router.engine.deployment import OPERATOR, RESTING
 from fast_router.litellm_plugin import request as running
+from fast_router.litellm_plugin.bands.rust import cooldown_reads
+from fast_router.litellm_plugin.bands.rust.cooldown_reads import PREFIX, SUFFIX, ids_of
 from fast_router.litellm_plugin.picks.binding import KEY
 from fast_router.litellm_plugin.rests import apart
 from fast_router.litellm_plugin.rests.mirror import permits
@@ -31,9 +33,8 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.rust.band import RustBand, RustBinding
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["NativeRests", "all_cooling", "as_answered", "attach", "cooling", "heed_holds", "ids_of", "install"]
+__all__ = ["NativeRests", "all_cooling", "as_answered", "attach", "cooling", "heed_holds", "install"]
 
-_PREFIX, _SUFFIX = "deployment:", ":cooldown"
 # What the core is told about a deployment that is held for a reason without a deadline; it asks again at every pick.
 _FOR_NOW = 1.0
 
@@ -54,7 +55,7 @@ class NativeRests:
 
     def read(self, deployment_id: str) -> Mapping[str, Any] | None:
         """As of `RestStore`."""
-        found = self._store.snapshot().get(f"{_PREFIX}{deployment_id}{_SUFFIX}")
+        found = self._store.snapshot().get(f"{PREFIX}{deployment_id}{SUFFIX}")
         return found if isinstance(found, Mapping) else None
 
     def write(self, deployment_id: str, seconds: float, status: int, reason: str) -> None:
@@ -65,7 +66,7 @@ class NativeRests:
         """As of `RestStore`; the native store forgets in memory only, so Redis is told by way of the cache."""
         self._store.evict_local(deployment_id)
         if self._store.has_redis:
-            self._core._cache.delete_cache(f"{_PREFIX}{deployment_id}{_SUFFIX}")
+            self._core._cache.delete_cache(f"{PREFIX}{deployment_id}{SUFFIX}")
 
 
 # -- LiteLLM's cooldowns into ours ---------------------------------------------------------------------------
@@ -76,8 +77,8 @@ def attach(binding: RustBinding, core: Any) -> None:
     store = core._cooldowns.cooldown_store
     vars(store)[KEY] = weakref.ref(binding)
     for key, value in store.snapshot().items():
-        if key.startswith(_PREFIX) and key.endswith(_SUFFIX):
-            _rest(binding, key[len(_PREFIX) : -len(_SUFFIX)], value)
+        if key.startswith(PREFIX) and key.endswith(SUFFIX):
+            _rest(binding, key[len(PREFIX) : -len(SUFFIX)], value)
 
 
 def _rest(binding: RustBinding, deployment_id: str, value: object) -> None:
@@ -108,7 +109,7 @@ def _charged(binding: RustBinding, deployment_id: str) -> None:
 
 def _shorter(store: Any, deployment_id: Any, ttl: Any) -> bool:
     """Tell whether a cooldown would end before one that holds already: a second one never shortens the first."""
-    found = store.snapshot().get(f"{_PREFIX}{deployment_id}{_SUFFIX}")
+    found = store.snapshot().get(f"{PREFIX}{deployment_id}{SUFFIX}")
     left = seconds_left(found)
     return left is not None and left > 0 and left >= float(ttl)
 
@@ -185,16 +186,6 @@ def _async_put(original: Any) -> Any:
 # -- ours into the core's reads ------------------------------------------------------------------------------
 
 
-def ids_of(step: Mapping[str, Any]) -> list[str] | None:
-    """The deployments whose cooldowns a `cache` step reads, None if it is about something else."""
-    if step.get("op") != "batch_get":
-        return None
-    keys = step.get("keys")
-    if not keys or not all(isinstance(key, str) and key.startswith(_PREFIX) and key.endswith(_SUFFIX) for key in keys):
-        return None
-    return [key[len(_PREFIX) : -len(_SUFFIX)] for key in keys]
-
-
 def cooling(
     binding: RustBinding, ids: Sequence[str], answers: Any, ledger: AttemptLedger | None, *, tiers: bool
 ) -> Sequence[Any]:
@@ -204,7 +195,8 @@ def cooling(
         binding: Of the Router.
         ids: Whom the core asks about.
         answers: LiteLLM's own answer, aligned with `ids`.
-        ledger: What the request has tried, None outside a request.
+        ledger: What the request has tried, None outside a request; where a group rests on the word of another
+            caller, it asks anew.
         tiers: Whether an order tier of which the request has tried everybody may be left out.
 
     Returns:
@@ -214,15 +206,24 @@ def cooling(
         return answers  # type: ignore[no-any-return]
     engine = binding.engine
     known = engine.deployments
-    _appeal(ledger, [known[id_].name for id_ in ids if id_ in known])
-    for id_, value in zip(ids, answers, strict=True):
-        # Another process's, which LiteLLM has just read from Redis.
-        if value is not None and id_ in known and not known[id_].held & RESTING:
-            _rest(binding, id_, value)
+    failover = getattr(ledger, "failover", None)
+    if ledger is not None and failover is not None and failover.policy.disputed:
+        # The core's fallbacks come here as well.
+        for group in dict.fromkeys(known[id_].name for id_ in ids if id_ in known):
+            failover.policy.appeal(group, ledger.caller())
+    nobody = answers.count(None) == len(answers)
+    if not nobody:
+        for id_, value in zip(ids, answers, strict=True):
+            # Another process's, which LiteLLM has just read from Redis.
+            if value is not None and id_ in known and not known[id_].held & RESTING:
+                _rest(binding, id_, value)
     engine.settle()
+    tiers = tiers and binding.ordered and ledger is not None and bool(ledger.tried)
+    if nobody and not tiers and not engine.anybody_timed:
+        return answers
     open_ = [known.get(id_) for id_, value in zip(ids, answers, strict=True) if value is None]
     left_out = {deployment.id for deployment in open_ if deployment is not None and deployment.held & RESTING}
-    if tiers and ledger is not None and ledger.tried:
+    if tiers and ledger is not None:
         left_out |= _tried_tiers([d for d in open_ if d is not None and d.id not in left_out], ledger)
     if not open_:
         # All rest: LiteLLM's error says when to come again, see `true_seconds`.
@@ -231,14 +232,6 @@ def cooling(
         return answers
     now = engine.clock()
     return [_cooldown(known[id_], now) if id_ in left_out else value for id_, value in zip(ids, answers, strict=True)]
-
-
-def _appeal(ledger: AttemptLedger | None, groups: Sequence[str]) -> None:
-    """Let a request ask anew where a group rests on the word of another caller; the core's fallbacks come here."""
-    failover = getattr(ledger, "failover", None)
-    if ledger is not None and failover is not None and failover.policy.disputed:
-        for group in dict.fromkeys(groups):
-            failover.policy.appeal(group, ledger.caller())
 
 
 def all_cooling(
@@ -346,6 +339,7 @@ def install(patches: PatchSet, band: RustBand) -> list[str]:
     """Hear of every cooldown that LiteLLM sets."""
     from litellm.redis.stores.router_cooldowns import RouterCooldownStore  # noqa: PLC0415 - LiteLLM is imported
 
+    cooldown_reads.install(patches, band)
     patches.replace(band.core, "_failure_error", _failure_error)
     patches.replace(RouterCooldownStore, "put", _put)
     patches.replace(RouterCooldownStore, "async_put", _async_put)

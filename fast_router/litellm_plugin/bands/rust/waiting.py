@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fast_router import settings
-from fast_router.litellm_plugin.bands.rust import rests, steps
+from fast_router.litellm_plugin.bands.rust import cooldown_reads, steps
 from fast_router.litellm_plugin.layers.outage import blocking_turn
 from fast_router.litellm_plugin.layers.wait import Turns, outlasting, priority_of, waiting_of
 from fast_router.litellm_plugin.tally import tally
@@ -78,7 +78,7 @@ def _waits(
     walking = steps.walk.get()
     if walking is None or walking.picks_for is None or not walking.ledger.may_wait:
         return None
-    ids = rests.ids_of(step)
+    ids = cooldown_reads.ids_of(step)
     if not ids:
         return None
     request, walking.picks_for = walking.picks_for, None

@@ -222,7 +222,8 @@ def _awaitable(patches: PatchSet, parts: Parts) -> bool:
                     and not any("__call__" in vars(base) for base in kind.__mro__)
                     and "<locals>" not in kind.__qualname__
                 )
-                if len(answers) < 1024:
+                # A class that is made for one stream would keep that stream here for good.
+                if len(answers) < 1024 and "<locals>" not in kind.__qualname__:
                     answers[kind] = known
             return False if known else original(self, callback)
 

@@ -172,6 +172,17 @@ def test_limits_are_recorded_in_litellms_books():
         same(SETTINGS["retries"], {}, stream=True, model_list=entries(**limits))
 
 
+def test_the_minute_is_named_as_litellm_names_it():
+    from litellm.utils import get_utc_datetime
+
+    from fast_router.litellm_plugin.bands.rust.lane.parts import Parts
+
+    names = set()
+    while len(names) != 1:
+        # The minute may end in between.
+        names = {get_utc_datetime().strftime("%H-%M"), Parts.minute()}
+
+
 def test_metadata_that_the_caller_did_not_give():
     for op in ("acompletion", "completion"):
         same(SETTINGS["retries"], {}, op=op, metadata=False)

@@ -12,7 +12,7 @@ import itertools
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -352,6 +352,7 @@ def run(
     requests: int = 2,
     model_list: Sequence[Mapping[str, Any]] | None = None,
     metadata: bool = True,
+    failover: bool = False,
     **request: Any,
 ) -> Seen:
     """Run a scenario: some requests in a row through one Router."""
@@ -363,7 +364,7 @@ def run(
     fast_router.disable()
     if lane:
         # What is ours after a failure has rows of its own in docs/failover.md.
-        fast_router.configure(disabled_features=("failover",))
+        fast_router.configure(disabled_features=None if failover else ("failover",))
         fast_router.enable()
     real = calls.real = getattr(litellm, function)
     asynchronous = op.startswith("a")
@@ -403,7 +404,8 @@ def run(
         setattr(litellm, function, calls.asynchronous if asynchronous else calls.synchronous)
         made = Router(model_list=copy.deepcopy(list(model_list or entries())), **settings)
         core = vars(made)["_core"]
-        with scripted(script), _slept(shown):
+        # With failover a retry goes to whom the request has not tried: of two there is no choice.
+        with nullcontext() if failover else scripted(script), _slept(shown):
             if lane:
                 follow(made, script)
             if asynchronous:

@@ -67,8 +67,9 @@ async def succeeded(parts: Parts, core: Any, template: Template, id_: str, respo
     """Count a success and, where LiteLLM counts them, its tokens and requests of the minute."""
     if template.tracks:
         tokens = parts.core.total_tokens(response)
-        await core._drive_cache_steps(core._handle.report_success(id_, tokens, 1, template.model, True))
-        return
+        if not parts.books.count(core, template, id_, tokens):
+            await core._drive_cache_steps(core._handle.report_success(id_, tokens, 1, template.model, True))
+            return
     cache = core._cache
     key = id_ + ":successes"
     memory = cache.in_memory_cache
@@ -84,8 +85,9 @@ def succeeded_sync(parts: Parts, core: Any, template: Template, id_: str, respon
     """The same for a synchronous call."""
     if template.tracks:
         tokens = parts.core.total_tokens(response)
-        core._drive_sync_steps(core._handle.report_success(id_, tokens, 1, template.model, True))
-        return
+        if not parts.books.count(core, template, id_, tokens):
+            core._drive_sync_steps(core._handle.report_success(id_, tokens, 1, template.model, True))
+            return
     cache = core._cache
     key = id_ + ":successes"
     if not _raised(parts, cache.in_memory_cache, key):
@@ -99,13 +101,13 @@ def _keys(parts: Parts, core: Any, template: Template, id_: str) -> list[str]:
 
 async def opened(parts: Parts, core: Any, template: Template, id_: str, tokens: int) -> None:
     """Count a stream that will tell its success when it ends: where LiteLLM counts requests, that it was one."""
-    if template.tracks:
+    if template.tracks and not parts.books.count(core, template, id_, tokens):
         await core._increment_usage(_keys(parts, core, template, id_), [tokens, 1])
 
 
 def opened_sync(parts: Parts, core: Any, template: Template, id_: str, tokens: int) -> None:
     """The same for a synchronous call."""
-    if template.tracks:
+    if template.tracks and not parts.books.count(core, template, id_, tokens):
         core._stores.increment_usage_sync(_keys(parts, core, template, id_), [tokens, 1])
 
 
@@ -156,7 +158,9 @@ async def headed(parts: Parts, core: Any, found: Open, response: Any, id_: str) 
     if headers is None:
         return response
     if _remains(core, found):
-        remaining = await core.health().usage(found.name, kind="remaining")
+        remaining = parts.books.remaining(core, found)
+        if remaining is None:
+            remaining = await core.health().usage(found.name, kind="remaining")
         parts.headers.apply_remaining_usage_headers(headers, dict(remaining))
     return _counted(parts, headed_, headers)
 
@@ -167,6 +171,8 @@ def headed_sync(parts: Parts, core: Any, found: Open, response: Any, id_: str) -
     if headers is None:
         return response
     if _remains(core, found):
-        remaining = core._hosted._core_get_remaining_model_group_usage_sync(found.name, core.io_token_usage_sync)
+        remaining = parts.books.remaining(core, found)
+        if remaining is None:
+            remaining = core._hosted._core_get_remaining_model_group_usage_sync(found.name, core.io_token_usage_sync)
         parts.headers.apply_remaining_usage_headers(headers, remaining)
     return _counted(parts, headed_, headers)

@@ -83,5 +83,9 @@ async def instead(
 
 def acquire_other(engine: Engine, group: ModelGroup, ledger: RequestLedger, ask: Ask | None) -> Lease | None:
     """A lease on somebody whom a request has not tried."""
+    likely = engine.peek(group, ask) if group.only is not None else None
+    if likely is not None and ledger.welcomes(likely) and not likely.slow_until:
+        # In a large group hardly anybody was tried: no need to look at them all.
+        return engine.acquire_deployment(likely, ask)
     left = ledger.narrow([member for member in group.members if not member.held and not ledger.knows(member.id)])
     return engine.acquire_from(group, left, ask) if left else None

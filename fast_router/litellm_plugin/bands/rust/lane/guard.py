@@ -7,7 +7,7 @@ request; what is expensive about a deployment is left until it is first picked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fast_router.errors import FastRouterError
@@ -56,6 +56,7 @@ class Open:
         seen: The binding's version that this was compiled at.
         why: What keeps requests out, None if nothing does.
         group: Whom we pick from.
+        ids: Its members.
         asks: Whether the strategy wants to know about the request.
         counts: Whether its tokens matter.
         step: The first attempt of a rehearsed walk.
@@ -66,11 +67,13 @@ class Open:
         records: Deployments as LiteLLM reads them, by id; from their first picks on.
         paced: Whether a member has a limit of requests per minute.
         remaining: Whether LiteLLM tells remaining limits in headers; None until the first answer.
+        counters: The minute, and LiteLLM's counters of the group in it; None until first read.
     """
 
     __slots__ = (
-        "asks", "cache", "cooldowns", "counts", "group", "guarded", "handle", "hosted", "images", "name", "paced",
-        "records", "remaining", "resolved", "rewritten", "seen", "step", "teams", "templates", "version", "why",
+        "asks", "cache", "cooldowns", "counters", "counts", "group", "guarded", "handle", "hosted", "ids", "images",
+        "name", "paced", "records", "remaining", "resolved", "rewritten", "seen", "step", "teams", "templates",
+        "version", "why",
     )  # fmt: skip
 
     def __init__(self, core: Any) -> None:
@@ -86,6 +89,7 @@ class Open:
         self.seen = -1
         self.why: str | None = None
         self.group: ModelGroup | None = None
+        self.ids: Sequence[str] = ()
         self.asks = False
         self.counts = False
         self.step: Mapping[str, Any] = {}
@@ -96,6 +100,7 @@ class Open:
         self.paced = False
         self.records: dict[str, dict[str, Any]] = {}
         self.remaining: bool | None = None
+        self.counters: tuple[str, Any] | None = None
         self.templates: dict[tuple[str, bool], Template] = {}
 
     def holds(self, core: Any) -> bool:
@@ -185,6 +190,7 @@ def _open(parts: Parts, band: RustBand, core: Any, endpoint: Endpoint, model: st
     found.name = str(found.step["model"])
     strategy, options = _strategy(binding, core, entries, group)
     found.group = binding.group(group, strategy, options, entries)
+    found.ids = ids
     if found.group.reads_prompts:
         raise Unknown("a strategy that reads prompts")
     limits = any(tier.respects_limits for tier in found.group.tiers.values())

@@ -30,6 +30,7 @@ from fast_router.litellm_plugin.bands.rust.lane.ordinary import TAKEN_OUT
 from fast_router.litellm_plugin.bands.rust.lane.replay import Replay, replayed, replaying
 from fast_router.litellm_plugin.bands.rust.lane.trust import difference
 from fast_router.litellm_plugin.callers import caller_of
+from fast_router.litellm_plugin.layers import threads
 from fast_router.litellm_plugin.layers.lease import answered
 from fast_router.litellm_plugin.picks.callback_filters import CallbackVerdict
 from fast_router.litellm_plugin.picks.request_facts import ask_of
@@ -40,7 +41,7 @@ from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
     from fast_router.engine import Ask
-    from fast_router.litellm_plugin.bands.rust.band import RustBand
+    from fast_router.litellm_plugin.bands.rust.band import RustBand, RustBinding
     from fast_router.litellm_plugin.bands.rust.lane.endpoint import Endpoint
     from fast_router.litellm_plugin.bands.rust.lane.parts import Parts
     from fast_router.litellm_plugin.bands.rust.lane.template import Template
@@ -161,6 +162,8 @@ class Lane:
         """What keeps this request out, None if nothing does."""
         if standing.reasons:
             return next(iter(standing.reasons.values()), "the walk")
+        if endpoint.sync and threads.wanted():
+            return "a rescue in threads"
         parts = self.parts
         litellm = parts.litellm
         if not request.keys() <= endpoint.keys:
@@ -238,7 +241,7 @@ class Lane:
                 failover.appeal(name, caller_of(request))
         if ledger is None and failover is not None and failover.dead and failover.dead.holds(group.members):
             return _DEAD
-        ask = self.asked(lane, core, found, request)
+        ask = self.asked(binding, core, found, request)
         lease = engine.acquire(group, ask) if ledger is None else acquire_other(engine, group, ledger, ask)
         if lease is None:
             return _NOBODY
@@ -255,9 +258,8 @@ class Lane:
         return entered
 
     @staticmethod
-    def asked(lane: CoreLane, core: Any, found: Open, request: Mapping[str, Any]) -> Ask | None:
+    def asked(binding: RustBinding, core: Any, found: Open, request: Mapping[str, Any]) -> Ask | None:
         """What the strategy wants to know about a request, before its pick."""
-        binding = lane.binding
         if binding.redis_due < _NEVER and binding.engine.clock() >= binding.redis_due:
             mirror.refresh(binding, core)
         if not found.asks or found.group is None:
@@ -293,7 +295,9 @@ class Lane:
                 refused(endpoint.plan, found.handle.deployment(id_), request.get("input"), request, request["model"])
         if template.slots:
             try:
-                entered.slot = parts.enter_slot(core._port, endpoint.plan, found.handle.deployment(id_), request)
+                entered.slot = parts.books.slot(core, template)
+                if entered.slot is None:
+                    entered.slot = parts.enter_slot(core._port, endpoint.plan, found.handle.deployment(id_), request)
             except Exception:  # noqa: BLE001 - LiteLLM's own refusal: its walk says what becomes of it
                 return "a deployment without a free slot"
         entered.call = template.build(parts, endpoint, request)
@@ -468,7 +472,17 @@ class Lane:
         tally.count(tally.handed_over, _REPLACED if error is None else "a failure")
         # LiteLLM counts it again.
         _add(core._endpoints.counters.total_calls, endpoint.plan.total_key, entered, -1)
-        replay = Replay(entered.id, endpoint.invoked, entered.attempt, error, response, entered.logged, entered.started)
+        replay = Replay(
+            entered.found,
+            entered.request["model"],
+            entered.id,
+            endpoint.invoked,
+            entered.attempt,
+            error,
+            response,
+            entered.logged,
+            entered.started,
+        )
         replay.reading, replay.sync = entered.reading, endpoint.sync
         request = {**entered.request, endpoint.field: entered.call[endpoint.field]}
         request["litellm_trace_id"] = entered.call["litellm_trace_id"]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
 from importlib import import_module
+from time import time
 from typing import Any
 
 from fast_router.litellm_plugin.bands.rust.lane.ordinary import GATED, TIMEOUTS
+from fast_router.litellm_plugin.bands.rust.lane.usage import Books
 
 __all__ = ["Parts"]
 
@@ -39,6 +40,7 @@ class Parts:
         endpoints: The module of its endpoints.
         gated: Metadata keys that LiteLLM's walk goes by.
         declared: The keys of `model_info` that this LiteLLM declares.
+        books: What LiteLLM counts of deployments with limits.
         timeouts: Request keys that LiteLLM's timeouts are worked out from.
     """
 
@@ -77,6 +79,7 @@ class Parts:
         self.enter_slot = import_module("litellm.router_rust.invoke.slots").enter_deployment_slot
         self.most_parallel = import_module("litellm.utils").calculate_max_parallel_requests
         self.memory = import_module("litellm.caching.in_memory_cache").InMemoryCache
+        self.books = Books(self.minute, self.memory)
         self.request_from_call = import_module("litellm.router_attempt").request_from_call
         self.verbose = import_module("litellm._logging").verbose_router_logger
         self.model_response = import_module("litellm.types.utils").ModelResponse
@@ -93,8 +96,9 @@ class Parts:
 
     @staticmethod
     def minute() -> str:
-        """The minute, as LiteLLM's counters are named by it."""
-        return datetime.now(timezone.utc).strftime("%H-%M")
+        """The minute of the day in UTC, as LiteLLM's counters are named by it."""
+        minutes = int(time() // 60)
+        return f"{minutes // 60 % 24:02}-{minutes % 60:02}"
 
     def uncounted(self, core: Any) -> Any:
         """`core`, with counters that nobody reads."""

@@ -19,7 +19,9 @@ from fast_router.litellm_plugin.layers import failures
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
+    from fast_router.litellm_plugin.bands.rust.lane.guard import Open
     from fast_router.litellm_plugin.bands.rust.lane.parts import Parts
+    from fast_router.litellm_plugin.bands.rust.steps import Walk
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.litellm_plugin.request import Attempt
 
@@ -30,6 +32,8 @@ class Replay:
     """What happened to one request in the lane.
 
     Attributes:
+        found: How its group is served.
+        model: The name that it asked for.
         id: The deployment that was called.
         op: LiteLLM's function that was called.
         error: What it raised; None if `response` is to be given again.
@@ -41,12 +45,18 @@ class Replay:
         sync: Whether it was a synchronous call.
         armed: True while LiteLLM's own attempt runs on the deployment.
         done: Whether it has happened again.
+        walk: The walk that takes it over, None before its first pick.
     """
 
-    __slots__ = ("armed", "attempt", "done", "error", "id", "logged", "op", "reading", "response", "started", "sync")
+    __slots__ = (
+        "armed", "attempt", "done", "error", "found", "id", "logged", "model", "op", "reading", "response", "started",
+        "sync", "walk",
+    )  # fmt: skip
 
     def __init__(
         self,
+        found: Open,
+        model: str,
         id_: str,
         op: str,
         attempt: Attempt,
@@ -55,6 +65,8 @@ class Replay:
         logged: Mapping[str, bool],
         started: Any,
     ) -> None:
+        self.found = found
+        self.model = model
         self.id = id_
         self.op = op
         self.attempt = attempt
@@ -66,6 +78,7 @@ class Replay:
         self.sync = False
         self.armed = False
         self.done = False
+        self.walk: Walk | None = None
 
     def again(self) -> Any:
         """The call, as LiteLLM's attempt makes it."""

@@ -64,7 +64,7 @@ class _Picks:
             return found
         if text is not None:
             asked["input"] = text
-        ask = self.lane.asked(lane, core, found, asked)
+        ask = self.lane.asked(lane.binding, core, found, asked)
         deployment = None if found.group is None else lane.binding.engine.peek(found.group, ask)
         if deployment is None:
             return "nobody is eligible"

@@ -40,13 +40,13 @@ class Template:
         seen: Sets of request keys, in their order, for which LiteLLM's own shaping gave the same.
         surface: What LiteLLM's compaction calls the endpoint; None where no state goes along.
         slots: Whether LiteLLM limits the deployment's calls at a time.
+        slots_key: Under which LiteLLM's cache keeps that limit.
         tracks: Whether LiteLLM counts the deployment's tokens and requests of the minute.
     """
 
     __slots__ = (
         "_nested", "base", "client_key", "info", "model", "params", "seen", "shaping",
-        "slots", "stamps",
-        "surface", "tracks",
+        "slots", "slots_key", "stamps", "surface", "tracks",
     )  # fmt: skip
 
     def __init__(
@@ -67,6 +67,7 @@ class Template:
         self.client_key = client_key
         self.seen: set[tuple[str, ...]] = set()
         self.slots = False
+        self.slots_key = ""
         self.surface: str | None = None
         self.tracks = False
         # LiteLLM reads the deployment anew for every call: what can be changed in place must not be shared.
@@ -140,6 +141,7 @@ def compile_template(parts: Parts, core: Any, endpoint: Endpoint, step: Mapping[
     client_key = f"{step['deployment_id']}_{'stream_' if stream else ''}{suffix}"
     params = step["deployment"]["litellm_params"]
     made = Template(call, stamps, dict(info), params, core._endpoints.shaping(core._resolved), client_key)
+    made.slots_key = f"{step['deployment_id']}_max_parallel_requests_client"
     made.surface = getattr(state, "surface", None)
     return made
 
