@@ -13,7 +13,7 @@ from importlib import import_module
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from fast_router import environment_switch
+from fast_router import environment_switch, proxy_process
 from fast_router.litellm_plugin.switch import WATCHED, switch
 
 if TYPE_CHECKING:
@@ -48,12 +48,13 @@ def install_hook() -> None:
 
     Raises:
         ConfigurationError: A setting is wrong; LiteLLM is left as it is then. Not in the `fast-router` command, which
-            must get as far as its own way of telling errors.
+            must get as far as its own way of telling errors, nor in a proxy that starts, which ends by one line.
     """
     try:
         enable()
-    except ValueError:
+    except ValueError as error:
         if not _in_our_command():
+            proxy_process.end(error)
             raise
 
 
