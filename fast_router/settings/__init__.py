@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from fast_router import environment_switch
 from fast_router.errors import ConfigurationError, did_you_mean
 from fast_router.settings.features import FEATURES, OVERHEAD
+from fast_router.settings.rescue import check_rescue
 from fast_router.settings.rollout import LITELLMS_ALONE, check_experiment, check_rollout, clash
 from fast_router.settings.table import PREFIX, Row, Settings, markdown, options, rows, shown
 
@@ -66,11 +67,19 @@ def _validators() -> dict[str, Any]:
 
     from pydantic import Field, TypeAdapter
 
+    from fast_router.engine.rollout.arms import Measure
+
     levels = typing.Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
-    measures = typing.Literal["latency", "first_token", "failures"]
     hints = typing.get_type_hints(
         Settings,
-        {"Any": typing.Any, "Literal": typing.Literal, "LogLevel": levels, "Rollout": typing.Any, "Measure": measures},
+        {
+            "Any": typing.Any,
+            "Literal": typing.Literal,
+            "LogLevel": levels,
+            "Rollout": typing.Any,
+            "Rescue": typing.Any,
+            "Measure": Measure,
+        },
     )
     make: Any = TypeAdapter  # its own type does not admit an annotation that is only known at run time
     return {name: make(typing.Annotated[hints[name], Field(**spec.bounds)]) for name, spec in options().items()}
@@ -196,6 +205,8 @@ def _checked(name: str, value: object) -> object:
         return check_rollout(value)
     if name == "experiment":
         return check_experiment(value)
+    if name == "rescue":
+        return check_rescue(value)
     checked: object = _validators()[name].validate_python(value)
     if name == "disabled_features" and isinstance(checked, tuple):
         return _features(checked)

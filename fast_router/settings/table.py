@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, Literal, TypeAlias
 
-    Measure: TypeAlias = Literal["latency", "first_token", "failures"]
+    from fast_router.engine.rollout.arms import Measure
+
+    Rescue: TypeAlias = bool | Literal["threads"]
     Rollout: TypeAlias = float | Literal["observe"]
     LogLevel: TypeAlias = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
@@ -180,8 +182,10 @@ class Settings:
     stream_idle_timeout: float = option(
         0.0, "Longest pause between two chunks of a stream; 0: any.", section="Failover", unit="seconds", ge=0
     )
-    rescue: bool = option(
-        True, "Ask elsewhere as well for requests that wait on a deployment that has fallen silent.", section="Failover"
+    rescue: Rescue = option(
+        True,
+        "Ask elsewhere as well for requests that wait on a silent deployment; threads: for synchronous ones, too.",
+        section="Failover",
     )
     hedge_percent: float = option(
         0.0, "Second attempts per hundred requests when the first is slow; 0: none.", section="Failover", ge=0, le=100
@@ -395,6 +399,7 @@ class Row:
 
 _KINDS = {
     "LogLevel": "level",
+    "Rescue": "bool or threads",
     "Rollout": "share or observe",
     "Measure": "latency, first_token or failures",
     "tuple[str, ...]": "list",

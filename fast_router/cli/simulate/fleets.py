@@ -11,7 +11,7 @@ import yaml
 
 from fast_router.cache_world import ServerShape
 from fast_router.cli.simulate.measure import SPREAD
-from fast_router.errors import ConfigurationError
+from fast_router.errors import ConfigurationError, did_you_mean
 from fast_router.simulation import Fault, ServerSpec
 
 __all__ = ["Fleet", "read"]
@@ -147,7 +147,8 @@ def _number(value: Any, where: str) -> float:
 
 def _known(found: Mapping[str, Any], names: Sequence[str] | frozenset[str], where: str) -> None:
     if unknown := sorted(set(found) - set(names)):
-        raise ConfigurationError(f"{where} has {unknown[0]!r}; known are: {', '.join(sorted(names))}")
+        remedy = did_you_mean(unknown[0], names, f"known are: {', '.join(sorted(names))}")
+        raise ConfigurationError(f"{where} has {unknown[0]!r}; {remedy}")
 
 
 def _fault(found: Any, where: str) -> Fault:

@@ -13,7 +13,7 @@ from fast_router import settings
 from fast_router.engine.failover.hedging import HedgeOptions, HedgePolicy
 from fast_router.litellm_plugin import request
 from fast_router.litellm_plugin.answers import is_cache_hit
-from fast_router.litellm_plugin.layers import rescue
+from fast_router.litellm_plugin.layers import rescue, threads
 from fast_router.litellm_plugin.layers.beside import Beside, paired
 from fast_router.litellm_plugin.layers.stack import Around, Call, Installed, is_asynchronous, plug
 
@@ -35,6 +35,7 @@ _SOON = 0.005
 def install(patches: PatchSet, band: Band) -> list[str]:
     """Let second attempts be made beside those of every Router."""
     rescue.install(patches)
+    threads.install(patches, band)
     plug(patches, band, Around.ATTEMPT, "hedging", Installed(_wanted, _around))
     return ["hedging"]
 

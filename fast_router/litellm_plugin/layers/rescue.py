@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fast_router import settings
-from fast_router.litellm_plugin.layers.beside import Beside
+from fast_router.litellm_plugin.layers.beside import Beside, Pair
 from fast_router.litellm_plugin.rests.policy import on_silent
 from fast_router.litellm_plugin.tally import tally
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.litellm_plugin.rests.policy import LiteLLMFailover
 
-__all__ = ["install", "wanted"]
+__all__ = ["install", "wanted", "worth_twice"]
 
 # What LiteLLM retries, and what is worth asking twice: no images, files, batches or recordings.
 _ENDPOINTS = frozenset({
     "acompletion", "atext_completion", "aembedding", "aresponses", "anthropic_messages", "aanthropic_messages",
-    "arerank",
+    "arerank", "completion", "embedding", "responses",
 })  # fmt: skip
 
 
@@ -73,15 +73,18 @@ def _start(failover: LiteLLMFailover, beside: Beside) -> None:
         tally.failed(error, "a rescue")
 
 
+def worth_twice(pair: Pair) -> bool:
+    """Tell whether a request may be asked twice at all."""
+    if pair.endpoint.lstrip("_") not in _ENDPOINTS:
+        return False
+    # What a provider keeps would be kept twice, and what it was told before another one does not know.
+    return not any(pair.request.get(key) for key in ("background", "store", "previous_response_id"))
+
+
 def _retried(failover: LiteLLMFailover, beside: Beside, deployment: Deployment) -> bool:
     """Tell whether LiteLLM would retry the request if its attempt timed out now."""
     request, ledger = beside.pair.request, beside.ledger
-    if beside.pair.endpoint.lstrip("_") not in _ENDPOINTS:
-        return False
-    # What a provider keeps would be kept twice, and what it was told before another one does not know.
-    if any(request.get(key) for key in ("background", "store", "previous_response_id")):
-        return False
-    return failover.retries_of(ledger.request or request, deployment) > ledger.retries
+    return worth_twice(beside.pair) and failover.retries_of(ledger.request or request, deployment) > ledger.retries
 
 
 def _spend(failover: LiteLLMFailover, beside: Beside, deployment: Deployment) -> bool:
