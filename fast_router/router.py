@@ -46,6 +46,9 @@ def live_routers() -> list[AdvancedRouter]:
     return sorted(_live, key=lambda router: router.number)
 
 
+operator_holds.governed.append(live_routers)
+
+
 class AdvancedRouter(PicksFromLists):
     """Picks deployments, counts what is in flight, learns from how calls end.
 

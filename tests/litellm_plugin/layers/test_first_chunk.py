@@ -7,7 +7,6 @@ import contextlib
 import gc
 import logging
 import weakref
-from contextvars import ContextVar
 
 import httpx
 import litellm
@@ -418,8 +417,12 @@ async def test_whoever_follows_a_stream_that_has_begun_hears_of_its_first_chunk_
     assert list(dict.fromkeys(heard.told)) == [*chunks, "end"]
 
 
+def _as_before(context, _follower):
+    return context
+
+
 async def test_a_stream_is_followed_for_two_purposes_at_once(request):
-    outer = Following(request.node.name, ContextVar("outer", default=None))
+    outer = Following(request.node.name, _as_before)
     stream, inner_heard, outer_heard = Chunks("a", "b"), Heard(), Heard()
     assert ATTEMPTS.exchange_class(stream, inner_heard)
     assert outer.exchange_class(stream, outer_heard)
@@ -434,7 +437,7 @@ async def test_a_class_that_was_made_for_one_stream_goes_with_it(request):
 
         return Own("a")
 
-    purposes = [ATTEMPTS, Following(request.node.name, ContextVar("other", default=None))]
+    purposes = [ATTEMPTS, Following(request.node.name, _as_before)]
     stream = one_stream()
     kind = weakref.ref(type(stream))
     for purpose in purposes:
