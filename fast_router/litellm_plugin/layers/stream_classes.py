@@ -15,7 +15,6 @@ from fast_router.litellm_plugin.request import Reading, reading
 
 if TYPE_CHECKING:
     from contextvars import ContextVar
-    from types import TracebackType
 
 __all__ = ["ATTEMPTS", "END", "Follower", "Following"]
 
@@ -42,29 +41,12 @@ class Follower(Protocol):
 _F = TypeVar("_F", bound=Follower)
 
 
-class _Step(Generic[_F]):
-    """Around the reading of one chunk: what it raises is told, and while it lasts the follower is the running one."""
-
-    __slots__ = ("_follower", "_outer", "_running")
-
-    def __init__(self, running: ContextVar[_F | None], follower: _F) -> None:
-        self._running = running
-        self._follower = follower
-        self._outer = running.get()
-
-    def __enter__(self) -> None:
-        self._running.set(self._follower)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if isinstance(error, (StopIteration, StopAsyncIteration)):
-                self._follower.finished()
-            elif error is not None:
-                self._follower.broken(error)
-        finally:
-            self._running.set(self._outer)
+def _over(follower: Follower, error: BaseException) -> None:
+    """Tell `follower` what came in the place of a chunk."""
+    if isinstance(error, (StopIteration, StopAsyncIteration)):
+        follower.finished()
+    else:
+        follower.broken(error)
 
 
 class Following(Generic[_F]):
@@ -84,8 +66,16 @@ class Following(Generic[_F]):
         """Read one chunk, and tell `follower` of it or of what came in its place."""
         if follower is None:
             return await advance()
-        with _Step(self._running, follower):
+        running = self._running
+        outer = running.get()
+        running.set(follower)
+        try:
             chunk = await advance()
+        except BaseException as error:
+            _over(follower, error)
+            raise
+        finally:
+            running.set(outer)
         follower.item(chunk)
         return chunk
 
@@ -93,8 +83,16 @@ class Following(Generic[_F]):
         """The same of a synchronous stream."""
         if follower is None:
             return advance()
-        with _Step(self._running, follower):
+        running = self._running
+        outer = running.get()
+        running.set(follower)
+        try:
             chunk = advance()
+        except BaseException as error:
+            _over(follower, error)
+            raise
+        finally:
+            running.set(outer)
         follower.item(chunk)
         return chunk
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.bands.rust.lane import replay, select, straight
+from fast_router.litellm_plugin.bands.rust.lane import replay, select, straight, streams
 from fast_router.litellm_plugin.bands.rust.lane.endpoint import OPS, Endpoint
 from fast_router.litellm_plugin.bands.rust.lane.lane import Lane
 from fast_router.litellm_plugin.bands.rust.lane.parts import Parts
@@ -53,6 +53,7 @@ def install(patches: PatchSet, band: RustBand) -> list[str]:
     lane = Lane(band, parts)
     replay.install(patches, parts)
     straight.install(patches, lane)
+    streams.install(patches, parts)
     endpoints = {op: Endpoint(op, parts.endpoints) for op in OPS}
     for op, endpoint in endpoints.items():
         make = _synchronous if endpoint.sync else _asynchronous

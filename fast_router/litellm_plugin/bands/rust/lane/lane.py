@@ -449,7 +449,7 @@ class Lane:
         for key in ("litellm_trace_id", "_context_compaction_state"):
             if key in entered.call:
                 request[key] = entered.call[key]
-        return self.parts.streaming.StreamAttempt(
+        attempt = self.parts.stream_attempt(
             core=core,
             op=endpoint.op,
             request=request,
@@ -463,6 +463,8 @@ class Lane:
             routed=None,
             slot=entered.slot,
         )
+        attempt.found, attempt.template = entered.found, entered.template
+        return attempt
 
     # -- the other way -------------------------------------------------------------------------
 
