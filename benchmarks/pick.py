@@ -88,7 +88,7 @@ def _give_history(router: Any, groups: int, size: int) -> None:
 
 async def _rounds(strategy: str, groups: int, size: int, rounds: int) -> tuple[_Times, float]:
     import fast_router  # noqa: PLC0415 - installs its hook
-    from fast_router.litellm_plugin.request import Attempt, current  # noqa: PLC0415
+    from fast_router.litellm_plugin.request import Attempt, Context, here  # noqa: PLC0415
 
     # Built under the running loop: some strategies start a background task, which then ends with the loop.
     router = _router(strategy, groups, size)
@@ -97,6 +97,10 @@ async def _rounds(strategy: str, groups: int, size: int, rounds: int) -> tuple[_
         _give_history(router, groups, size)
     names = _cases(groups)
     place = 0
+    outside = here.get()
+
+    def within(attempt: Attempt | None) -> Context:
+        return Context(attempt, None, None, outside.aside)
 
     def name() -> str:
         nonlocal place
@@ -117,7 +121,7 @@ async def _rounds(strategy: str, groups: int, size: int, rounds: int) -> tuple[_
 
     async def whole() -> None:
         mine = Attempt(None, None)
-        current.set(mine)
+        here.set(within(mine))
         await pick()
         mine.end(observe=False)
 
@@ -141,14 +145,14 @@ async def _rounds(strategy: str, groups: int, size: int, rounds: int) -> tuple[_
         before = _fast_picks()
         times.ours.append(await per_await(pick, _OUR_CALLS))
         attempt = Attempt(None, None)
-        current.set(attempt)
+        here.set(within(attempt))
         times.leased.append(await per_await(leased, _OUR_CALLS))
         for lease in (*held, attempt.lease):
             if lease is not None:
                 lease.release(cancelled=True)
         held.clear()
         times.whole.append(await per_await(whole, _OUR_CALLS))
-        current.set(None)
+        here.set(within(None))
         if synchronous:
             times.ours_sync.append(per_call(pick_sync, _OUR_CALLS))
         fast += _fast_picks() - before

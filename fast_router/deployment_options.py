@@ -11,7 +11,7 @@ from math import isfinite
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
-from fast_router.errors import ConfigurationError, did_you_mean
+from fast_router.errors import ConfigurationError, UnknownStrategyError, did_you_mean
 from fast_router.settings import table
 
 __all__ = ["KEYS", "METRICS", "DeploymentOptions", "options_of", "unknown_keys"]
@@ -182,5 +182,23 @@ def unknown_keys(entry: Mapping[str, Any]) -> dict[str, str]:
     """The keys of `model_info.fast_router` that mean nothing, and what to do about each."""
     info = entry.get("model_info")
     said = info.get("fast_router") if isinstance(info, Mapping) else None
-    wrong = [str(key) for key in said if key not in KEYS] if isinstance(said, Mapping) else []
-    return {key: did_you_mean(key, sorted(KEYS), f"known are: {', '.join(sorted(KEYS))}") for key in wrong}
+    if not isinstance(said, Mapping):
+        return {}
+    wrong = [str(key) for key in said if key not in KEYS]
+    found = {key: did_you_mean(key, sorted(KEYS), f"known are: {', '.join(sorted(KEYS))}") for key in wrong}
+    return found | _unknown_options(said.get("strategy"), said.get("options"))
+
+
+def _unknown_options(strategy: Any, options: Any) -> dict[str, str]:
+    """The same of the options of the entry's strategy; what is wrong otherwise is told elsewhere."""
+    if not isinstance(strategy, str) or not isinstance(options, Mapping):
+        return {}
+    from fast_router.engine.strategies import accepts  # noqa: PLC0415 - few entries have options
+
+    try:
+        known = accepts(strategy)
+    except UnknownStrategyError:
+        return {}
+    wrong = [] if known is None else [str(name) for name in options if name not in known]
+    there = ", ".join(sorted(known or ())) or "none"
+    return {f"options.{name}": did_you_mean(name, known or (), f"{strategy} has {there}") for name in wrong}

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fast_router import operator_holds
 from fast_router.engine.ask import Ask
 from fast_router.engine.deployment import CLOSED, FULL, OPERATOR, PROBING, QOS, RESTING, SPENT
 from fast_router.naming import names_of
-from fast_router.stats import groups_of
+from fast_router.stats import Shown, groups_of
 
 if TYPE_CHECKING:
-    from fast_router.engine import Deployment
-    from fast_router.router import AdvancedRouter
+    from fast_router.engine import Deployment, ModelGroup
 
 __all__ = ["COMPARES", "compared", "explain"]
 
@@ -36,6 +35,14 @@ _EVERYTHING = (
 )
 
 
+class Explained(Shown, Protocol):
+    """A router, as far as its choice goes."""
+
+    def group(self, model: str) -> ModelGroup:
+        """Give the model group of that name, or raise the error that names the known ones."""
+        ...
+
+
 def compared(
     deployment: Deployment, strategy: str, now: float, ask: Ask | None, unknown: tuple[str, ...] = _EVERYTHING
 ) -> dict[str, Any]:
@@ -56,7 +63,7 @@ def compared(
     return {key: found[key] if key in found else getattr(deployment, key) for key in keys}
 
 
-def explain(router: AdvancedRouter, model: str, *, exclude: Collection[str] = (), tokens: float = 0) -> dict[str, Any]:
+def explain(router: Explained, model: str, *, exclude: Collection[str] = (), tokens: float = 0) -> dict[str, Any]:
     """What `AdvancedRouter.explain` answers."""
     if router.complete is not None:
         router.complete()
@@ -85,7 +92,7 @@ def explain(router: AdvancedRouter, model: str, *, exclude: Collection[str] = ()
     return {"model": model, "strategy": strategy, "eligible": sum(row["eligible"] for row in rows), "deployments": rows}
 
 
-def _reasons(router: AdvancedRouter, d: Deployment, now: float, exclude: Collection[str], tokens: float) -> list[str]:
+def _reasons(router: Explained, d: Deployment, now: float, exclude: Collection[str], tokens: float) -> list[str]:
     why = []
     if d.held & OPERATOR:
         hold = operator_holds.of(d)

@@ -17,14 +17,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fast_router.engine.deployment import OPERATOR
 from fast_router.naming import server_of
 
 if TYPE_CHECKING:
+    from fast_router.changes import Changes
     from fast_router.engine import Deployment, Engine
-    from fast_router.router import AdvancedRouter
 
 __all__ = [
     "ACTIONS",
@@ -36,6 +36,7 @@ __all__ = [
     "edit",
     "field_of",
     "from_fields",
+    "governed",
     "lift",
     "listeners",
     "of",
@@ -48,6 +49,25 @@ __all__ = [
     "weight_of",
     "written",
 ]
+
+
+class Governed(Protocol):
+    """A router, as far as orders about its deployments go."""
+
+    engine: Engine
+    changes: Changes
+
+    @property
+    def deployments(self) -> Mapping[str, Deployment]:
+        """Every deployment by id."""
+        ...
+
+    def reread(self) -> None:
+        """Have every entry read anew."""
+
+
+governed: list[Callable[[], Iterable[Governed]]] = []
+"""Give the routers of this process that orders are about."""
 
 ACTIONS = ("rest", "drain", "weight")
 FILE = "holds.json"
@@ -270,17 +290,16 @@ def replace(source: str, holds: Sequence[Hold]) -> int:
         How many deployments of this process they change.
     """
     global _holds  # noqa: PLW0603 - one process, one set of orders
-    from fast_router.router import live_routers  # noqa: PLC0415 - it imports this module
 
     with _lock:
         if list(holds) == _by_source.get(source, []):
             return 0
         _by_source[source] = list(holds)
         _holds = tuple(hold for each in _by_source.values() for hold in each)
-        return sum(_apply(router) for router in live_routers())
+        return sum(_apply(router) for routers in governed for router in routers())
 
 
-def _apply(router: AdvancedRouter) -> int:
+def _apply(router: Governed) -> int:
     count, reread = 0, False
     for deployment in list(router.deployments.values()):
         held, weight = deployment.held & OPERATOR, deployment.operator_weight

@@ -19,6 +19,7 @@ from fast_router.engine import Ask, Deployment, Engine, Lease, ModelGroup, canon
 from fast_router.engine.ask import Rng
 from fast_router.engine.deployment import RESTING
 from fast_router.engine.prefix_cache.prompt import Prompt
+from fast_router.engine.strategies import accepts, check_options
 from fast_router.engine.token_counts import counted
 from fast_router.errors import NoDeploymentError, UnknownModelError
 from fast_router.explain import explain
@@ -34,6 +35,8 @@ __all__ = ["AdvancedRouter", "LeaseContext", "live_routers"]
 # As many characters of an id as people may give in its place; `fast-router status` prints the first 16.
 _PREFIX = 8
 
+_ARGUMENTS = ("model_list", "clock", "wall", "rng")
+
 _numbers = itertools.count()
 _live: weakref.WeakSet[AdvancedRouter] = weakref.WeakSet()
 
@@ -41,6 +44,9 @@ _live: weakref.WeakSet[AdvancedRouter] = weakref.WeakSet()
 def live_routers() -> list[AdvancedRouter]:
     """Every router of this process, oldest first: those constructed by hand and those behind `litellm.Router`s."""
     return sorted(_live, key=lambda router: router.number)
+
+
+operator_holds.governed.append(live_routers)
 
 
 class AdvancedRouter(PicksFromLists):
@@ -62,11 +68,13 @@ class AdvancedRouter(PicksFromLists):
         clock: Monotonic seconds.
         wall: Seconds since the epoch, for rpm and tpm minutes.
         rng: The source of chance; a seeded `random.Random` makes the picks repeatable.
-        options: Options of the strategy, for example `lowest_latency_buffer=0.1`.
+        options: Options of the strategy, for example `lowest_latency_buffer=0.1`, or of one that an entry of
+            `model_list` names.
 
     Raises:
         UnknownStrategyError: Nobody registered `strategy`; the message lists the known ones.
-        ConfigurationError: `model_list` is malformed; the message names the entry.
+        ConfigurationError: `model_list` is malformed; the message names the entry. Or no strategy has such an option,
+            or its value is wrong; the message asks for the name that was probably meant.
     """
 
     def __init__(
@@ -79,6 +87,7 @@ class AdvancedRouter(PicksFromLists):
         rng: Rng | None = None,
         **options: Any,
     ) -> None:
+        _check_options(canonical(strategy), options, model_list or ())
         super().__init__(canonical(strategy), options, Engine(clock=clock, wall=wall, rng=rng))
         self.number = next(_numbers)
         self.groups: dict[str, ModelGroup] = {}
@@ -409,6 +418,17 @@ class AdvancedRouter(PicksFromLists):
 
     def __repr__(self) -> str:
         return f"<AdvancedRouter {self.strategy}: {len(self.deployments)} deployments, {len(self.groups)} models>"
+
+
+def _check_options(strategy: str, options: Mapping[str, Any], model_list: Sequence[Mapping[str, Any]]) -> None:
+    if not options:
+        return
+    others = [accepts(spec.strategy) for spec in read_list(model_list) if spec.strategy is not None]
+    known = frozenset().union(*(names for names in others if names is not None))
+    own = accepts(strategy) or frozenset()
+    if None not in others:
+        left = {name: value for name, value in options.items() if name in own or name not in known}
+        check_options(strategy, left, *_ARGUMENTS, *known)
 
 
 class LeaseContext:

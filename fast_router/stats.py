@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fast_router.engine.failover.policy import FailoverPolicy
     from fast_router.naming import Name
 
-__all__ = ["groups_of", "held_by", "snapshot"]
+__all__ = ["Shown", "groups_of", "held_by", "snapshot"]
 
 _REASONS = (
     (OPERATOR, "operator"),

@@ -57,6 +57,13 @@ def _skip_what_needs_a_core_in_python(items):
             item.add_marker(pytest.mark.skip(reason="looks into a core written in Python; this LiteLLM's is not"))
 
 
+def _let_starters_try_again(items):
+    """Let what starts services or proxies try again in CI, where a crowded machine may make one run out of patience."""
+    for item in items:
+        if any(item.get_closest_marker(name) for name in ("proxy", "services")):
+            item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=1))
+
+
 def pytest_collection_modifyitems(config, items):
     """Put what takes long first, so that no worker is left alone with it."""
 
@@ -64,6 +71,8 @@ def pytest_collection_modifyitems(config, items):
         return next((place for place, name in enumerate(_STARTERS) if item.get_closest_marker(name)), len(_STARTERS))
 
     _skip_what_needs_a_core_in_python(items)
+    if os.environ.get("CI") and config.pluginmanager.hasplugin("rerunfailures"):
+        _let_starters_try_again(items)
     rank: dict[str, int] = {}
     for item in items:
         found = first_marker(item)

@@ -94,3 +94,10 @@ def test_whatever_it_says_is_a_record_or_a_configuration_error(said):
 
 def test_breaker_settings_are_options_of_the_process_too():
     assert {key for key in KEYS if key.startswith("breaker_")} <= table.options().keys()
+
+
+def test_options_that_the_entrys_strategy_does_not_have_are_told():
+    said = {"strategy": "peak_ewma", "options": {"decai": 1, "load": "tokens"}}
+    assert unknown_keys(entry(**said)) == {"options.decai": "did you mean 'decay'?"}
+    assert unknown_keys(entry(strategy="simple_shuffle", options={"x": 1})) == {"options.x": "simple_shuffle has none"}
+    assert unknown_keys(entry(strategy="no_such", options={"x": 1})) == {}

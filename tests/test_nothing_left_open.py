@@ -50,10 +50,10 @@ THINGS = {
     """,
     "the status socket": """
         from fast_router import AdvancedRouter
-        from fast_router.observe import process_status
+        from fast_router.observe import asking, process_status
         router = AdvancedRouter(model_list=[{"model_name": "m", "id": "d"}])
         assert process_status.start()
-        assert len(process_status.processes()) == 1
+        assert len(asking.processes()) == 1
         process_status.stop()
     """,
     "the address of the metrics": """

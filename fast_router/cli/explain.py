@@ -10,7 +10,7 @@ import click
 
 from fast_router.cli.columns import Column, figure, show
 from fast_router.errors import ConfigurationError
-from fast_router.observe import process_status
+from fast_router.observe import asking
 
 __all__ = ["explain"]
 
@@ -25,7 +25,7 @@ __all__ = ["explain"]
 def explain(model: str, facts: Sequence[str], pid: int | None, as_json: bool) -> None:
     """Say for each deployment of MODEL whether it would be picked now, why not, and what the strategy compares."""
     question = {"do": "explain", "model": model, **_request(facts)}
-    answers = [each for each in process_status.ask_all(question) if pid in (None, each.get("pid"))]
+    answers = [each for each in asking.ask_all(question) if pid in (None, each.get("pid"))]
     found = [each for each in answers if each.get("explained")]
     if as_json:
         click.echo(json.dumps(found, indent=2))

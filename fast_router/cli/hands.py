@@ -11,7 +11,7 @@ import click
 from fast_router.cli.columns import duration
 from fast_router.errors import ConfigurationError
 from fast_router.explain import COMPARES
-from fast_router.observe import process_status
+from fast_router.observe import asking
 from fast_router.observe.orders import Order, give, in_flight, seconds_of
 
 __all__ = ["drain", "rest", "wake", "weight"]
@@ -59,7 +59,7 @@ def drain(target: str, model: str | None, length: str | None, force: bool, no_wa
     if no_wait:
         return
     began, shown = time.monotonic(), -1
-    while left := in_flight(process_status.processes(), order.targets):
+    while left := in_flight(asking.processes(), order.targets):
         if left != shown:
             click.echo(f"{left} in flight")
             shown = left
@@ -94,7 +94,7 @@ def weight(target: str, model: str | None, value: str, length: str | None) -> No
             raise ConfigurationError(msg)
     seconds = None if length is None else seconds_of(length)
     what = "has its own weight again" if number is None else f"has weight {number:g}"
-    documents = process_status.processes()
+    documents = asking.processes()
     order = give("weight", target, model=model, seconds=seconds, weight=number, documents=documents)
     _say(what, order, seconds)
     for name, strategy in _without_weights(documents, order).items() if number is not None else ():

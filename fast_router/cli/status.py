@@ -12,7 +12,7 @@ import click
 from fast_router.cli.columns import Column, figure, show
 from fast_router.cli.rollout import show_rollouts
 from fast_router.cli.trouble import changes_in, since, troubles
-from fast_router.observe import process_status
+from fast_router.observe import asking
 from fast_router.observe.runtime_dir import directories
 from fast_router.observe.summary import idle_parents, summarise
 
@@ -78,7 +78,7 @@ def status(model: str | None, pid: int | None, everything: bool, watch: bool, fl
 
 def gather(pid: int | None = None) -> list[dict[str, Any]]:
     """Ask every process, or one."""
-    found = process_status.processes()
+    found = asking.processes()
     return [each for each in found if pid is None or each.get("pid") == pid]
 
 

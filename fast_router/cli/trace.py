@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from fast_router.cli.columns import Column, duration, figure, show
-from fast_router.observe import process_status
+from fast_router.observe import asking
 from fast_router.observe.orders import seconds_of
 
 __all__ = ["trace"]
@@ -39,7 +39,7 @@ def trace(length: str | None, off: bool, model: str | None, last: int, as_json: 
         question["on"] = seconds_of(length)
     if off:
         question["off"] = True
-    answers = process_status.ask_all(question)
+    answers = asking.ask_all(question)
     if length is not None or off:
         count = sum("trace" in each for each in answers)
         what = f"note picks for {duration(seconds_of(length))}" if length is not None else "note no more picks"

@@ -40,7 +40,7 @@ FEATURES = (
     Feature("strategies", f"{_PLUGIN}.picks.strategies_by_name", _needs(Seam.STRATEGY_NAMES)),
     Feature("failover", f"{_PLUGIN}.layers.request_ledger", _needs(Seam.REQUEST, Seam.ATTEMPT, Seam.RETRY_TIMING)),
     Feature("admission", f"{_PLUGIN}.layers.quality_limits", _needs(Seam.CHOICE)),
-    Feature("lane", f"{_PLUGIN}.bands.rust.lane", _needs(Seam.WALK), unless=Seam.PICK),
+    Feature("lane", f"{_PLUGIN}.rust_core.lane", _needs(Seam.WALK), unless=Seam.PICK),
     Feature("bookkeeping", f"{_PLUGIN}.overhead"),
     Feature("model_list", f"{_PLUGIN}.model_list.calls"),
     Feature("process_status", "fast_router.observe.process_status"),

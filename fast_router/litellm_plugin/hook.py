@@ -13,13 +13,14 @@ from importlib import import_module
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from fast_router import environment_switch
+from fast_router import environment_switch, proxy_process
 from fast_router.litellm_plugin.switch import WATCHED, switch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from types import ModuleType
 
+    from fast_router.litellm_plugin.bands.contract import Keeper
     from fast_router.litellm_plugin.bands.methods import Band
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.router import AdvancedRouter
@@ -47,12 +48,13 @@ def install_hook() -> None:
 
     Raises:
         ConfigurationError: A setting is wrong; LiteLLM is left as it is then. Not in the `fast-router` command, which
-            must get as far as its own way of telling errors.
+            must get as far as its own way of telling errors, nor in a proxy that starts, which ends by one line.
     """
     try:
         enable()
-    except ValueError:
+    except ValueError as error:
         if not _in_our_command():
+            proxy_process.end(error)
             raise
 
 
@@ -209,9 +211,23 @@ def _imported(_module: ModuleType) -> None:
             _translate_names()
 
 
+def _keeper_of(band: Band) -> Keeper:
+    """What the floors above a band know of how its Routers are bound."""
+    if band.core_walks:
+        from fast_router.litellm_plugin.bands.rust.band import RustBand  # noqa: PLC0415 - few have that core
+        from fast_router.litellm_plugin.rust_core.keeper import RustKeeper  # noqa: PLC0415
+
+        assert isinstance(band, RustBand)
+        return RustKeeper(band)
+    from fast_router.litellm_plugin.rests.keeper import MethodsKeeper  # noqa: PLC0415
+
+    return MethodsKeeper(band)
+
+
 def _patch(module: ModuleType) -> None:
     from fast_router import settings  # noqa: PLC0415
-    from fast_router.litellm_plugin.bands.methods import UnknownBandError, find_band  # noqa: PLC0415
+    from fast_router.litellm_plugin.bands.find import find_band  # noqa: PLC0415
+    from fast_router.litellm_plugin.bands.methods import UnknownBandError  # noqa: PLC0415
     from fast_router.litellm_plugin.patching import PatchSet  # noqa: PLC0415
     from fast_router.litellm_plugin.rollout import install as install_rollout  # noqa: PLC0415
     from fast_router.litellm_plugin.start_line import install as install_start_line  # noqa: PLC0415
@@ -223,7 +239,8 @@ def _patch(module: ModuleType) -> None:
     patches = PatchSet()
     switch.features, switch.skipped, switch.stuck = [], {}, []
     try:
-        switch.band = find_band(module)
+        switch.band = band = find_band(module)
+        band.keeper = _keeper_of(band)
     except UnknownBandError as error:
         switch.band = None
         switch.skipped.update(_none(str(error)))
@@ -373,7 +390,7 @@ def bind_all() -> None:
         for router in routers():
             core = band.core_of(router)
             if core is not None:
-                band.binding(core)
+                band.keeper.binding(core)
 
 
 def advanced_router(router: Any) -> AdvancedRouter:
@@ -391,6 +408,7 @@ def advanced_router(router: Any) -> AdvancedRouter:
     if core is None:
         msg = f"advanced_router() takes a litellm.Router, not {type(router).__name__}"
         raise TypeError(msg)
-    binding = band.binding(core)
+    binding = band.keeper.binding(core)
     binding.compile_all(core)
-    return binding.router
+    found: AdvancedRouter = binding.router
+    return found

@@ -2,15 +2,17 @@
 
 A request is all that LiteLLM does for one call of a Router: its retries, order tiers and fallbacks. An attempt is one
 call of `Router.make_call`: one pick, and what was asked of the deployment that was picked. A pick finds the attempt in
-a ContextVar and leaves its lease there; a pick outside any attempt (a proxy that asks for a deployment to connect to
+its context and leaves its lease there; a pick outside any attempt (a proxy that asks for a deployment to connect to
 by itself) takes none. A request's second attempt beside a slow first one has a record of its own.
+
+Two ContextVars hold all that is known of what is running: `ledger` the request, `here` what is being done for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from fast_router.engine.failover.blame import FOREIGN, Terms
 from fast_router.engine.failover.failures import ENDED
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
     from fast_router.engine.failover.policy import FailoverPolicy
 
 __all__ = [
-    "Attempt", "Bypass", "Failover", "Ledger", "Reading", "RequestLedger", "Second", "current", "ledger", "on_end",
-    "reading",
+    "Aside", "Attempt", "Bypass", "Context", "Failover", "Ledger", "Reading", "RequestLedger", "Second", "aside",
+    "here", "ledger", "on_end", "set_aside",
 ]  # fmt: skip
 
 
@@ -270,10 +272,6 @@ class Attempt:
                     lease.abandon()
 
 
-current: ContextVar[Attempt | None] = ContextVar("fast_router_attempt", default=None)
-"""The attempt that is running in this context."""
-
-
 class Reading(Protocol):
     """Who hears of what is read of a stream.
 
@@ -296,5 +294,60 @@ class Reading(Protocol):
         """The caller closed it before its end."""
 
 
-reading: ContextVar[Reading | None] = ContextVar("fast_router_stream", default=None)
-"""The stream that is asking its source for the next chunk in this context."""
+class Aside(NamedTuple):
+    """What few contexts hold, each for as long as its owner says; immutable.
+
+    Attributes:
+        permits: While LiteLLM judges a failure on our behalf: tells of an id whether the evidence is enough for a
+            cooldown.
+        enters_own: Whether LiteLLM makes a deployment of what a caller has brought along.
+        worker_asked: Whether a routing worker was asked for the pick that runs: LiteLLM answers some asynchronous picks
+            with its synchronous one.
+        walk: The walk of 1.110's core that runs, a `rust_core.steps.Walk`.
+        carried: The ledger for the walk that begins next, of a request that has tried something already.
+        replay: What 1.110's lane hands over to LiteLLM's walk, a `rust_core.lane.replay.Replay`.
+        rollout: The request of a rollout that runs, or whose stream is being read, a `rollout.request.Request`.
+    """
+
+    permits: Callable[[str], bool] | None = None
+    enters_own: bool = False
+    worker_asked: bool = False
+    walk: object | None = None
+    carried: RequestLedger | None = None
+    replay: object | None = None
+    rollout: object | None = None
+
+
+class Context:
+    """What is being done in a context; replaced as a whole and never changed, since tasks inherit it.
+
+    Attributes:
+        attempt: The attempt that is running.
+        reading: The stream that is asking its source for the next chunk.
+        filtered: The pick that LiteLLM's pipeline runs for, a `picks.filtered.Filtered`.
+        aside: What few contexts hold.
+    """
+
+    __slots__ = ("aside", "attempt", "filtered", "reading")
+
+    def __init__(self, attempt: Attempt | None, reading: Reading | None, filtered: object | None, aside: Aside) -> None:
+        self.attempt = attempt
+        self.reading = reading
+        self.filtered = filtered
+        self.aside = aside
+
+
+_NOTHING = Context(None, None, None, Aside())
+here: ContextVar[Context] = ContextVar("fast_router_here", default=_NOTHING)
+"""What is being done in this context."""
+
+
+def aside() -> Aside:
+    """Give what this context holds that few do."""
+    return here.get().aside
+
+
+def set_aside(changed: Aside) -> None:
+    """Let this context hold `changed`; the rest of it stays."""
+    now = here.get()
+    here.set(Context(now.attempt, now.reading, now.filtered, changed))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fast_router import operator_holds
-from fast_router.observe import exposure, process_status
+from fast_router.observe import exposure
 from fast_router.observe.history import history
 from fast_router.observe.identity import identity
 
@@ -17,9 +17,14 @@ if TYPE_CHECKING:
 __all__ = ["answer", "tick"]
 
 
-def answer(question: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Answer a question, None for what was none; a word in `error` says what went wrong where that cannot be done."""
-    found: dict[str, Any] = {"pid": os.getpid(), "started": process_status.started()}
+def answer(question: Mapping[str, Any] | None, started: float) -> dict[str, Any]:
+    """Answer a question; a word in `error` says what went wrong where that cannot be done.
+
+    Args:
+        question: The question, None for what was none.
+        started: When this process began to answer, Unix seconds.
+    """
+    found: dict[str, Any] = {"pid": os.getpid(), "started": started}
     try:
         found.update(identity())
         if question is None:

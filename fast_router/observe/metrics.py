@@ -53,9 +53,9 @@ class RouterCollector:
         if not self._everybody:
             yield from families()
             return
-        from fast_router.observe import process_status  # noqa: PLC0415 - it starts no socket by itself
+        from fast_router.observe import asking  # noqa: PLC0415 - it starts no socket by itself
 
-        answers = process_status.ask_all({"do": "metrics"})
+        answers = asking.ask_all({"do": "metrics"})
         silent = sum(1 for each in answers if "families" not in each)
         for answer in answers:
             yield from answer.get("families") or ()

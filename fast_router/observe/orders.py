@@ -8,12 +8,11 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fast_router.errors import ConfigurationError, FastRouterError
-from fast_router.observe import process_status
+from fast_router.errors import ConfigurationError, FastRouterError, did_you_mean
+from fast_router.observe import asking
 from fast_router.observe.identity import user
 from fast_router.observe.runtime_dir import directory
 from fast_router.operator_holds import Hold, edit
@@ -104,8 +103,7 @@ def targets(documents: Sequence[Mapping[str, Any]], word: str, model: str | None
             raise ConfigurationError(msg)
     if not found:
         words = {name for target in every for name in (target.server, target.short)}
-        near = get_close_matches(word, words, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else "`fast-router status` shows servers and ids"
+        hint = did_you_mean(word, words, "`fast-router status` shows servers and ids", cutoff=0.4)
         msg = f"nothing is called {word!r}: give an id, its beginning, or a server as host:port; {hint}"
         raise ConfigurationError(msg)
     return found
@@ -136,7 +134,7 @@ def give(
         ConfigurationError: Nobody is called that.
         EmptyGroupError: It would leave a model without any deployment, and `force` is not given.
     """
-    documents = process_status.processes() if documents is None else documents
+    documents = asking.processes() if documents is None else documents
     found = targets(documents, word, model)
     if action in {"rest", "drain"} and not force:
         _refuse_to_empty(documents, found, action)
@@ -164,7 +162,7 @@ def give(
     question: dict[str, Any] = {"do": "holds", "lift": lift}
     if action == "wake":
         question = {"do": "wake", "ids": ids, "by": user(), "lift": lift}
-    answers = process_status.ask_all(question)
+    answers = asking.ask_all(question)
     silent = [each["pid"] for each in answers if "error" in each]
     return Order(found, len(answers) - len(silent), silent)
 

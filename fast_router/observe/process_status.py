@@ -24,14 +24,14 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router import operator_holds, settings
 from fast_router.errors import ConfigurationError
-from fast_router.observe.runtime_dir import directory, socket_name, sockets
+from fast_router.observe.runtime_dir import directory, socket_name
 from fast_router.settings import log_level
 
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.methods import Band
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["ask", "ask_all", "install", "processes", "start", "started", "stop", "want", "wanted"]
+__all__ = ["install", "start", "stop", "want", "wanted"]
 
 _log = logging.getLogger("fast_router")
 _TIMEOUT = 5.0
@@ -119,11 +119,6 @@ def start() -> bool:
     return True
 
 
-def started() -> float:
-    """When this process began to be one, in seconds since the epoch."""
-    return _state.started
-
-
 def stop() -> None:
     """Stop listening and remove the socket."""
     with _state.lock:
@@ -184,7 +179,7 @@ def _serve(listener: socket.socket, path: Path) -> None:
             connection.settimeout(_TIMEOUT)
             if isinstance(question, dict) and question.get("do", "status") in ("holds", "wake"):
                 question["problem"] = _obeyed(path, question)
-            connection.sendall(_json(answers.answer(question)))
+            connection.sendall(_json(answers.answer(question, _state.started)))
 
 
 def _obeyed(path: Path, question: dict[str, Any]) -> str:
@@ -226,58 +221,3 @@ def _question(connection: socket.socket) -> dict[str, Any] | None:
 
 def _json(answer: Any) -> bytes:
     return json.dumps(answer, default=lambda value: type(value).__name__).encode()
-
-
-# -- asking others ------------------------------------------------------------------------------------------
-
-
-def processes() -> list[dict[str, Any]]:
-    """Ask every process of this user that wants to be seen, oldest first; dead sockets are removed.
-
-    Returns:
-        One document a process: `pid`, `program`, `started` (seconds since the epoch), `status` and `routers`
-        (`stats()` of each), or `error` with a word instead of them if it did not answer.
-    """
-    return ask_all({"do": "status"})
-
-
-def ask_all(question: dict[str, Any], *, timeout: float = _TIMEOUT) -> list[dict[str, Any]]:
-    """Put one question to every process, all at the same time.
-
-    Args:
-        question: What to `do`, and its arguments.
-        timeout: Seconds for each answer.
-
-    Returns:
-        The answers, those of the oldest processes first.
-    """
-    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - processes that are asked need none
-
-    paths = sockets()
-    if not paths:
-        return []
-    with ThreadPoolExecutor(min(16, len(paths))) as pool:
-        answers = pool.map(lambda path: ask(path, question, timeout=timeout), paths)
-        found = [answer for answer in answers if answer is not None]
-    return sorted(found, key=lambda each: (each.get("started", 0.0), each.get("pid", 0)))
-
-
-def ask(path: Path, question: dict[str, Any], *, timeout: float = _TIMEOUT) -> dict[str, Any] | None:
-    """Put one question to one process; None if it is gone."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(timeout)
-        parts = []
-        try:
-            connection.connect(str(path))
-            connection.sendall(json.dumps(question).encode() + b"\n")
-            while part := connection.recv(1 << 20):
-                parts.append(part)
-            document: dict[str, Any] = json.loads(b"".join(parts))
-        except (ConnectionRefusedError, FileNotFoundError):
-            with contextlib.suppress(OSError):
-                path.unlink()
-            return None
-        except (OSError, ValueError) as error:
-            name = path.stem.rpartition("-")[2]
-            return {"pid": int(name) if name.isdigit() else 0, "error": f"no answer ({type(error).__name__})"}
-        return {**document, "socket": str(path)} if isinstance(document, dict) else None

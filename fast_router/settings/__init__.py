@@ -67,8 +67,9 @@ def _validators() -> dict[str, Any]:
 
     from pydantic import Field, TypeAdapter
 
+    from fast_router.engine.rollout.arms import Measure
+
     levels = typing.Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
-    measures = typing.Literal["latency", "first_token", "failures"]
     hints = typing.get_type_hints(
         Settings,
         {
@@ -77,7 +78,7 @@ def _validators() -> dict[str, Any]:
             "LogLevel": levels,
             "Rollout": typing.Any,
             "Rescue": typing.Any,
-            "Measure": measures,
+            "Measure": Measure,
         },
     )
     make: Any = TypeAdapter  # its own type does not admit an annotation that is only known at run time

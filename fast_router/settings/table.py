@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, Literal, TypeAlias
 
-    Measure: TypeAlias = Literal["latency", "first_token", "failures"]
+    from fast_router.engine.rollout.arms import Measure
+
     Rescue: TypeAlias = bool | Literal["threads"]
     Rollout: TypeAlias = float | Literal["observe"]
     LogLevel: TypeAlias = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]

@@ -71,7 +71,7 @@ def test_people_may_say_id_beginning_host_or_server(runtime, word):
     ("words", "says"),
     [
         (["rest", "gpu9:8000"], "nothing is called 'gpu9:8000'"),
-        (["rest", "gpu9:8000"], "did you mean gpu"),
+        (["rest", "gpu9:8000"], "did you mean 'gpu"),
         (["rest", "gpu1:8000", "--model", "n"], "no process has a model 'n'"),
         (["rest", "gpu1:8000", "--for", "soon"], "write 90s, 30m, 2h or 1d"),
         (["rest", "gpu1:8000", "--for", "0s"], "write 90s, 30m, 2h or 1d"),

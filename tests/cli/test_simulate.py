@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import pytest
@@ -47,8 +48,26 @@ def test_the_table_and_the_plot(config):
 
 def test_servers_are_named_behind_their_shares_within_80_columns(config):
     done = call(config, "--seconds", 20, "--rate", 10)
-    assert "  least_busy: one " in done.output
+    assert re.search(r"\n  least_busy: one \d+, two \d+\n", done.output)
     assert max(map(len, done.output.splitlines())) <= 80
+
+
+def test_a_server_is_named_by_its_address_and_with_the_id_only_where_it_serves_twice(tmp_path):
+    addresses = ("http://gpu1.internal:8000/v1", "http://gpu2.internal:8000/v1", "http://gpu2.internal:8000/v1")
+    entries = [
+        {
+            "model_name": "m",
+            "litellm_params": {"model": "openai/x", "api_base": address, "api_key": "sk-secret"},
+            "model_info": {"simulate": {"latency": 0.2}, **({"id": "spare"} if number == 2 else {"id": None})},
+        }
+        for number, address in enumerate(addresses)
+    ]
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"model_list": entries}))
+    done = call(path, "--seconds", 5, "--strategies", "simple_shuffle")
+    shares = done.output.partition("Shares")[2].replace("\n    ", " ")
+    assert re.search(r"gpu1\.internal:8000 \d+, gpu2\.internal:8000 #2 \d+, gpu2\.internal:8000 \(spare\) \d+", shares)
+    assert "secret" not in done.output
 
 
 def test_a_large_fleet_names_the_busiest_and_counts_the_others(tmp_path):
@@ -79,7 +98,7 @@ def test_an_unknown_latency_is_asked_for_not_invented(tmp_path):
     path.write_text(SILENT)
     done = call(path)
     assert done.exit_code == 2
-    assert "nothing says how long a request to one takes (2 of 2 deployments)" in done.output
+    assert "nothing says how long a request to base0 takes (2 of 2 deployments)" in done.output
     assert "--measure 5" in done.output
     given = call(path, "--latency", 0.4, "--seconds", 20, "--strategies", "least_busy")
     assert "As given: 0.4 s (median) for 2 deployments" in given.output
@@ -96,11 +115,12 @@ def test_latencies_are_measured_with_real_requests(tmp_path):
         assert done.exit_code == 0, done.output
         assert [fleet[name].records.served for name in ("fast", "slow")] == [2 + 3, 3]
         (row,) = json.loads(done.output)
-        assert row["attempts"]["one"] > row["attempts"]["two"]
+        quick, slow = (row["attempts"][base.split("/")[2]] for base in bases)
+        assert quick > slow
         fleet["slow"].order(error_rate=1)
         failed = call(path, "--measure", 1)
     assert failed.exit_code == 2
-    assert "two cannot be measured (" in failed.output
+    assert "{} cannot be measured (".format(bases[1].split("/")[2]) in failed.output
     assert "Traceback" not in failed.output
 
 

@@ -20,7 +20,7 @@ from fast_router import AdvancedRouter, settings
 from fast_router.cli import main
 from fast_router.cli.status import _left_out
 from fast_router.errors import ConfigurationError
-from fast_router.observe import process_status
+from fast_router.observe import asking, process_status
 from fast_router.observe.runtime_dir import directory
 
 KEY = "sk-secret-of-the-test"
@@ -29,18 +29,18 @@ KEY = "sk-secret-of-the-test"
 def test_a_listening_process_answers_live_and_leaves_nothing_behind(runtime):
     assert process_status.start()
     assert process_status.start()
-    (found,) = process_status.processes()
+    (found,) = asking.processes()
     assert found["pid"] == os.getpid()
     assert set(found["status"]["picks"]) >= {"fast", "filtered", "delegated"}
     assert [path.name for path in runtime.iterdir()] == [f"fast_router-{os.getpid()}.sock"]
     process_status.stop()
-    assert process_status.processes() == []
+    assert asking.processes() == []
     assert list(runtime.iterdir()) == []
 
 
 SEEN = """
     import os, sys
-    from fast_router.observe import process_status
+    from fast_router.observe import asking, process_status
     assert process_status.start()
     if sys.argv[1] == "fork":
         child = os.fork()
@@ -62,7 +62,7 @@ def process(kind):
 def test_forked_workers_answer_for_themselves(runtime):
     with process("fork") as parent:
         assert [parent.stdout.readline(), parent.stdout.readline()] == ["ready\n", "ready\n"]
-        found = process_status.processes()
+        found = asking.processes()
         parent.communicate("\n\n")
     assert len({each["pid"] for each in found}) == 2
     assert parent.pid in {each["pid"] for each in found}
@@ -73,7 +73,7 @@ def test_a_killed_process_is_cleared_away_by_the_next_reader(runtime):
         assert killed.stdout.readline() == "ready\n"
         killed.send_signal(signal.SIGKILL)
     assert [path.name for path in runtime.iterdir()] == [f"fast_router-{killed.pid}.sock"]
-    assert process_status.processes() == []
+    assert asking.processes() == []
     assert list(runtime.iterdir()) == []
 
 
@@ -164,7 +164,7 @@ def test_no_column_for_cached_prompts_without_such_a_strategy(runtime):
 
 def test_a_process_under_the_launcher_is_seen_once_it_uses_litellm_and_no_other(runtime):
     code = (
-        "from fast_router.observe import process_status as p\n"
+        "from fast_router.observe import asking as p\n"
         "before = len(p.processes())\n"
         "import litellm\n"
         "print(before, len(p.processes()))\n"

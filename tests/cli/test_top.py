@@ -16,7 +16,7 @@ from rich.console import Console
 from fast_router import AdvancedRouter
 from fast_router.cli import main
 from fast_router.cli.top import Screen
-from fast_router.observe import process_status
+from fast_router.observe import asking, process_status
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def router(runtime):
 
 def screen_of(*keys):
     screen = Screen()
-    screen.take(process_status.processes(), 100.0)
+    screen.take(asking.processes(), 100.0)
     for key in keys:
         assert screen.press(key)
     return screen
@@ -60,7 +60,7 @@ def test_rates_are_differences_between_two_looks(router):
     for _ in range(4):
         router.acquire("m0", exclude=["d0", "d2"]).release()
     router.acquire("m0", exclude=["d0", "d2"]).release(ValueError())
-    screen.take(process_status.processes(), 102.0)
+    screen.take(asking.processes(), 102.0)
     (row,) = [row for row in screen.shown() if row["server"] == "gpu4:1"]
     assert (row["rate"], row["failed_rate"]) == (2.5, 0.5)
     console = Console(width=160, record=True, file=io.StringIO())

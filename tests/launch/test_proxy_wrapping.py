@@ -18,7 +18,7 @@ import pytest
 import uvicorn
 
 from fast_router.testing import Upstream
-from tests.support.proxy import Proxy, free_port, program
+from tests.support.proxy import PATIENCE, Proxy, free_port, program
 from tests.support.proxy import environment as proxy_environment
 
 pytestmark = [pytest.mark.proxy, pytest.mark.timeout(500)]
@@ -162,6 +162,29 @@ def test_requests_through_a_wrapped_proxy_are_fast_picks(start, upstreams, way):
     shown = json.dumps(statuses)
     assert MASTER_KEY not in shown
     assert UPSTREAM_KEY not in shown
+
+
+MISTAKES = {
+    "startup hook": "router_settings: {routing_strategy: peak_ewmaa}\n",
+    "callback in the YAML": "fast_router: {max_weit: 2}\n",
+    "asgi under uvicorn": "fast_router: {experiment: {strategy: cach_aware, share: 20}}\n",
+    "asgi under gunicorn": "fast_router: {max_wait: soon}\n",
+}
+SAID = ("did you mean 'peak_ewma'?", "did you mean 'max_wait'?", "did you mean 'cache_aware'?", "'soon'")
+
+
+@pytest.mark.parametrize(("way", "said"), zip(MISTAKES, SAID, strict=True))
+def test_a_mistake_ends_a_proxy_by_one_line_however_it_starts(start, way, said):
+    command, extra, environment = WAYS[way]
+    gunicorn = command[0] == program("gunicorn")  # which ends its other workers, too
+    # Of several workers uvicorn starts each anew for ever, whatever ends it.
+    proxy = start(command if gunicorn else command[: -2 - 2 * len(PATIENT)], extra=extra + MISTAKES[way], **environment)
+    assert proxy.process.wait(PATIENCE) == (3 if gunicorn else 2)
+    told = proxy.log.read_text()
+    assert "Traceback" not in told
+    errors = {line for line in told.splitlines() if line.startswith("Error: ")}
+    assert len(errors) == 1, told
+    assert said in errors.pop()
 
 
 OURS = """

@@ -22,12 +22,12 @@ LOAD = """
     again = get_instance_fn(sys.argv[1], sys.argv[2])
     import fast_router, fast_router.handler
     from fast_router.handler import handler
-    from fast_router.observe import process_status
+    from fast_router.observe import asking
     print(json.dumps({
         "callback": isinstance(first, CustomLogger),
         "one object": first is handler and first is fast_router.handler and (again is first or sys.argv[3] == "copy"),
         "enabled": fast_router.status()["enabled"],
-        "seen": "process_status" in fast_router.status()["features"] or len(process_status.processes()),
+        "seen": "process_status" in fast_router.status()["features"] or len(asking.processes()),
     }))
 """
 

@@ -10,7 +10,7 @@ from litellm import Router
 
 import fast_router
 from fast_router.litellm_plugin import hook, names_while_off
-from fast_router.litellm_plugin.picks.given import known
+from fast_router.litellm_plugin.router_state import given_now
 from tests.support.plugin import core_of, discard, entry, pick_id, router, run_python
 
 LEFT_ALONE = "make_call" if hasattr(Router, "make_call") else "acompletion"
@@ -85,7 +85,7 @@ def test_on_again_the_name_means_our_strategy():
     hook.enable()
     assert not fast_router.status()["names_translated"]
     made = router(entry("a"), routing_strategy="peak_ewma")
-    assert known(core_of(made)).router == "peak_ewma"
+    assert given_now(core_of(made)).router == "peak_ewma"
 
 
 @pytest.mark.parametrize(("word", "starts"), [("0", True), ("never", False)])

@@ -15,9 +15,11 @@ from litellm import Router
 import fast_router
 from fast_router.litellm_plugin import hook, report
 from fast_router.litellm_plugin.bands import methods
+from fast_router.litellm_plugin.bands.find import find_band
 from fast_router.litellm_plugin.patching import PatchSet
 from fast_router.litellm_plugin.picks import guard
 from fast_router.litellm_plugin.picks.binding import Binding
+from fast_router.litellm_plugin.rust_core import binding as rust_binding
 from fast_router.settings import features
 from tests.support.plugin import asynchronous, core_of, entry, in_flight, pick_id, picks, router, run_python, sync_id
 
@@ -230,7 +232,7 @@ def test_an_error_of_ours_is_counted_and_litellm_answers(plugin, monkeypatch, ca
         raise ZeroDivisionError("sk-secret")
 
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, logger="fast_router"):
-        patch.setattr(type(hook.switch.band), "binding", broken)
+        patch.setattr(rust_binding, "bind", broken)
         patch.setattr(guard, "bind", broken)
         assert {pick_id(made), sync_id(made)} <= {"a", "b"}
     status = fast_router.status()
@@ -261,7 +263,7 @@ def test_a_choice_of_ours_that_fails_is_litellms(plugin, monkeypatch):
 
 def test_a_litellm_without_the_members_is_left_alone_but_for_its_public_hook(caplog):
     hook.disable()
-    litellm_version = re.escape(methods._litellm_version())
+    litellm_version = re.escape(methods.litellm_version())
     stranger = types.ModuleType("litellm.router")
 
     class Strange:
@@ -271,7 +273,7 @@ def test_a_litellm_without_the_members_is_left_alone_but_for_its_public_hook(cap
     stranger.Router = Strange
     callbacks = list(litellm.callbacks)
     with pytest.raises(methods.UnknownBandError, match=rf"LiteLLM {litellm_version} has no "):
-        methods.find_band(stranger)
+        find_band(stranger)
     try:
         with caplog.at_level(logging.WARNING, logger="fast_router"):
             hook._patch(stranger)
@@ -293,9 +295,9 @@ def test_a_litellm_without_the_members_is_left_alone_but_for_its_public_hook(cap
 
 @pytest.mark.python_core
 def test_a_version_that_is_newer_with_members_that_are_older_is_unknown(monkeypatch):
-    monkeypatch.setattr(methods, "_litellm_version", lambda: "1.111.0")
+    monkeypatch.setattr(methods, "litellm_version", lambda: "1.111.0")
     with pytest.raises(methods.UnknownBandError, match=r"1\.111\.0 has no "):
-        methods.find_band(sys.modules["litellm.router"])
+        find_band(sys.modules["litellm.router"])
 
 
 def test_this_litellms_pipeline_is_known():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +12,13 @@ import yaml
 
 from fast_router.cache_world import ServerShape
 from fast_router.cli.simulate.measure import SPREAD
-from fast_router.errors import ConfigurationError
+from fast_router.errors import ConfigurationError, did_you_mean
+from fast_router.naming import server_of
 from fast_router.simulation import Fault, ServerSpec
 
 __all__ = ["Fleet", "read"]
 
+_ADDRESS = ("api_base", "base_url")
 _LATENCY = frozenset({"latency", "spread", "slots", "faults"})
 _CACHE = frozenset({"prefill_rate", "prefill_latency", "per_token", "cache_blocks"})
 _FAULT = frozenset({"kind", "start", "end", "share", "factor", "retry_after"})
@@ -29,7 +32,8 @@ class Fleet:
     Attributes:
         name: The group's name.
         entries: Its deployments, as LiteLLM's YAML has them.
-        ids: Their names, in that order: `model_info.id`, or the group's name and a number.
+        ids: Their names, in that order: the server, where several have the same with `model_info.id` or a number;
+            without an address the id, or the group's name and a number.
         wheres: Where each stands in the file, for messages.
         said: What `model_info.simulate` says of each.
     """
@@ -117,10 +121,35 @@ def read(path: Path, model: str | None) -> Fleet:
     groups: dict[str, Fleet] = {}
     for number, entry in enumerate(entries):
         _enter(groups, entry, f"{path}: model_list[{number}]")
-    name = model or max(groups, key=lambda group: len(groups[group].ids))
+    name = model or max(groups, key=lambda group: len(groups[group].entries))
     if name not in groups:
         raise ConfigurationError(f"{path}: no deployment is called {name!r}; there are: {', '.join(groups)}")
-    return groups[name]
+    fleet = groups[name]
+    fleet.ids = _names(fleet.entries, fleet.name)
+    return fleet
+
+
+def _names(entries: Sequence[Mapping[str, Any]], group: str) -> list[str]:
+    """Name each deployment as people know it, and no two alike: the engine tells them apart by that."""
+    servers = [_address(entry) for entry in entries]
+    often, names = Counter(servers), dict[str, None]()
+    for number, (server, entry) in enumerate(zip(servers, entries, strict=True)):
+        id_ = (entry.get("model_info") or {}).get("id")
+        if server is None:
+            name = str(id_ or f"{group}-{number}")
+        else:
+            name = server if often[server] == 1 else f"{server} ({id_})" if id_ else f"{server} #{number + 1}"
+        names[name if name not in names else f"{name} #{number + 1}"] = None
+    return list(names)
+
+
+def _address(entry: Mapping[str, Any]) -> str | None:
+    """The server of an entry that has an address; the provider of any other is that of its siblings, too."""
+    params = entry.get("litellm_params")
+    found = server_of(
+        {**entry, "litellm_params": {key: params[key] for key in _ADDRESS if key in params} if params else {}}
+    )
+    return None if found == "–" else found
 
 
 def _enter(groups: dict[str, Fleet], entry: Any, where: str) -> None:
@@ -134,7 +163,6 @@ def _enter(groups: dict[str, Fleet], entry: Any, where: str) -> None:
     _known(said, _LATENCY | _CACHE, where)
     fleet = groups.setdefault(entry["model_name"], Fleet(entry["model_name"]))
     fleet.entries.append(entry)
-    fleet.ids.append(str(info.get("id") or f"{fleet.name}-{len(fleet.ids)}"))
     fleet.wheres.append(where)
     fleet.said.append(said)
 
@@ -147,7 +175,8 @@ def _number(value: Any, where: str) -> float:
 
 def _known(found: Mapping[str, Any], names: Sequence[str] | frozenset[str], where: str) -> None:
     if unknown := sorted(set(found) - set(names)):
-        raise ConfigurationError(f"{where} has {unknown[0]!r}; known are: {', '.join(sorted(names))}")
+        remedy = did_you_mean(unknown[0], names, f"known are: {', '.join(sorted(names))}")
+        raise ConfigurationError(f"{where} has {unknown[0]!r}; {remedy}")
 
 
 def _fault(found: Any, where: str) -> Fault:

@@ -57,7 +57,9 @@ def latency_plot(path: Path, title: str, outcomes: Sequence[Outcome]) -> None:
     colours = _colours(outcomes)
     for outcome in outcomes:
         colour = colours[outcome.name]
-        course.plot([seconds for seconds, _ in outcome.timeline], color=colour, linewidth=1, alpha=0.8)
+        # Nothing arrived in the last second: answers of before ended there.
+        worst = list(itertools.dropwhile(lambda seconds: not seconds, [s for s, _ in reversed(outcome.timeline)]))
+        course.plot(worst[::-1], color=colour, linewidth=1, alpha=0.8)
         _survivors(waits, outcome.name, outcome.latencies, colour)
     course.set_xlabel("arrival, s after the beginning")
     course.set_ylabel("slowest answer of the second, s")
@@ -105,11 +107,14 @@ def _survivors(axes: Any, name: str, values: Sequence[float], colour: str) -> No
 
 
 def _finish(figure: Any, waits: Any, path: Path) -> None:
+    from matplotlib.ticker import LogLocator  # noqa: PLC0415
+
     waits.set_xscale("log")
     waits.set_yscale("log")
     waits.set_ylim(0.1, 110)
     waits.set_yticks([100, 50, 10, 1, 0.1], ["all", "p50", "p90", "p99", "p99.9"])
     waits.minorticks_off()
+    waits.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # a run may lie within one power of ten
     waits.xaxis.set_major_formatter("{x:g}")
     waits.grid(visible=True, alpha=0.3)
     waits.legend(fontsize=7, frameon=False)

@@ -74,7 +74,7 @@ def shares(title: str, picks: Mapping[str, Mapping[str, int]]) -> None:
             rest = f", {len(left)} others {left[-1]:.1f}–{left[0]:.1f}"
             ordered = ordered[: _NAMED - 2]
         # A line ends between two servers, not between one and its share.
-        named = ", ".join(f"{name}{_TIED}{100 * count / total:.0f}" for name, count in ordered)
+        named = ", ".join(f"{name} {100 * count / total:.0f}".replace(" ", _TIED) for name, count in ordered)
         click.echo(tables.wrapped(f"  {strategy}: {named}{rest}", 4).replace(_TIED, " "))
 
 

@@ -23,7 +23,7 @@ from fast_router.engine.strategies.shuffle import SimpleShuffle
 from fast_router.engine.strategies.usage_based import UsageBased
 from fast_router.errors import ConfigurationError, FastRouterError, UnknownStrategyError, did_you_mean
 
-__all__ = ["canonical", "check_options", "known_strategies", "register_strategy", "strategy_class"]
+__all__ = ["accepts", "canonical", "check_options", "known_strategies", "register_strategy", "strategy_class"]
 
 ENTRY_POINT_GROUP = "fast_router.strategies"
 
@@ -111,6 +111,17 @@ def strategy_class(name: str) -> type[Strategy]:
     return _classes[canonical(name)]
 
 
+def accepts(strategy: str) -> frozenset[str] | None:
+    """The names of a strategy's options; None for one that may take any.
+
+    Raises:
+        UnknownStrategyError: Nobody registered it.
+    """
+    # Its own word alone: what a subclass of the user's takes besides, nobody has said.
+    found: frozenset[str] | None = vars(strategy_class(strategy)).get("accepts")
+    return found
+
+
 def check_options(strategy: str, options: Mapping[str, Any], *others: str) -> None:
     """Refuse options that the strategy does not have.
 
@@ -124,9 +135,7 @@ def check_options(strategy: str, options: Mapping[str, Any], *others: str) -> No
             its value is wrong.
         UnknownStrategyError: Nobody registered the strategy.
     """
-    cls = strategy_class(strategy)
-    # Its own word alone: what a subclass of the user's takes besides, nobody has said.
-    accepted: frozenset[str] | None = vars(cls).get("accepts")
+    cls, accepted = strategy_class(strategy), accepts(strategy)
     for name in options:
         if accepted is not None and name not in accepted:
             known = ", ".join(sorted(accepted))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["Layer", "LiteLLM", "Outer", "Seam"]
+__all__ = ["Keeper", "Layer", "LiteLLM", "Outer", "Seam"]
 
 Layer = Callable[[Any], Any]
 """Makes a replacement that is called as the original is, with the same arguments."""
@@ -44,6 +44,28 @@ class Seam(Enum):
     FILTER = "a public hook that filters candidates"
 
 
+class Keeper(Protocol):
+    """How the Routers of a band are bound, and where their deployments rest; the floors above give it to the band."""
+
+    def binding(self, core: Any) -> Any:
+        """The binding (`picks.binding.Binding`) of a core, made now if it has none."""
+
+    def new_binding(self, core: Any) -> Any:
+        """A binding for a core that has none, which hears of every change and rest from now on."""
+
+    def rest_store(self, core: Any) -> Any:
+        """Where a core's cooldowns are kept (`rests.store.RestStore`), None if it has no such place."""
+
+    def take_over_rests(self, core: Any) -> None:
+        """Have everybody rest in our engine who cools down in LiteLLM's store."""
+
+    def admit_picks(self, patches: PatchSet, install: Callable[[PatchSet], object]) -> None:
+        """Have every asynchronous pick admitted by the fleet: `install` puts that into the stack around picks."""
+
+    def heed_holds(self, patches: PatchSet, alone: Callable[[], bool]) -> None:
+        """Have LiteLLM's own picks leave alone whom an operator holds, where what does so is ours: if `alone()`."""
+
+
 class LiteLLM(Protocol):
     """One LiteLLM as the plugin sees it: what every adapter answers.
 
@@ -59,6 +81,7 @@ class LiteLLM(Protocol):
         within: Features that come with another one's installer.
         core_walks: Whether a core goes from step to step by itself, and picks in the course of it.
         has_cooldown_cache: Whether cooldowns are read and written by way of LiteLLM's `CooldownCache`.
+        keeper: How its Routers are bound.
     """
 
     name: str
@@ -72,6 +95,7 @@ class LiteLLM(Protocol):
     within: Mapping[str, str]
     core_walks: bool
     has_cooldown_cache: bool
+    keeper: Keeper
 
     def lacks(self, seam: Seam) -> str:
         """Why there is no such seam, in words; empty if there is one."""
@@ -107,9 +131,6 @@ class LiteLLM(Protocol):
     def around_picks(self, patches: PatchSet, make: Outer, make_sync: Outer) -> None:
         """Put a layer around each pick that is a method's, outside of everything else."""
 
-    def heed_holds(self, patches: PatchSet, alone: Callable[[], bool]) -> None:
-        """Have LiteLLM's own picks leave alone whom an operator holds, where what does so is ours: if `alone()`."""
-
     def around_own_attempts(self, patches: PatchSet, make: Layer, make_sync: Layer) -> None:
         """Put a layer around each attempt, outside of everything else."""
 
@@ -137,21 +158,6 @@ class LiteLLM(Protocol):
 
     def core_of(self, router: Any) -> Any:
         """The object that routes for `router`."""
-
-    def binding(self, core: Any) -> Any:
-        """The binding (`picks.binding.Binding`) of a core, made now if it has none."""
-
-    def new_binding(self, core: Any) -> Any:
-        """A binding for a core that has none, which hears of every change and rest from now on."""
-
-    def rest_store(self, core: Any) -> Any:
-        """Where a core's cooldowns are kept (`rests.store.RestStore`), None if it has no such place."""
-
-    def take_over_rests(self, core: Any) -> None:
-        """Have everybody rest in our engine who cools down in LiteLLM's store."""
-
-    def admit_picks(self, patches: PatchSet, install: Callable[[PatchSet], object]) -> None:
-        """Have every asynchronous pick admitted by the fleet: `install` puts that into the stack around picks."""
 
     # -- the pipeline that a fast pick stands in for --------------------------------------------------
 

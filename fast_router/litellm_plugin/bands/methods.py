@@ -1,7 +1,7 @@
 """Which LiteLLM is here, and where its seams lie.
 
 Up to 1.108 the routing is methods of `litellm.Router`; 1.109 is a facade over `PythonCore`, whose members that
-outside code used to reach carry the prefix `_core_`; 1.110 is a facade over a core in Rust (see `rust_band`). A `Band`
+outside code used to reach carry the prefix `_core_`; 1.110 is a facade over a core in Rust (see `rust`). A `Band`
 translates: ask it for a member by its plain name. What a LiteLLM has is found by looking, not by its version; the
 version only names the band and rules out what nobody has looked at.
 
@@ -21,17 +21,15 @@ from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fast_router.litellm_plugin.bands.contract import Layer, Outer, Seam
+from fast_router.litellm_plugin.bands.contract import Keeper, Layer, Outer, Seam
 from fast_router.litellm_plugin.bands.member_names import PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fast_router.litellm_plugin.patching import PatchSet
-    from fast_router.litellm_plugin.picks.binding import Binding
-    from fast_router.litellm_plugin.rests.store import RestStore
 
-__all__ = ["KNOWN_PIPELINES", "Band", "UnknownBandError", "find_band", "innermost"]
+__all__ = ["KNOWN_PIPELINES", "RUST", "Band", "UnknownBandError", "innermost", "litellm_version", "numbers_of"]
 
 
 class UnknownBandError(Exception):
@@ -48,11 +46,10 @@ _NEEDED = (
     "make_call",
 )
 _NEEDED_GLOBALS = ("simple_shuffle",)
-# From here on the core is written in Rust, from there on nobody has looked: a self-test decides.
-_RUST = (1, 110)
-_UNTRIED = (1, 111)
+# From here on the core is written in Rust.
+RUST = (1, 110)
 
-_BANDS = (((1, 91), "1.83"), ((1, 99), "1.91"), ((1, 106), "1.99"), ((1, 109), "1.106"), (_RUST, "1.109"))
+_BANDS = (((1, 91), "1.83"), ((1, 99), "1.91"), ((1, 106), "1.99"), ((1, 109), "1.106"), (RUST, "1.109"))
 
 # What the fast lane stands in for.
 _PIPELINE = (
@@ -126,10 +123,12 @@ class Band:
         facade: True if a Router is only a facade over its core.
         core_walks: Whether a core goes from step to step by itself, and picks in the course of it.
         has_cooldown_cache: Whether cooldowns are read and written by way of LiteLLM's `CooldownCache`.
+        keeper: How its Routers are bound; there once the floors above have given it.
     """
 
     core_walks = False
     has_cooldown_cache = True
+    keeper: Keeper
 
     seams: frozenset[Seam] = frozenset(
         {
@@ -150,12 +149,12 @@ class Band:
     within: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, router_module: ModuleType) -> None:
-        self.version: str = _litellm_version()
+        self.version: str = litellm_version()
         self.router: type = router_module.Router
         self.core: type = getattr(router_module, "PythonCore", self.router)
         self.facade = self.core is not self.router
         self.module: ModuleType = sys.modules[self.core.__module__]
-        parts = _numbers(self.version)
+        parts = numbers_of(self.version)
         self.name = next((name for end, name in _BANDS if parts < end), "unknown")
         self._known: bool | None = None
         missing = [name for name in _NEEDED if not hasattr(self.core, self.slot(name))]
@@ -205,25 +204,6 @@ class Band:
         """The object that routes for `router`: itself, or the core behind the facade."""
         return vars(router).get("_core", router) if self.facade else router
 
-    def binding(self, core: Any) -> Binding:
-        """The binding of a core, made now if it has none."""
-        from fast_router.litellm_plugin.picks.binding import bind  # noqa: PLC0415 - it imports this module
-
-        return bind(core, self)
-
-    def new_binding(self, core: Any) -> Binding:
-        """A binding for a core that has none, which hears of every rest from now on."""
-        from fast_router.litellm_plugin.picks.binding import Binding  # noqa: PLC0415 - it imports this module
-        from fast_router.litellm_plugin.rests.mirror import attach  # noqa: PLC0415 - the same
-
-        found = Binding(self, core)
-        attach(found, core)
-        return found
-
-    def admit_picks(self, patches: PatchSet, install: Callable[[PatchSet], object]) -> None:
-        """Have every asynchronous pick admitted by the fleet: `install` puts that into the stack around picks."""
-        install(patches)
-
     def around_request(self, patches: PatchSet, make: Layer, make_sync: Layer) -> None:  # noqa: ARG002 - they come by here
         """Put a layer around each request, synchronous ones included: LiteLLM runs those on a loop of their own."""
         patches.replace(self.core, self.slot("async_function_with_fallbacks"), make)
@@ -248,25 +228,9 @@ class Band:
                 own = innermost(getattr(self.core, self.slot(name)))
                 patches.replace(self.core, self.slot(name), partial(around, own))
 
-    def heed_holds(self, patches: PatchSet, alone: Callable[[], bool]) -> None:
-        """Nothing to do: a filter of LiteLLM's sees to that for all."""
-
     def around_own_attempts(self, patches: PatchSet, make: Layer, make_sync: Layer) -> None:
         """Put a layer around each attempt, outside of everything else."""
         self.around_attempt(patches, make, make_sync)
-
-    def take_over_rests(self, core: Any) -> None:
-        """Have everybody rest in our engine who cools down in LiteLLM's store."""
-        from fast_router.litellm_plugin.rests.mirror import attach  # noqa: PLC0415 - it imports this module
-
-        attach(self.binding(core), core)
-
-    def rest_store(self, core: Any) -> RestStore | None:
-        """Where this LiteLLM keeps a core's cooldowns, None if it has no such place."""
-        from fast_router.litellm_plugin.rests.store import CacheRests  # noqa: PLC0415 - few ask
-
-        cache = self.read(core, "cooldown_cache")
-        return None if cache is None else CacheRests(cache)
 
     def installed(self, patches: PatchSet, give_back: Callable[[Any, str], None]) -> None:
         """Everything is installed; `give_back(band, why)` takes it out again where LiteLLM proves to be another one."""
@@ -339,14 +303,16 @@ def innermost(function: Any) -> Any:
         function = getattr(inner, "__func__", inner)
 
 
-def _litellm_version() -> str:
+def litellm_version() -> str:
+    """The installed version, 0 if it is not known."""
     try:
         return version("litellm")
     except PackageNotFoundError:
         return "0"
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def numbers_of(text: str) -> tuple[int, ...]:
+    """A version as numbers, as far as it has them."""
     numbers = []
     for part in text.split("."):
         digits = "".join(c for c in part if c.isdigit())
@@ -354,21 +320,3 @@ def _numbers(text: str) -> tuple[int, ...]:
             break
         numbers.append(int(digits))
     return tuple(numbers)
-
-
-def find_band(router_module: ModuleType) -> Band:
-    """Look at a LiteLLM.
-
-    Args:
-        router_module: `litellm.router`.
-
-    Raises:
-        UnknownBandError: Members that the plugin needs are not there.
-    """
-    version = _litellm_version()
-    parts = _numbers(version)
-    if parts >= _RUST:
-        from fast_router.litellm_plugin.bands.rust.band import RustBand  # noqa: PLC0415 - it imports this module
-
-        return RustBand(router_module, version, newer=parts >= _UNTRIED)
-    return Band(router_module)

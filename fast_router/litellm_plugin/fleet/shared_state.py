@@ -140,5 +140,5 @@ def install(patches: PatchSet, band: Band) -> list[str]:
         features += install_behind(patches)
     if options.limits != "strict":
         return features
-    band.admit_picks(patches, fleet_limits.install)
+    band.keeper.admit_picks(patches, fleet_limits.install)
     return [*features, "strict limits"]

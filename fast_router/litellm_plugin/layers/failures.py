@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router.engine.failover.failures import classify
 from fast_router.engine.failover.retry_after import retry_after_from_error
-from fast_router.litellm_plugin.request import RequestLedger, current
+from fast_router.litellm_plugin.request import RequestLedger, here
 from fast_router.litellm_plugin.rests import repairs
 from fast_router.litellm_plugin.tally import tally
 
@@ -73,7 +73,7 @@ def judge(core: Any, band: Band, ledger: RequestLedger, error: Exception, kwargs
 
 def judged_later(deployment_id: Any) -> bool:
     """Tell whether a failure that LiteLLM's callback hears of is that of the attempt which is still under way."""
-    attempt = current.get()
+    attempt = here.get().attempt
     if attempt is None or attempt.lease is None or getattr(attempt.ledger, "failover", None) is None:
         return False
     # A caller's own key or address makes a deployment of another id, of LiteLLM's.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 from fast_router.litellm_plugin.layers.stack import Around, Installed, Pick, plug
 from fast_router.litellm_plugin.patching import PatchSet
-from fast_router.litellm_plugin.request import current
+from fast_router.litellm_plugin.request import here
 
 __all__ = ["has_redis", "install", "is_spent", "note_alone", "too_many"]
 
@@ -93,7 +93,7 @@ def _count_refusal(binding: Binding, core: Any, args: Sequence[Any], *, tried: b
 def _picked(binding: Binding, chosen: Any) -> tuple[Deployment | None, Lease | None]:
     """The deployment that LiteLLM or we picked, and the lease that the running attempt holds on it."""
     deployment = binding.known(chosen)
-    attempt = current.get()
+    attempt = here.get().attempt
     if attempt is None or deployment is None or attempt.lease is None:
         return deployment, None
     held = (attempt.lease, *(attempt.more or ()))
@@ -102,7 +102,7 @@ def _picked(binding: Binding, chosen: Any) -> tuple[Deployment | None, Lease | N
 
 def _give_up(lease: Lease) -> None:
     lease.release(cancelled=True)
-    attempt = current.get()
+    attempt = here.get().attempt
     if attempt is not None and attempt.lease is lease:
         lease.deployment.attempts.discard(attempt)
         attempt.lease = None

@@ -20,7 +20,7 @@ from fast_router.litellm_plugin.layers.fallback_at_once import passes_by
 from fast_router.litellm_plugin.layers.retry_timing import spend
 from fast_router.litellm_plugin.layers.stack import Around, Call, Installed, plug
 from fast_router.litellm_plugin.layers.stream import follow, install_usage, streams
-from fast_router.litellm_plugin.request import Attempt, current, reading
+from fast_router.litellm_plugin.request import Attempt, Context, here
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ __all__ = ["answered", "failed", "install"]
 
 def _around(inner: Call, binding: Binding) -> Call:
     band = binding.band  # not the binding itself, which would hold itself by this layer
-    attempt_of, enter, request_of = current.get, current.set, request.ledger.get
+    context, enter, request_of = here.get, here.set, request.ledger.get
     rescues = rescue.wanted()
 
     async def make_call(core: Any, args: Arguments, kwargs: Request) -> Any:
@@ -55,8 +55,8 @@ def _around(inner: Call, binding: Binding) -> Call:
             pair.take(attempt)
         elif outer_pair is not None:
             outer_pair.take(attempt)
-        outer = attempt_of()
-        enter(attempt)
+        outer = context()
+        enter(Context(attempt, outer.reading, outer.filtered, outer.aside))
         try:
             response = await inner(core, args, kwargs)
         except BaseException as error:
@@ -111,7 +111,7 @@ def failed(attempt: Attempt, error: BaseException) -> None:
 
 def _broke(error: BaseException | None, mid_stream: type[BaseException]) -> None:
     """Note that a stream goes on at another deployment: the one that broke has no call in flight any more."""
-    watch = reading.get()
+    watch = here.get().reading
     if watch is not None and isinstance(error, mid_stream):
         watch.broken(getattr(error, "original_exception", None) or error)
 

@@ -7,9 +7,9 @@ into the group, for good: other callers' requests, prompts and all, then go to t
 
 from __future__ import annotations
 
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
+from fast_router.litellm_plugin.request import aside, set_aside
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ __all__ = ["install"]
 
 _MAKES: Final = "_handle_clientside_credential"
 _ENTERS: Final = "upsert_deployment"
-_making: ContextVar[bool] = ContextVar("fast_router_own_credentials", default=False)
 
 
 def install(patches: PatchSet, band: Band) -> None:
@@ -35,18 +34,19 @@ def install(patches: PatchSet, band: Band) -> None:
 
 def _make(original: Any) -> Any:
     def _handle_clientside_credential(self: Any, *args: Any, **kwargs: Any) -> Any:
-        token = _making.set(True)
+        outer = aside()
+        set_aside(outer._replace(enters_own=True))
         try:
             return original(self, *args, **kwargs)
         finally:
-            _making.reset(token)
+            set_aside(outer)
 
     return _handle_clientside_credential
 
 
 def _enter(original: Any) -> Any:
     def upsert_deployment(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not _making.get():
+        if not aside().enters_own:
             return original(self, *args, **kwargs)
         deployment = kwargs.get("deployment", args[0] if args else None)
         try:

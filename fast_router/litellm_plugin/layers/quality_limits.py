@@ -16,7 +16,7 @@ from fast_router.engine.deployment import CLOSED, FULL, QOS
 from fast_router.errors import ConfigurationError
 from fast_router.litellm_plugin.layers.stack import Around, Installed, Pick, plug
 from fast_router.litellm_plugin.litellm_errors import busy
-from fast_router.litellm_plugin.request import current
+from fast_router.litellm_plugin.request import here
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def has_room(rule: Rule) -> bool:
 def _handed_back(rule: Rule, picked: Any) -> bool:
     """Give up a pick over the limit: made by LiteLLM because the last place had just gone."""
     deployment: Deployment | None = rule.binding.known(picked)
-    attempt = current.get()
+    attempt = here.get().attempt
     lease = attempt.lease if attempt is not None else None
     if deployment is None or attempt is None or lease is None or lease.deployment is not deployment:
         return False

@@ -122,7 +122,7 @@ def _around_recovery(inner: Call, binding: Binding) -> Call:
         if isinstance(error, Exception) and _before_its_first_token(error, kwargs.get("kwargs")):
             # Nobody has seen a token of it: LiteLLM's retries come before its fallbacks.
             raise getattr(error, "original_exception", None) or error
-        watch = running.reading.get()
+        watch = running.here.get().reading
         if watch is None or running.ledger.get() is not None:
             return await inner(core, args, kwargs)
         request = kwargs.get("kwargs")

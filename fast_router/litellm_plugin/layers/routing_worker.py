@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Collection, Mapping, Sequence
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from fast_router import settings as options
@@ -38,8 +37,6 @@ _EXCLUDED = "_excluded_deployment_ids"
 # Keys with which a request goes to one particular deployment: there is nothing to ask.
 _DECIDED = ("specific_deployment", "deployment_id")
 
-# True while an asynchronous pick runs that has asked: LiteLLM answers some of those with its synchronous one.
-_asking: ContextVar[bool] = ContextVar("fast_router_celery_asking", default=False)
 _grants: weakref.WeakKeyDictionary[Attempt, Grant] = weakref.WeakKeyDictionary()
 
 
@@ -94,7 +91,7 @@ class _Question:
         before = dict(kwargs)
         left_out = [d.id for d in self.deployments if d.id != self.grant]
         if not _excludes(self.binding.band):
-            attempt = running.current.get()
+            attempt = running.here.get().attempt
             if attempt is not None and self.grant is not None:
                 self.steered = (attempt, attempt.ledger, attempt.fresh)
                 attempt.ledger = _Chosen(attempt.ledger, str(self.grant), left_out)
@@ -111,7 +108,7 @@ class _Question:
         if grant is None:
             return
         deployment = self.binding.known(picked)
-        attempt = running.current.get()
+        attempt = running.here.get().attempt
         if deployment is None or deployment.id != grant or attempt is None or not attempt.open:
             grant.release(cancelled=True)
         else:
@@ -143,13 +140,13 @@ def _question(
     if kwargs is None or specific or not isinstance(model, str) or any(kwargs.get(key) for key in _DECIDED):
         return None
     plan = binding.plan_for(core, model)
-    if plan.group is None or (running.current.get() is None and not _excludes(binding.band)):
+    if plan.group is None or (running.here.get().attempt is None and not _excludes(binding.band)):
         return None
     binding.engine.settle()
     routing.follow(binding.engine)
     excluded = set(kwargs.get(_EXCLUDED) or ())
     eligible = [d for d in plan.group.members if not d.held and d.id not in excluded]
-    attempt = running.current.get()
+    attempt = running.here.get().attempt
     if attempt is not None and attempt.ledger is not None and attempt.ledger.tried:
         eligible = list(attempt.ledger.narrow(eligible))
     orders = [d.order for d in eligible if d.order is not None]
@@ -196,7 +193,8 @@ def _around(inner: Pick, binding: Binding) -> Pick:
         if question is None or question.grant is None:
             return await inner(lane, core, model, request_kwargs, *rest)
         before = question.steer(request_kwargs)
-        asking = _asking.set(True)
+        outer = running.aside()
+        running.set_aside(outer._replace(worker_asked=True))
         try:
             picked = await inner(lane, core, model, request_kwargs, *rest)
         except Exception:  # noqa: BLE001 - LiteLLM's filters refuse the choice, or nobody is left
@@ -207,7 +205,7 @@ def _around(inner: Pick, binding: Binding) -> Pick:
             question.dropped()
             raise
         finally:
-            _asking.reset(asking)
+            running.set_aside(outer)
         question.settled(picked, request_kwargs)
         return picked
 
@@ -218,7 +216,7 @@ def _around_sync(inner: PickSync, binding: Binding) -> PickSync:
     def asked(lane: Any, core: Any, model: Any, messages: Any, text: Any, specific: Any, request_kwargs: Any) -> Any:
         question: _Question | None = None
         try:
-            routing = None if _asking.get() else process_routing()
+            routing = None if running.aside().worker_asked else process_routing()
             if routing is not None and routing.may_block():
                 question = _question(routing, core, binding, model, request_kwargs, specific)
             if routing is not None and question is not None:

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 from fast_router import settings
 from fast_router.litellm_plugin.patching import PatchSet
 from fast_router.litellm_plugin.picks import binding as bindings
-from fast_router.litellm_plugin.picks.binding import KEY, Binding, bind
+from fast_router.litellm_plugin.picks.binding import Binding, bind
+from fast_router.litellm_plugin.router_state import KEY
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -211,7 +212,8 @@ def _patch(patches: PatchSet, band: Band, seam: Around) -> None:
 
         # No coroutine of its own: what it returns is what LiteLLM awaits.
         def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-            binding = self.__dict__.get(KEY)
+            state = self.__dict__.get(KEY)
+            binding = None if state is None else state.binding
             if binding is None or binding.stacked != binding.version:
                 return _composed(self, band, name, innermost)(self, args, kwargs)
             return binding.calls.get(name, innermost)(self, args, kwargs)

@@ -11,10 +11,11 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from fast_router.litellm_plugin.request import Reading, reading
+from fast_router.litellm_plugin.request import Context, Reading, here
 
 if TYPE_CHECKING:
-    from contextvars import ContextVar
+    from collections.abc import Callable
+    from types import TracebackType
 
 __all__ = ["ATTEMPTS", "END", "Follower", "Following"]
 
@@ -41,12 +42,29 @@ class Follower(Protocol):
 _F = TypeVar("_F", bound=Follower)
 
 
-def _over(follower: Follower, error: BaseException) -> None:
-    """Tell `follower` what came in the place of a chunk."""
-    if isinstance(error, (StopIteration, StopAsyncIteration)):
-        follower.finished()
-    else:
-        follower.broken(error)
+class _Step(Generic[_F]):
+    """Around the reading of one chunk: what it raises is told, and while it lasts the follower is the running one."""
+
+    __slots__ = ("_follower", "_outer", "_within")
+
+    def __init__(self, within: Callable[[Context, _F], Context], follower: _F) -> None:
+        self._within = within
+        self._follower = follower
+        self._outer = here.get()
+
+    def __enter__(self) -> None:
+        here.set(self._within(self._outer, self._follower))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if isinstance(error, (StopIteration, StopAsyncIteration)):
+                self._follower.finished()
+            elif error is not None:
+                self._follower.broken(error)
+        finally:
+            here.set(self._outer)
 
 
 class Following(Generic[_F]):
@@ -54,11 +72,12 @@ class Following(Generic[_F]):
 
     Args:
         name: What the attributes that a stream gets are called after.
-        running: Holds who follows while a chunk is read: what is done about a stream that breaks belongs to it.
+        within: Gives the context with who follows in it, for as long as a chunk is read: what is done about a stream
+            that breaks belongs to it.
     """
 
-    def __init__(self, name: str, running: ContextVar[_F | None]) -> None:
-        self._running = running
+    def __init__(self, name: str, within: Callable[[Context, _F], Context]) -> None:
+        self._within = within
         self._follower, self._first = f"_fast_router_{name}", f"_fast_router_{name}_first"
         self._classes: weakref.WeakKeyDictionary[type, type] = weakref.WeakKeyDictionary()
 
@@ -66,16 +85,8 @@ class Following(Generic[_F]):
         """Read one chunk, and tell `follower` of it or of what came in its place."""
         if follower is None:
             return await advance()
-        running = self._running
-        outer = running.get()
-        running.set(follower)
-        try:
+        with _Step(self._within, follower):
             chunk = await advance()
-        except BaseException as error:
-            _over(follower, error)
-            raise
-        finally:
-            running.set(outer)
         follower.item(chunk)
         return chunk
 
@@ -83,16 +94,8 @@ class Following(Generic[_F]):
         """The same of a synchronous stream."""
         if follower is None:
             return advance()
-        running = self._running
-        outer = running.get()
-        running.set(follower)
-        try:
+        with _Step(self._within, follower):
             chunk = advance()
-        except BaseException as error:
-            _over(follower, error)
-            raise
-        finally:
-            running.set(outer)
         follower.item(chunk)
         return chunk
 
@@ -201,5 +204,9 @@ class Following(Generic[_F]):
             follower.closed()
 
 
-ATTEMPTS: Following[Reading] = Following("watch", reading)
+def _reading(outer: Context, follower: Reading) -> Context:
+    return Context(outer.attempt, follower, outer.filtered, outer.aside)
+
+
+ATTEMPTS: Following[Reading] = Following("watch", _reading)
 """Streams that take their attempt along."""

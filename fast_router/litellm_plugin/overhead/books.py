@@ -1,10 +1,10 @@
 """What we remember about one Router, and when to forget it.
 
-The books of a Router live in its `__dict__`. The two methods through which every structural change of
-its deployments passes (`_invalidate_access_groups_cache` and `_invalidate_model_group_info_cache`) make
-them forget what they know of groups; what they know of single deployments is checked against the live
-entry at every use and may stay. They are filled lazily by the next request: LiteLLM announces some
-changes before it makes them, so nothing is computed at the announcement.
+The books of a Router live in what is kept about it (`router_state`). The two methods through which every
+structural change of its deployments passes (`_invalidate_access_groups_cache` and
+`_invalidate_model_group_info_cache`) make them forget what they know of groups; what they know of single
+deployments is checked against the live entry at every use and may stay. They are filled lazily by the next
+request: LiteLLM announces some changes before it makes them, so nothing is computed at the announcement.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from fast_router.litellm_plugin.bands.fingerprints import member
+from fast_router.litellm_plugin.router_state import KEY, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,10 +23,9 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.methods import Band
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["BOOKS", "Books", "books_of", "forget_on_change", "new_epoch", "remember", "remember_name", "same_members"]
+__all__ = ["Books", "books_of", "forget_on_change", "new_epoch", "remember", "remember_name", "same_members"]
 
 FEATURE = "books"
-BOOKS = "_fast_router_books"
 #: Entries a memo may hold before it starts over; far above any fleet, below any memory worry.
 MEMO_LIMIT = 20_000
 #: The same for names under a wildcard, which callers invent.
@@ -96,10 +96,10 @@ def new_epoch() -> None:
 
 def books_of(router: Any) -> Books:
     """The books of ``router``, new ones if a change dropped them or if the Router is a copy."""
-    books: Books | None = router.__dict__.get(BOOKS)
+    state = router.__dict__.get(KEY)
+    books: Books | None = None if state is None else state.books
     if books is None or books.owner != id(router):
-        books = Books(id(router))
-        router.__dict__[BOOKS] = books
+        books = state_of(router).books = Books(id(router))
     elif books.epoch != _epoch:
         books.forget()
         books.epoch = _epoch
@@ -161,9 +161,9 @@ def forget_on_change(patches: PatchSet, band: Band) -> bool:
 
 
 def _forget(router: Any) -> None:
-    books: Books | None = router.__dict__.get(BOOKS)
-    if books is not None:
-        books.forget()
+    state = router.__dict__.get(KEY)
+    if state is not None and state.books is not None:
+        state.books.forget()
 
 
 _plain: dict[tuple[type, frozenset[str]], bool] = {}

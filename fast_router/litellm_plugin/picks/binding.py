@@ -1,8 +1,8 @@
 """What stands behind one `litellm.Router`: its `AdvancedRouter`, and a compiled plan per model name.
 
-The binding lives in the core instance's own `__dict__`, so it goes when the Router goes. Deployments are kept by
-id over every recompilation: what is in flight and what was learnt about a deployment survive any edit of the
-model list around it.
+The binding lives in what is kept about the core (`router_state`), so it goes when the Router goes. Deployments are
+kept by id over every recompilation: what is in flight and what was learnt about a deployment survive any edit of
+the model list around it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router.deployment_options import unknown_keys
 from fast_router.engine import Deployment, ModelGroup
-from fast_router.litellm_plugin.picks.given import known as given_now
 from fast_router.litellm_plugin.picks.plan import Plan
 from fast_router.litellm_plugin.picks.plan_compiler import compile_plan
 from fast_router.litellm_plugin.picks.prices import price_of
+from fast_router.litellm_plugin.router_state import KEY, RouterState, given_now, state_of
 from fast_router.litellm_plugin.strategy_names import STRATEGIES
 from fast_router.litellm_plugin.tally import LOGGER, tally
 from fast_router.model_entry import read_entry
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.request import Failover
 
 __all__ = [
-    "KEY",
     "Binding",
     "bind",
     "clear_layers",
@@ -42,9 +41,6 @@ __all__ = [
     "outdate",
     "strategies_in_use",
 ]
-
-KEY = "_fast_router_binding"
-"""Where a core keeps its binding."""
 
 on_bind: list[Callable[[Binding, Any], None]] = []
 """Called with each new binding and its core, once; must return at once and not raise."""
@@ -444,19 +440,19 @@ def _reading(reference: weakref.ref[Binding]) -> Callable[[], None]:
 
 def existing(core: Any) -> Binding | None:
     """The binding of a core, if it has one."""
-    found: Binding | None = vars(core).get(KEY)
-    return found
+    state: RouterState | None = vars(core).get(KEY)
+    return None if state is None else state.binding
 
 
 def bind(core: Any, band: Band) -> Binding:
     """The binding of a core, made now if it has none."""
-    state = vars(core)
-    found: Binding | None = state.get(KEY)
+    state = state_of(core)
+    found: Binding | None = state.binding
     if found is None:
         with _birth:
-            found = state.get(KEY)
+            found = state.binding
             if found is None:
-                found = state[KEY] = band.new_binding(core)
+                found = state.binding = band.keeper.new_binding(core)
                 _alive.add(found)
                 for hook in on_bind:
                     hook(found, core)

@@ -1,23 +1,22 @@
 """The filtered lane: LiteLLM's pipeline runs, and where it asks its strategy to choose, it asks us.
 
-A ContextVar says for whom the pipeline runs. LiteLLM's strategy objects and its `simple_shuffle` are replaced by
+The context says for whom the pipeline runs. LiteLLM's strategy objects and its `simple_shuffle` are replaced by
 functions that look there, and that are LiteLLM's own wherever nobody has put anything there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextvars import ContextVar
 from functools import partial
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fast_router.errors import FastRouterError
 from fast_router.litellm_plugin.picks import strategies_by_name
 from fast_router.litellm_plugin.picks.binding import existing
 from fast_router.litellm_plugin.picks.replaced_selectors import before_choice
 from fast_router.litellm_plugin.picks.request_facts import ask_of
-from fast_router.litellm_plugin.request import current
+from fast_router.litellm_plugin.request import Context, here
 from fast_router.litellm_plugin.strategy_names import SELECTORS, STRATEGIES, options_of
 from fast_router.litellm_plugin.tally import tally
 
@@ -159,7 +158,8 @@ class Filtered:
             self.lease = None
 
 
-_running: ContextVar[Filtered | None] = ContextVar("fast_router_filtered", default=None)
+def _running() -> Filtered | None:
+    return cast("Filtered | None", here.get().filtered)
 
 
 class filtered_pick:  # noqa: N801 - used as a function
@@ -175,17 +175,17 @@ class filtered_pick:  # noqa: N801 - used as a function
     def __init__(self, filtered: Filtered | None, core: Any) -> None:
         self._filtered = filtered
         self._core = core
-        self._outer: Filtered | None = None
+        self._outer = here.get()
 
     def __enter__(self) -> filtered_pick:  # noqa: PYI034 - it is never subclassed
-        self._outer = _running.get()
-        _running.set(self._filtered)
+        outer = self._outer
+        here.set(Context(outer.attempt, outer.reading, self._filtered, outer.aside))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        _running.set(self._outer)
+        here.set(self._outer)
         if error is not None and self._filtered is not None:
             try:
                 self._filtered.failed()
@@ -205,7 +205,7 @@ class filtered_pick:  # noqa: N801 - used as a function
         return picked
 
     def _count_in(self, picked: Any) -> None:
-        binding, attempt = existing(self._core), current.get()
+        binding, attempt = existing(self._core), here.get().attempt
         deployment = binding.known(picked) if binding is not None else None
         if binding is not None and deployment is not None and attempt is not None:
             attempt.take(binding.engine.acquire_deployment(deployment))
@@ -218,7 +218,7 @@ _SELECTOR_ARGUMENTS = ("model_group", "healthy_deployments", "messages", "input"
 
 
 def _choose(strategy: str, selector: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    filtered = _running.get()
+    filtered = _running()
     if filtered is None:
         return _LITELLM
     try:
@@ -269,7 +269,7 @@ def _sync_selector(strategy: str, original: Any) -> Any:
 
 def _shuffle(original: Any) -> Any:
     def simple_shuffle(*args: Any, **kwargs: Any) -> Any:
-        filtered = _running.get()
+        filtered = _running()
         if filtered is not None:
             try:
                 # (how to resolve an alias, or the Router; the candidates; the model; the request from 1.106 on)

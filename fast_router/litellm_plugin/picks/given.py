@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["Given", "given_to", "known"]
-
-_KEY = "_fast_router_given"
+__all__ = ["Given"]
 
 
 class Given:
@@ -27,15 +25,3 @@ class Given:
         self.options: Mapping[str, Any] = {}
         self.groups: dict[str, tuple[str, Mapping[str, Any]]] = {}
         self.allowed_fails = False
-
-
-def known(core: Any) -> Given | None:
-    """What the Router with this core was given, None if that is nothing which LiteLLM does not keep."""
-    found: Given | None = vars(core).get(_KEY)
-    return found
-
-
-def given_to(core: Any) -> Given:
-    """The same, made now if there is none."""
-    found: Given = vars(core).setdefault(_KEY, Given())
-    return found

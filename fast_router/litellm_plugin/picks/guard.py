@@ -10,7 +10,7 @@ from fast_router.litellm_plugin.picks.callback_filters import CallbackVerdict
 from fast_router.litellm_plugin.picks.filtered import Filtered
 from fast_router.litellm_plugin.picks.plan import SPECIAL
 from fast_router.litellm_plugin.picks.request_facts import ask_of
-from fast_router.litellm_plugin.request import current
+from fast_router.litellm_plugin.request import here
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -84,39 +84,27 @@ class Guard:
     ) -> Mapping[str, Any] | Filtered | None:
         """The picked deployment's dict; or under what LiteLLM's pipeline is to run; None for LiteLLM alone."""
         try:
-            return self._decide(core, model, request_kwargs, prompt, specific=specific, synchronous=synchronous)
+            if not self.patches.active or not isinstance(model, str):
+                return None
+            binding = bind(core, self.band)
+            if binding.look is not None and binding.engine.clock() >= binding.redis_due:
+                binding.look(binding, core)
+            plan = binding.plan_for(core, model)
+            attempt = here.get().attempt
+            why = plan.why_sync if synchronous else plan.why
+            if why is None:
+                why = self.why_not(plan, request_kwargs or {}, specific=specific, synchronous=synchronous)
+            if why is None:
+                deployment = self._pick(binding, plan, attempt, request_kwargs, prompt)
+                if deployment is not None:
+                    tally.fast += 1
+                    return deployment.entry
+                # LiteLLM answers, and if nobody is eligible there either, its error is the right one.
+                return Filtered(binding, plan, attempt, _NOBODY, chooses=False)
+            return Filtered(binding, plan, attempt, why)
         except Exception as error:  # noqa: BLE001 - LiteLLM's own pick answers
             tally.failed(error, "a pick")
             return None
-
-    def _decide(
-        self,
-        core: Any,
-        model: Any,
-        request_kwargs: dict[str, Any] | None,
-        prompt: tuple[Any, Any],
-        *,
-        specific: Any,
-        synchronous: bool,
-    ) -> Mapping[str, Any] | Filtered | None:
-        if not self.patches.active or not isinstance(model, str):
-            return None
-        binding = bind(core, self.band)
-        if binding.look is not None and binding.engine.clock() >= binding.redis_due:
-            binding.look(binding, core)
-        plan = binding.plan_for(core, model)
-        attempt = current.get()
-        why = plan.why_sync if synchronous else plan.why
-        if why is None:
-            why = self.why_not(plan, request_kwargs or {}, specific=specific, synchronous=synchronous)
-        if why is None:
-            deployment = self._pick(binding, plan, attempt, request_kwargs, prompt)
-            if deployment is not None:
-                tally.fast += 1
-                return deployment.entry
-            # LiteLLM answers, and if nobody is eligible there either, its error is the right one.
-            return Filtered(binding, plan, attempt, _NOBODY, chooses=False)
-        return Filtered(binding, plan, attempt, why)
 
     def why_not(self, plan: Plan, kwargs: Mapping[str, Any], *, specific: Any, synchronous: bool) -> str | None:
         """Why this request cannot take the fast lane of its plan, None if it can."""

@@ -14,12 +14,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fast_router.engine import Ask
-from fast_router.litellm_plugin.picks.binding import KEY, bind
+from fast_router.litellm_plugin.picks.binding import bind
 from fast_router.litellm_plugin.picks.filtered import Filtered, filtered_pick, install_choice
 from fast_router.litellm_plugin.picks.guard import COMPACTION, Guard
 from fast_router.litellm_plugin.picks.reasons import watched_attributes
 from fast_router.litellm_plugin.picks.watch import announced, watched_delete, watched_write
-from fast_router.litellm_plugin.request import current
+from fast_router.litellm_plugin.request import here
+from fast_router.litellm_plugin.router_state import KEY
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def _asynchronous(selection: Guard, original: Any) -> Any:
     verdict = selection.verdict
     litellm = selection.litellm
     marked = selection.marked
-    attempt_of = current.get
+    context = here.get
 
     async def longer(
         self: Any, model: Any, request_kwargs: Any, messages: Any, text: Any, specific_deployment: Any
@@ -74,9 +75,10 @@ def _asynchronous(selection: Guard, original: Any) -> Any:
         specific_deployment: Any = False,
     ) -> Any:
         try:
-            binding = self.__dict__.get(KEY)
+            state = self.__dict__.get(KEY)
+            binding: Any = None if state is None else state.binding
             plan = None if binding is None else binding.plans.get(model)
-            attempt = attempt_of()
+            attempt = context().attempt
             if (
                 plan is not None
                 and plan.short
@@ -128,7 +130,7 @@ def _asynchronous(selection: Guard, original: Any) -> Any:
 
 def _synchronous(selection: Guard, original: Any) -> Any:
     marked = selection.marked
-    attempt_of = current.get
+    context = here.get
 
     def longer(self: Any, model: Any, messages: Any, text: Any, specific_deployment: Any, request_kwargs: Any) -> Any:
         decided = selection.decided(
@@ -157,9 +159,10 @@ def _synchronous(selection: Guard, original: Any) -> Any:
         request_kwargs: Any = None,
     ) -> Any:
         try:
-            binding = self.__dict__.get(KEY)
+            state = self.__dict__.get(KEY)
+            binding: Any = None if state is None else state.binding
             plan = None if binding is None else binding.plans.get(model)
-            attempt = attempt_of()
+            attempt = context().attempt
             if (
                 plan is not None
                 and plan.short_sync
@@ -227,7 +230,7 @@ def _pass_through(selection: Guard, core: Any, model: Any) -> Filtered | None:
             return None
         binding = bind(core, selection.band)
         plan = binding.plan_for(core, model)
-        return Filtered(binding, plan, current.get(), _PASS_THROUGH)
+        return Filtered(binding, plan, here.get().attempt, _PASS_THROUGH)
     except Exception as error:  # noqa: BLE001 - LiteLLM's own pick answers
         tally.failed(error, "a pass-through pick")
         return None

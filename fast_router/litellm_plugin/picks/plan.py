@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fast_router.engine import Engine, ModelGroup
 
-__all__ = ["AUTH", "LEFT_BEHIND", "SPECIAL", "TEAM", "Plan"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fast_router.litellm_plugin.bands.methods import Band
+
+__all__ = ["AUTH", "LEFT_BEHIND", "SPECIAL", "TEAM", "Picks", "Plan"]
 
 
 # A request with one of these is not ordinary.
@@ -40,6 +45,26 @@ TEAM = frozenset({"user_api_key_team_id"})
 
 
 AUTH = frozenset({"user_api_key_auth"})
+
+
+class Picks(Protocol):
+    """A Router's picks, as far as a plan that is compiled for them goes; `binding.Binding` is one.
+
+    Attributes:
+        band: How to read the Router's core.
+        engine: Whom it picks with.
+        version: Counted up by every change.
+    """
+
+    band: Band
+    engine: Engine
+    version: int
+
+    def group(
+        self, name: str, strategy: str, options: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
+    ) -> ModelGroup:
+        """Give the group of that name over exactly these entries."""
+        ...
 
 
 class Plan:

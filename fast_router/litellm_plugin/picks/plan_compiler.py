@@ -23,7 +23,7 @@ from fast_router.litellm_plugin.tally import LOGGER
 
 if TYPE_CHECKING:
     from fast_router.engine import ModelGroup
-    from fast_router.litellm_plugin.picks.binding import Binding
+    from fast_router.litellm_plugin.picks.plan import Picks
 
 __all__ = ["compile_plan"]
 
@@ -32,7 +32,7 @@ class _NotFast(Exception):  # noqa: N818 - not an error: the reason why a plan h
     pass
 
 
-def compile_plan(binding: Binding, core: Any, model: str) -> Plan:
+def compile_plan(binding: Picks, core: Any, model: str) -> Plan:
     """Compile the plan of `model`, whatever it is; never raises for what a Router may hold."""
     band = binding.band
     plan = Plan(model, binding.engine)
@@ -68,7 +68,7 @@ def _only_streams(group: ModelGroup) -> bool:
     return group.reads_streams and not group.reads_sessions and not group.reads_prompts
 
 
-def _resolve(binding: Binding, core: Any, plan: Plan) -> None:
+def _resolve(binding: Picks, core: Any, plan: Plan) -> None:
     band = binding.band
     model = plan.model
     entries = _entries(binding, core, model)
@@ -105,7 +105,7 @@ def _resolve(binding: Binding, core: Any, plan: Plan) -> None:
         plan.special = plan.special | {"tools"}
 
 
-def _entries(binding: Binding, core: Any, model: str) -> Sequence[Mapping[str, Any]]:
+def _entries(binding: Picks, core: Any, model: str) -> Sequence[Mapping[str, Any]]:
     """What LiteLLM says the name stands for: dicts of `router.model_list` themselves."""
     band = binding.band
     ask = getattr(core, band.slot("_common_checks_available_deployment"))
@@ -137,7 +137,7 @@ def _blocked(entry: Mapping[str, Any]) -> bool:
 
 
 def _strategy(
-    binding: Binding, core: Any, plan: Plan, resolved: str, entries: Sequence[Mapping[str, Any]]
+    binding: Picks, core: Any, plan: Plan, resolved: str, entries: Sequence[Mapping[str, Any]]
 ) -> tuple[str, Mapping[str, Any]]:
     """The strategy of the group here, and its options; notes an overlay in the plan."""
     band = binding.band

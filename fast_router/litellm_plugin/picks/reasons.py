@@ -11,7 +11,7 @@ from fast_router.litellm_plugin.strategy_names import SELECTORS
 
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.methods import Band
-    from fast_router.litellm_plugin.picks.binding import Binding
+    from fast_router.litellm_plugin.picks.plan import Picks
 
 __all__ = ["is_team_name", "may_leave_one", "watched_attributes", "why_async", "why_sync"]
 
@@ -60,7 +60,7 @@ def watched_attributes(band: Band) -> frozenset[str]:
     return frozenset({*(spelled for name in names for spelled in band.spellings(name)), *band.stock_names()})
 
 
-def why_sync(binding: Binding, core: Any, plan: Plan, entries: Sequence[Mapping[str, Any]]) -> str | None:
+def why_sync(binding: Picks, core: Any, plan: Plan, entries: Sequence[Mapping[str, Any]]) -> str | None:
     """Reasons that hold for LiteLLM's synchronous selection, which has the fewer filters."""
     band = binding.band
     if not band.fast_lane:
@@ -133,7 +133,7 @@ def _why_facade(band: Band, core: Any, plan: Plan, entries: Sequence[Mapping[str
     return None
 
 
-def is_team_name(binding: Binding, core: Any, *models: str) -> bool:
+def is_team_name(binding: Picks, core: Any, *models: str) -> bool:
     """True if some team has deployments of its own under that public name: they come first for that team."""
     index = binding.band.read(core, "team_model_to_deployment_indices", default=None) or {}
     names = {key[1] for key in index if isinstance(key, tuple) and len(key) == 2}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fast_router.litellm_plugin.picks.binding import Binding
+    from fast_router.litellm_plugin.picks.plan import Picks
 
 __all__ = ["Replaced", "all_replaced", "before_choice", "replaced", "replaces"]
 
@@ -32,8 +32,8 @@ class Replaced:
 
     __slots__ = ("binding", "calls", "lock")
 
-    def __init__(self, binding: Binding) -> None:
-        self.binding = weakref.ref(binding)
+    def __init__(self, binding: Picks) -> None:
+        self.binding: weakref.ref[Any] = weakref.ref(binding)
         self.calls: dict[tuple[str, str], int] = {}
         self.lock = threading.Lock()
 
@@ -50,7 +50,7 @@ class Replaced:
 _replaced: weakref.WeakKeyDictionary[Any, Replaced] = weakref.WeakKeyDictionary()
 
 
-def replaces(selector: Any, binding: Binding) -> None:
+def replaces(selector: Any, binding: Picks) -> None:
     """Note that the picks of `binding` take the place of a strategy object's."""
     known = _replaced.get(selector)
     if known is None or known.binding() is not binding:

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fast_router.deployment_options import options_of
 from fast_router.engine import canonical, known_strategies
 from fast_router.errors import UnknownStrategyError, did_you_mean
-from fast_router.litellm_plugin.picks.given import given_to
-from fast_router.litellm_plugin.picks.given import known as given_now
+from fast_router.litellm_plugin.router_state import KEY, given_now, given_to
 from fast_router.litellm_plugin.strategy_names import LITELLM
 
 if TYPE_CHECKING:
@@ -117,11 +116,9 @@ def known_to_litellm() -> frozenset[str]:
 
 
 def _changed(core: Any) -> None:
-    from fast_router.litellm_plugin.picks.binding import existing  # noqa: PLC0415 - it imports this module
-
-    binding = existing(core)
-    if binding is not None:
-        binding.version += 1
+    state = vars(core).get(KEY)
+    if state is not None and state.binding is not None:
+        state.binding.version += 1
 
 
 def _routing_strategy_init(original: Any, band: Band, known: frozenset[str]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fast_router.litellm_plugin.picks.binding import KEY
+from fast_router.litellm_plugin.picks.binding import existing
 
 __all__ = ["announced", "watched_delete", "watched_write"]
 
@@ -13,7 +13,7 @@ def announced(original: Any) -> Any:
     """Around a method that LiteLLM calls when the deployments, groups or prices of a Router change."""
 
     def changed(self: Any, *args: Any, **kwargs: Any) -> Any:
-        binding = self.__dict__.get(KEY)
+        binding = existing(self)
         if binding is not None:
             binding.version += 1
         return original(self, *args, **kwargs)
@@ -27,7 +27,7 @@ def watched_write(original: Any, watched: frozenset[str]) -> Any:
     def __setattr__(self: Any, name: str, value: Any) -> None:  # noqa: N807 - it stands in for that method
         original(self, name, value)
         if name in watched:
-            binding = self.__dict__.get(KEY)
+            binding = existing(self)
             if binding is not None:
                 binding.version += 1
 
@@ -40,7 +40,7 @@ def watched_delete(original: Any, watched: frozenset[str]) -> Any:
     def __delattr__(self: Any, name: str) -> None:  # noqa: N807 - it stands in for that method
         original(self, name)
         if name in watched:
-            binding = self.__dict__.get(KEY)
+            binding = existing(self)
             if binding is not None:
                 binding.version += 1
 

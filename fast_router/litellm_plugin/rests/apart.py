@@ -42,7 +42,7 @@ def end(cores: Iterable[Any], band: Band) -> None:
     _caches.clear()
     _natives.clear()
     for core in cores:
-        band.take_over_rests(core)
+        band.keeper.take_over_rests(core)
 
 
 def kept_apart() -> bool:

@@ -12,13 +12,12 @@ import asyncio
 import threading
 import time
 import weakref
-from collections.abc import Callable
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from fast_router.cluster import state_of
-from fast_router.litellm_plugin.picks.binding import KEY, on_compile
-from fast_router.litellm_plugin.rests.store import memory_of
+from fast_router.litellm_plugin.picks.binding import on_compile
+from fast_router.litellm_plugin.request import aside
+from fast_router.litellm_plugin.rests.store import BOUND, memory_of
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -26,12 +25,10 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.litellm_plugin.picks.binding import Binding
 
-__all__ = ["attach", "install", "permits", "refresh"]
+__all__ = ["attach", "install", "refresh"]
 
 REFRESH_EVERY = 1.0
 """Seconds between two looks at the cooldowns of other processes."""
-permits: ContextVar[Callable[[str], bool] | None] = ContextVar("fast_router_permits", default=None)
-"""Set while LiteLLM judges a failure on our behalf: tells of an id whether the evidence is enough for a cooldown."""
 _tasks: set[asyncio.Task[None]] = set()
 
 
@@ -41,7 +38,7 @@ def attach(binding: Binding, core: Any) -> None:
     cache = binding.band.read(core, "cooldown_cache")
     if cache is None:
         return
-    vars(cache)[KEY] = weakref.ref(binding)
+    vars(cache)[BOUND] = weakref.ref(binding)
     watch_redis(binding, core)
     _take_over(binding, core, cache)
 
@@ -91,10 +88,10 @@ def _rest(binding: Binding, core: Any, id_: str, seconds: float) -> None:
 def _add(original: Any) -> Any:
     def add_deployment_to_cooldown(self: Any, *args: Any, **kwargs: Any) -> Any:
         id_ = kwargs.get("model_id", args[0] if args else None)
-        permit = permits.get()
+        permit = aside().permits
         if permit is not None and not permit(str(id_)):
             return None
-        reference = vars(self).get(KEY)
+        reference = vars(self).get(BOUND)
         binding = reference() if reference is not None else None
         result = None
         if binding is not None and binding.engine.untold(str(id_)):

@@ -22,10 +22,9 @@ from fast_router.engine.failover.policy import EjectionOptions, FailoverPolicy
 from fast_router.engine.failover.retry_after import retry_after_from_error
 from fast_router.engine.failover.silence import OpenCall, SilenceOptions
 from fast_router.litellm_plugin.picks.binding import bind
-from fast_router.litellm_plugin.picks.given import given_to
-from fast_router.litellm_plugin.picks.given import known as given_now
 from fast_router.litellm_plugin.picks.reasons import may_leave_one
 from fast_router.litellm_plugin.rests.health_probes import HealthMonitor
+from fast_router.litellm_plugin.router_state import given_now, given_to
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -209,7 +208,7 @@ class LiteLLMFailover:
 
     def _why(self, deployment: Deployment) -> str:
         core = self._core()
-        rests = None if core is None else self._band.rest_store(core)
+        rests = None if core is None else self._band.keeper.rest_store(core)
         found = None if rests is None else rests.read(deployment.id)
         status = None if found is None else found.get("status_code")
         return "a cooldown" if status is None else f"LiteLLM's cooldown after status {status}"
@@ -251,7 +250,7 @@ class LiteLLMFailover:
 
     def _write(self, deployment: Deployment, change: Change) -> None:
         core = self._core()
-        rests = None if core is None else self._band.rest_store(core)
+        rests = None if core is None else self._band.keeper.rest_store(core)
         if rests is None or (change.new is BreakerState.HALF_OPEN and not change.early):
             return
         now = self._router.engine.clock()

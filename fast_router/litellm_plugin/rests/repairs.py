@@ -21,7 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fast_router.engine.failover.failures import sent
-from fast_router.litellm_plugin.rests.mirror import permits
+from fast_router.litellm_plugin.request import aside, set_aside
 from fast_router.litellm_plugin.rests.policy import explicit_allowed_fails, note_allowed_fails
 from fast_router.litellm_plugin.rests.store import memory_of
 from fast_router.litellm_plugin.tally import tally
@@ -107,7 +107,7 @@ def _add_deployment_to_cooldown(original: Any) -> Any:
     def add_deployment_to_cooldown(
         self: Any, model_id: str, original_exception: Any, exception_status: Any, cooldown_time: float | None
     ) -> Any:
-        permit = permits.get()
+        permit = aside().permits
         if permit is not None and not permit(str(model_id)):
             return None
         try:
@@ -171,7 +171,7 @@ def _callback_on_failure(original: Any, later: Callable[[Any], bool]) -> Any:
     def deployment_callback_on_failure(
         self: Any, kwargs: Any, completion_response: Any, start_time: Any, end_time: Any
     ) -> Any:
-        if permits.get() is None:
+        if aside().permits is None:
             info = (kwargs.get("litellm_params") or {}).get("model_info") or {}
             id_ = info.get("id") if isinstance(info, dict) else None
             # What is heard in the middle of an attempt is judged at its end, when it is known whom to blame.
@@ -227,11 +227,12 @@ def judge(
     if details is None:
         return
     before = _counters(core, failed.id)
-    token = permits.set(lambda id_: id_ != failed.id or policy.may_rest(deployment))
+    outer = aside()
+    set_aside(outer._replace(permits=lambda id_: id_ != failed.id or policy.may_rest(deployment)))
     try:
         band.call(core, "deployment_callback_on_failure", details, None, details["start_time"], details["end_time"])
     finally:
-        permits.reset(token)
+        set_aside(outer)
     charge = case.charge
     if case.counted and charge is not None and charge.deployment is deployment:
         policy.charged(case, deployment)

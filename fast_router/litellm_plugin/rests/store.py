@@ -1,7 +1,7 @@
 """Where LiteLLM keeps its cooldowns: one place to read, write and clear them, whatever this LiteLLM's is like.
 
 Up to 1.109 a `CooldownCache` over a two-tier cache; from 1.110 on the same class over a native store (see
-`bands.rust.rests`). Times are Unix seconds, durations seconds.
+`rust_core.rests`). Times are Unix seconds, durations seconds.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-__all__ = ["CacheRests", "RestStore", "memory_of", "seconds_left"]
+__all__ = ["BOUND", "CacheRests", "RestStore", "memory_of", "seconds_left"]
+
+BOUND = "_fast_router_binding"
+"""Under which a store of LiteLLM's has a weak reference to the binding of its Router."""
 
 
 class RestStore(Protocol):

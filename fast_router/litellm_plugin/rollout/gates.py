@@ -20,7 +20,7 @@ from fast_router.litellm_plugin.layers.wait import ON_A_LOOP
 from fast_router.litellm_plugin.patching import PatchSet
 from fast_router.litellm_plugin.picks.replaced_selectors import all_replaced, before_choice
 from fast_router.litellm_plugin.rests import apart
-from fast_router.litellm_plugin.rollout.request import Request, alone, running
+from fast_router.litellm_plugin.rollout.request import Request, alone, run, running
 from fast_router.litellm_plugin.rollout.streams import observed
 from fast_router.litellm_plugin.rollout.watching import Watching
 from fast_router.litellm_plugin.tally import tally
@@ -34,9 +34,9 @@ Begin: TypeAlias = Callable[[Mapping[str, Any]], Request | None]
 """Gives the request that keyword arguments make, None while there is no rollout."""
 
 _PLUGIN = "fast_router.litellm_plugin."
-_STEERING = (f"{_PLUGIN}layers.", f"{_PLUGIN}picks.", f"{_PLUGIN}rests.", f"{_PLUGIN}bands.")
+_STEERING = tuple(f"{_PLUGIN}{floor}." for floor in ("bands", "picks", "rests", "layers", "rust_core"))
 # Names of strategies are for both arms, and what an operator holds is held for both.
-_FOR_BOTH = (f"{_PLUGIN}picks.strategies_by_name", f"{_PLUGIN}bands.rust.strategies_by_name", f"{_PLUGIN}picks.watch",
+_FOR_BOTH = (f"{_PLUGIN}picks.strategies_by_name", f"{_PLUGIN}rust_core.strategies_by_name", f"{_PLUGIN}picks.watch",
              f"{_PLUGIN}rests.by_operator")  # fmt: skip
 _SPARING = f"{_PLUGIN}overhead.strategies.strategy_state"
 # Construction and settings are not a request's; a synchronous request is told apart on LiteLLM's own loop.
@@ -63,7 +63,7 @@ def install(patches: PatchSet, band: Band, begin: Begin) -> PatchSet:
                 gates.replace(owner, name, partial(_always, original))
             elif any(module.startswith(_STEERING) and module not in _FOR_BOTH for module in modules):
                 gates.replace(owner, name, partial(_gate, original))
-        band.heed_holds(gates, alone)
+        band.keeper.heed_holds(gates, alone)
         band.around_picks(gates, partial(_pick, begin, watching), partial(_pick_sync, begin, watching))
         band.around_own_attempts(gates, partial(_attempt, watching), partial(_attempt_sync, watching))
         band.around_whole_request(gates, partial(_request, begin), partial(_request_sync, begin))
@@ -155,8 +155,8 @@ def _apart(ours: Any) -> Any:
 @contextmanager
 def _within(request: Request, failed: Callable[[BaseException], None] | None = None) -> Iterator[None]:
     """Let `request` be the one that runs, and tell `failed` of what is raised meanwhile."""
-    outer = running.get()
-    running.set(request)
+    outer = running()
+    run(request)
     try:
         yield
     except BaseException as error:
@@ -164,12 +164,12 @@ def _within(request: Request, failed: Callable[[BaseException], None] | None = N
             failed(error)
         raise
     finally:
-        running.set(outer)
+        run(outer)
 
 
 def _begun(begin: Begin, arguments: Mapping[str, Any]) -> Request | None:
     """The request that begins here, None for what belongs to one that is running."""
-    if running.get() is not None:
+    if running() is not None:
         return None
     try:
         return begin(arguments)
@@ -226,7 +226,7 @@ def _own(begin: Begin, watching: Watching, args: tuple[Any, ...], kwargs: Mappin
 
     A pick outside any request is in an arm as well; nobody will tell how it goes, so it is not counted.
     """
-    request = running.get() or _begun(begin, watching.request_of(args, kwargs))
+    request = running() or _begun(begin, watching.request_of(args, kwargs))
     return request if request is not None and request.alone else None
 
 
@@ -237,7 +237,7 @@ def _pick(begin: Begin, watching: Watching, original: Any, ours: Any) -> Any:
             return await ours(self, *args, **kwargs)
         with _within(request):
             picked = await original(self, *args, **kwargs)
-        if running.get() is request:
+        if running() is request:
             watching.picked(self, request, picked, args, kwargs)
         return picked
 
@@ -251,7 +251,7 @@ def _pick_sync(begin: Begin, watching: Watching, original: Any, ours: Any) -> An
             return ours(self, *args, **kwargs)
         with _within(request):
             picked = original(self, *args, **kwargs)
-        if running.get() is request:
+        if running() is request:
             watching.picked(self, request, picked, args, kwargs)
         return picked
 
@@ -260,7 +260,7 @@ def _pick_sync(begin: Begin, watching: Watching, original: Any, ours: Any) -> An
 
 def _attempt(watching: Watching, ours: Any) -> Any:
     async def attempt(self: Any, *args: Any, **kwargs: Any) -> Any:
-        request = running.get()
+        request = running()
         if request is None or not request.alone:
             return await ours(self, *args, **kwargs)
         watching.begins(self, request, args)
@@ -274,7 +274,7 @@ def _attempt(watching: Watching, ours: Any) -> Any:
 
 def _attempt_sync(watching: Watching, ours: Any) -> Any:
     def attempt(self: Any, *args: Any, **kwargs: Any) -> Any:
-        request = running.get()
+        request = running()
         if request is None or not request.alone:
             return ours(self, *args, **kwargs)
         watching.begins(self, request, args)

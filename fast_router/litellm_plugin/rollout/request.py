@@ -1,6 +1,6 @@
 """One request of a rollout, in its arm: what it asks, what it holds, how it ends.
 
-A ContextVar holds it while it runs, and while its stream is read. Where none is set nothing is known of an arm, and
+The context holds it while it runs, and while its stream is read. Where none is set nothing is known of an arm, and
 everything is as without a rollout.
 """
 
@@ -10,10 +10,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fast_router.litellm_plugin.picks.request_facts import session_of
+from fast_router.litellm_plugin.request import aside, set_aside
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fast_router.engine.rollout.arms import Arm, Arms
     from fast_router.litellm_plugin.rollout.observer import Observer
 
-__all__ = ["Request", "alone", "name_of", "running", "tried"]
+__all__ = ["Request", "alone", "name_of", "run", "running", "tried"]
 
 _END_USER = "user_api_key_end_user_id"
 
@@ -84,8 +84,8 @@ class Request:
             self._release(lease, error, cancelled=cancelled)
 
     def _release(self, lease: Lease, error: BaseException | None = None, *, cancelled: bool = False) -> None:
-        outer = running.get()
-        running.set(None)  # what our breaker makes of it concerns our rests, not LiteLLM's
+        outer = running()
+        run(None)  # what our breaker makes of it concerns our rests, not LiteLLM's
         try:
             if self.observer is None:
                 lease.release(cancelled=True, observe=False)
@@ -94,7 +94,7 @@ class Request:
         except Exception as ours:  # noqa: BLE001 - the answer must reach the caller
             tally.failed(ours, "a call of LiteLLM's own")
         finally:
-            running.set(outer)
+            run(outer)
 
     # -- how it ends, as its caller sees it; only the first of these counts ---------------------------
 
@@ -144,19 +144,25 @@ class Request:
         )
 
 
-running: ContextVar[Request | None] = ContextVar("fast_router_rollout", default=None)
-"""The request that is running in this context, or whose stream is being read."""
+def running() -> Request | None:
+    """Give the request that is running in this context, or whose stream is being read."""
+    return cast("Request | None", aside().rollout)
+
+
+def run(request: Request | None) -> None:
+    """Let `request` be the one that is running in this context."""
+    set_aside(aside()._replace(rollout=request))
 
 
 def alone() -> bool:
     """Whether LiteLLM's own code handles what is running in this context."""
-    request = running.get()
+    request = running()
     return request is not None and request.alone
 
 
 def tried() -> bool:
     """Whether the strategy of an experiment picks for what is running in this context."""
-    request = running.get()
+    request = running()
     return request is not None and request.tried
 
 

@@ -13,11 +13,17 @@ from typing import Any
 
 from fast_router.litellm_plugin.layers.stream import streams
 from fast_router.litellm_plugin.layers.stream_classes import Following
-from fast_router.litellm_plugin.rollout.request import Request, running
+from fast_router.litellm_plugin.request import Context
+from fast_router.litellm_plugin.rollout.request import Request
 
 __all__ = ["observed"]
 
-_REQUESTS: Following[Request] = Following("rollout", running)
+
+def _running(outer: Context, request: Request) -> Context:
+    return Context(outer.attempt, outer.reading, outer.filtered, outer.aside._replace(rollout=request))
+
+
+_REQUESTS: Following[Request] = Following("rollout", _running)
 
 
 def observed(response: Any, request: Request) -> Any:

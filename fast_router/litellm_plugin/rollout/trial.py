@@ -149,6 +149,6 @@ class Lifecycle:
 
 
 def _attempted(attempt: attempts.Attempt, error: BaseException | None, cancelled: bool) -> None:  # noqa: ARG001
-    request = running.get()
+    request = running()
     if request is not None and attempt.lease is not None:
         request.attempted(attempt.lease.id)

@@ -49,7 +49,7 @@ class Watching:
     ) -> None:
         """LiteLLM has picked; never raises."""
         try:
-            binding = self._band.binding(core)
+            binding = self._band.keeper.binding(core)
             model = kwargs.get("model", args[0] if args else None)
             deployment = binding.known(picked)
             if deployment is None:
@@ -110,7 +110,7 @@ class Watching:
             return
         try:
             step, core = args[0], owner._core
-            binding = self._band.binding(core)
+            binding = self._band.keeper.binding(core)
             deployment = binding.engine.deployments.get(str(step.get("deployment_id")))
             if deployment is None:
                 return

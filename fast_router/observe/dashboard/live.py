@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fast_router.engine.histogram import BOUNDS, percentile
-from fast_router.observe import process_status
+from fast_router.observe import asking
 from fast_router.observe.history import EVERY, GROUP_SERIES, SAMPLES
 from fast_router.observe.runtime_dir import directories
 from fast_router.observe.summary import idle_parents, summarise
@@ -46,7 +46,7 @@ class Live:
         with self._lock:
             if time.monotonic() < self._due:
                 return self._state
-            self._documents = process_status.processes()
+            self._documents = asking.processes()
             state = summarise(self._documents)
             rows = sum(group["size"] for group in state["groups"])
             # A worker spends some 30 ms on 1,000 deployments.
@@ -66,7 +66,7 @@ class Live:
 
     def explain(self, model: str) -> dict[str, Any]:
         """Why each deployment of a model may be picked or not, as each worker sees it."""
-        answers = process_status.ask_all({"do": "explain", "model": model})
+        answers = asking.ask_all({"do": "explain", "model": model})
         return {"explained": [{"pid": a.get("pid"), **each} for a in answers for each in a.get("explained") or ()]}
 
     def history(self, model: str | None) -> dict[str, Any]:
@@ -74,7 +74,7 @@ class Live:
 
         Calls and in flight are sums; percentiles are means over workers, weighted by calls.
         """
-        answers = process_status.ask_all({"do": "history", "model": model} if model else {"do": "history", "sum": True})
+        answers = asking.ask_all({"do": "history", "model": model} if model else {"do": "history", "sum": True})
         parts = [
             columns
             for answer in answers

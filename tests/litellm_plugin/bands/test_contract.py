@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import gc
 import inspect
 from collections.abc import Callable, Iterator
@@ -16,10 +17,11 @@ from litellm import Router
 
 import fast_router
 from fast_router.engine.strategies.round_robin import RoundRobin
-from fast_router.litellm_plugin.bands.contract import LiteLLM, Seam
+from fast_router.litellm_plugin.bands.contract import Keeper, LiteLLM, Seam
 from fast_router.litellm_plugin.feature_table import FEATURES, PARTS
 from fast_router.litellm_plugin.patching import PatchSet
 from fast_router.litellm_plugin.picks import binding as bindings
+from fast_router.litellm_plugin.router_state import KEY, given_now
 from fast_router.litellm_plugin.switch import switch
 from fast_router.testing import Fleet, Spec
 from tests.support.plugin import MESSAGES, deployments, discard, entry, in_flight, router, until
@@ -45,8 +47,11 @@ def band() -> Any:
 
 def test_a_band_answers_whatever_the_contract_asks(band):
     asked = {name for name in vars(LiteLLM) if not name.startswith("_")} | set(LiteLLM.__annotations__)
-    assert {"seams", "around_attempt", "rest_store"} <= asked
+    assert {"seams", "around_attempt", "keeper"} <= asked
     assert [name for name in sorted(asked) if not hasattr(band, name)] == []
+    kept = {name for name in vars(Keeper) if not name.startswith("_")}
+    assert {"binding", "rest_store"} <= kept
+    assert [name for name in sorted(kept) if not hasattr(band.keeper, name)] == []
     assert isinstance(band.narrowing_keys, tuple)
     assert isinstance(band.order_is_strict(), bool)
     assert isinstance(band.stock_names(), tuple)
@@ -100,6 +105,29 @@ async def test_a_router_that_is_bound_is_told_of_once(band):
         assert [(found.core(), at) for found, at in told if at is core] == [(core, core)]
     finally:
         bindings.on_bind.remove(bound)
+
+
+async def test_one_attribute_of_a_router_holds_all_that_is_kept_about_it(band):
+    given: dict[str, Any] = {"routing_strategy": "round_robin", "allowed_fails": 3}
+    made = router(entry("a", "http://127.0.0.1:1", mock_response="hello"), **given)
+    await made.acompletion(model="m", messages=MESSAGES)
+    made.completion(model="m", messages=MESSAGES)
+    made.get_model_group_info("m")
+    owners = {id(owner): owner for owner in (made, band.core_of(made))}.values()
+    ours = [[name for name in vars(owner) if "fast_router" in name] for owner in owners]
+    assert [KEY] in ours
+    assert all(names in ([], [KEY]) for names in ours)
+
+
+@pytest.mark.python_core
+async def test_a_copy_of_a_router_that_has_picked_nothing_yet_is_one_of_its_own(band):
+    made = router(entry("a", "http://127.0.0.1:1", mock_response="hello"), routing_strategy="round_robin")
+    twin = copy.copy(band.core_of(made))
+    bound = bindings.bind(twin, band)
+    assert bound.core() is twin
+    assert bindings.bind(band.core_of(made), band) is not bound
+    assert bindings.existing(twin) is bound
+    assert given_now(twin) is given_now(band.core_of(made)) is not None
 
 
 # -- what a layer sees -------------------------------------------------------------------------------------

@@ -175,7 +175,7 @@ async def test_retry_after_is_honoured_and_never_shortened(servers):
     before = {i: failover(r).describe(f"d{i}")["seconds_left"] for i in range(3)}
     assert all(2000 < seconds <= 3000 for seconds in before.values())
     core, band = _switch.band.core_of(r), _switch.band
-    cache, store = band.read(core, "cooldown_cache"), band.rest_store(core)
+    cache, store = band.read(core, "cooldown_cache"), band.keeper.rest_store(core)
     cache.add_deployment_to_cooldown("d0", RuntimeError("again"), 429, 1.0)
     assert failover(r).describe("d0")["seconds_left"] > 2000
     assert dict(cache.get_active_cooldowns(["d0"], None))["d0"]["cooldown_time"] == pytest.approx(3000, abs=600)
@@ -204,7 +204,7 @@ async def test_the_error_tells_the_true_remaining_time(servers):
     await all_fail(r, litellm.RateLimitError)
     core, band = _switch.band.core_of(r), _switch.band
     for i in range(3):
-        age(band.read(core, "cooldown_cache"), band.rest_store(core), f"d{i}", 2000)
+        age(band.read(core, "cooldown_cache"), band.keeper.rest_store(core), f"d{i}", 2000)
     with pytest.raises(RouterRateLimitError) as caught:
         await ask(r)
     assert 0 < caught.value.cooldown_time <= 1000.1

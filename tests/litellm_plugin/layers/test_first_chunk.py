@@ -7,7 +7,6 @@ import contextlib
 import gc
 import logging
 import weakref
-from contextvars import ContextVar
 
 import httpx
 import litellm
@@ -105,6 +104,8 @@ async def test_a_pause_longer_than_the_idle_timeout_ends_the_stream(servers):
     with pytest.raises(litellm.Timeout):
         await read(stream)
     assert await idle(r) == [0, 0]
+    counted = [d.failures for d in fast_router.advanced_router(r).deployments.values()]
+    assert sorted(counted) == [0, 1], "it speaks against the one that paused"
 
 
 async def test_a_stream_without_a_first_token_in_time_goes_elsewhere(servers):
@@ -418,8 +419,12 @@ async def test_whoever_follows_a_stream_that_has_begun_hears_of_its_first_chunk_
     assert list(dict.fromkeys(heard.told)) == [*chunks, "end"]
 
 
+def _as_before(context, _follower):
+    return context
+
+
 async def test_a_stream_is_followed_for_two_purposes_at_once(request):
-    outer = Following(request.node.name, ContextVar("outer", default=None))
+    outer = Following(request.node.name, _as_before)
     stream, inner_heard, outer_heard = Chunks("a", "b"), Heard(), Heard()
     assert ATTEMPTS.exchange_class(stream, inner_heard)
     assert outer.exchange_class(stream, outer_heard)
@@ -434,7 +439,7 @@ async def test_a_class_that_was_made_for_one_stream_goes_with_it(request):
 
         return Own("a")
 
-    purposes = [ATTEMPTS, Following(request.node.name, ContextVar("other", default=None))]
+    purposes = [ATTEMPTS, Following(request.node.name, _as_before)]
     stream = one_stream()
     kind = weakref.ref(type(stream))
     for purpose in purposes:

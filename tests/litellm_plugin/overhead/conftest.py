@@ -33,7 +33,7 @@ def cost():
 
 
 def pytest_collection_modifyitems(items):
-    """What spares a core in Python its work is no affair of one in Rust, see bands/test_rust_overhead."""
+    """What spares a core in Python its work is no affair of one in Rust, see rust_core/test_rust_overhead."""
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:

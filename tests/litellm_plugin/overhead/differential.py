@@ -23,7 +23,7 @@ from litellm.litellm_core_utils.logging_worker import GLOBAL_LOGGING_WORKER
 
 from fast_router import settings
 from fast_router.litellm_plugin import overhead
-from fast_router.litellm_plugin.bands.methods import find_band
+from fast_router.litellm_plugin.bands.find import find_band
 from fast_router.litellm_plugin.patching import PatchSet
 
 CALLBACK_LISTS = (

@@ -24,7 +24,7 @@ from litellm.types import utils as types
 import fast_router
 from fast_router.litellm_plugin import overhead
 from fast_router.litellm_plugin.bands import fingerprints
-from fast_router.litellm_plugin.bands.methods import find_band
+from fast_router.litellm_plugin.bands.find import find_band
 from fast_router.litellm_plugin.overhead import lookups
 from fast_router.litellm_plugin.overhead.construction.price_map import LowercaseIndex
 from fast_router.litellm_plugin.overhead.request.cooldown_read import resting_candidates

@@ -215,7 +215,7 @@ def test_errors_for_unknown_models_are_litellms():
 def test_removed_routers_are_collected():
     made = router(entry("a"))
     pick(made)
-    binding = weakref.ref(vars(core_of(made))["_fast_router_binding"])
+    binding = weakref.ref(vars(core_of(made))["_fast_router"].binding)
     made.discard()
     kept = vars(core_of(made))
     for key in [key for key in kept if key.startswith("_fast_router")]:

@@ -52,7 +52,7 @@ def picked(response):
 
 def cooling(r):
     core = core_of(r)
-    store = switch.band.rest_store(core)
+    store = switch.band.keeper.rest_store(core)
     return {f"d{n}" for n in range(3) if store is not None and store.read(f"d{n}")}
 
 

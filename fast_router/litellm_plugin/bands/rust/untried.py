@@ -14,7 +14,7 @@ from fast_router.litellm_plugin.bands.methods import innermost
 from fast_router.litellm_plugin.tally import LOGGER, tally
 
 if TYPE_CHECKING:
-    from fast_router.litellm_plugin.bands.rust.band import RustBand
+    from fast_router.litellm_plugin.bands.rust.self_test import SelfTest
     from fast_router.litellm_plugin.patching import PatchSet
 
 __all__ = ["install"]
@@ -23,14 +23,14 @@ __all__ = ["install"]
 _ENTRIES = ("_drive", "_call_sync", "select")
 
 
-def _first(original: Any, name: str, band: RustBand, give_back: Callable[[Any, str], None]) -> Any:
+def _first(original: Any, name: str, version: str, test: SelfTest, give_back: Callable[[str], None]) -> Any:
     def entry(self: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            why = band.self_test.why_not_steered(self)
+            why = test.why_not_steered(self)
             if why is not None:
                 tally.count(tally.delegated, why)
-                known = f"LiteLLM {band.version} is newer than the last one known here (1.110)"
-                give_back(band, f"{known} and routes otherwise: {why}")
+                known = f"LiteLLM {version} is newer than the last one known here (1.110)"
+                give_back(f"{known} and routes otherwise: {why}")
         except Exception as error:  # noqa: BLE001 - the request goes on
             tally.failed(error, "the self-test")
             why = "an error of ours"
@@ -41,12 +41,20 @@ def _first(original: Any, name: str, band: RustBand, give_back: Callable[[Any, s
     return entry
 
 
-def install(patches: PatchSet, band: RustBand, give_back: Callable[[Any, str], None]) -> None:
-    """Have the first request of each process decide."""
+def install(patches: PatchSet, core: type, version: str, test: SelfTest, give_back: Callable[[str], None]) -> None:
+    """Have the first request of each process decide.
+
+    Args:
+        patches: Those of this `enable()`.
+        core: The class of the cores.
+        version: LiteLLM's.
+        test: What the core of this process has shown.
+        give_back: Takes everything out again, for a reason.
+    """
     LOGGER.warning(
         "fast_router: LiteLLM %s is newer than the last one tested (1.110). A self-test at the first request decides "
         "what is on; upgrade fast-router, or pin litellm, to be sure.",
-        band.version,
+        version,
     )
     for name in _ENTRIES:
-        patches.replace(band.core, name, partial(_first, name=name, band=band, give_back=give_back))
+        patches.replace(core, name, partial(_first, name=name, version=version, test=test, give_back=give_back))

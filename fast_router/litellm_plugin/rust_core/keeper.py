@@ -1,0 +1,53 @@
+"""LiteLLM 1.110: how a Router is bound, and where its deployments rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from fast_router.litellm_plugin.rust_core import limits, rests
+from fast_router.litellm_plugin.rust_core.binding import RustBinding, binding_of
+
+if TYPE_CHECKING:
+    from fast_router.litellm_plugin.bands.rust.band import RustBand
+    from fast_router.litellm_plugin.patching import PatchSet
+    from fast_router.litellm_plugin.rests.store import RestStore
+
+__all__ = ["RustKeeper"]
+
+
+class RustKeeper:
+    """As of any band.
+
+    Args:
+        band: Whose Routers.
+    """
+
+    def __init__(self, band: RustBand) -> None:
+        self._band = band
+
+    def binding(self, core: Any) -> RustBinding:
+        """The binding of a core, made now if it has none, with the deployments as they are."""
+        return binding_of(self._band, core)
+
+    def new_binding(self, core: Any) -> RustBinding:
+        """As of any band; the deployments are known from the beginning."""
+        found = RustBinding(self._band, core)
+        found.refresh(core)
+        return found
+
+    def rest_store(self, core: Any) -> RestStore | None:
+        """As of any band."""
+        return rests.NativeRests(core)
+
+    def take_over_rests(self, core: Any) -> None:
+        """As of any band."""
+        rests.attach(self.binding(core), core)
+
+    def heed_holds(self, patches: PatchSet, alone: Callable[[], bool]) -> None:
+        """As of any band: the core is told that they cool down."""
+        rests.heed_holds(patches, self._band, alone)
+
+    def admit_picks(self, patches: PatchSet, install: Callable[[PatchSet], object]) -> None:  # noqa: ARG002 - no such method
+        """As of any band, where the core's steps are answered."""
+        limits.install_strict(patches, self._band)

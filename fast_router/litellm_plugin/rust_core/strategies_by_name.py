@@ -1,0 +1,87 @@
+"""LiteLLM 1.110: our own strategies by name, in the constructor, `apply` and routing groups.
+
+The Rust core is told least-busy for a strategy that it lacks: it then asks its host to choose, and the choice is
+ours. Told simple-shuffle it would pick by itself. Without us such a Router goes by least-busy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from fast_router.litellm_plugin.picks import strategies_by_name
+from fast_router.litellm_plugin.router_state import given_now, given_to
+
+if TYPE_CHECKING:
+    from fast_router.litellm_plugin.bands.rust.band import RustBand
+    from fast_router.litellm_plugin.patching import PatchSet
+
+__all__ = ["install"]
+
+_STAND_IN = "least-busy"
+
+
+class _Told:
+    """Settings as LiteLLM is told them, and what they mean here."""
+
+    def __init__(self, settings: Mapping[str, Any], known: frozenset[str]) -> None:
+        changed: dict[str, Any] = {}
+        self.names_strategy = "routing_strategy" in settings
+        self.names_groups = "routing_groups" in settings
+        self.own: str | None = None
+        self.options: Mapping[str, Any] = dict(settings.get("routing_strategy_args") or {})
+        self.groups: dict[str, tuple[str, Mapping[str, Any]]] = {}
+        if self.names_strategy:
+            changed["routing_strategy"], self.own = strategies_by_name.translate(
+                settings["routing_strategy"], known, _STAND_IN
+            )
+            if self.own is not None:
+                changed["routing_strategy_args"] = {}
+        if self.names_groups:
+            changed["routing_groups"], self.groups = strategies_by_name.translate_groups(
+                settings["routing_groups"], known, _STAND_IN
+            )
+        self.settings: Mapping[str, Any] = MappingProxyType({**settings, **changed})
+        self.names = (settings.get("routing_strategy"), *strategies_by_name.of_groups(settings.get("routing_groups")))
+
+    def note(self, core: Any) -> None:
+        """Remember in `core` what was meant."""
+        if self.own is None and not self.groups and given_now(core) is None:
+            return
+        given = given_to(core)
+        if self.names_strategy:
+            given.router, given.options = self.own, self.options
+        if self.names_groups:
+            given.groups = self.groups
+
+
+def _build(original: Any, known: frozenset[str]) -> Any:
+    def build(cls: Any, config: Any, host: Any) -> Any:
+        told = _Told(config.arguments, known)
+        with strategies_by_name.teaching(known, *told.names):
+            core = original.__get__(None, cls)(dataclasses.replace(config, arguments=told.settings), host)
+        told.note(core)
+        return core
+
+    return classmethod(build)
+
+
+def _apply(original: Any, known: frozenset[str]) -> Any:
+    def apply(self: Any, changes: Any) -> Any:
+        told = _Told(changes.settings, known)
+        with strategies_by_name.teaching(known, *told.names):
+            result = original(self, dataclasses.replace(changes, settings=dict(told.settings)))
+        told.note(self)
+        return result
+
+    return apply
+
+
+def install(patches: PatchSet, band: RustBand) -> list[str]:
+    """Accept our names."""
+    known = strategies_by_name.known_to_litellm()
+    patches.replace(band.core, "build", lambda original: _build(original, known))
+    patches.replace(band.core, "apply", lambda original: _apply(original, known))
+    return ["strategies"]
