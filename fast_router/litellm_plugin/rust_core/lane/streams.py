@@ -16,10 +16,10 @@ from fast_router.litellm_plugin.tally import tally
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
+    from fast_router.litellm_plugin.patching import PatchSet
     from fast_router.litellm_plugin.rust_core.lane.guard import Open
     from fast_router.litellm_plugin.rust_core.lane.parts import Parts
     from fast_router.litellm_plugin.rust_core.lane.template import Template
-    from fast_router.litellm_plugin.patching import PatchSet
 
 __all__ = ["install", "make_attempt_class"]
 
