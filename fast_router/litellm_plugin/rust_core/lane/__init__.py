@@ -54,7 +54,7 @@ def install(patches: PatchSet, band: RustBand) -> list[str]:
     lane = Lane(band, parts)
     replay.install(patches, parts)
     straight.install(patches, lane)
-    streams.install(patches, parts)
+    streams.install(patches, parts, lane.stream_attempt)
     endpoints = {op: Endpoint(op, parts.endpoints) for op in OPS}
     for op, endpoint in endpoints.items():
         make = _synchronous if endpoint.sync else _asynchronous

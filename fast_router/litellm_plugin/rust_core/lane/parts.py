@@ -7,7 +7,6 @@ from time import time
 from typing import Any
 
 from fast_router.litellm_plugin.rust_core.lane.ordinary import GATED, TIMEOUTS
-from fast_router.litellm_plugin.rust_core.lane.streams import make_attempt_class
 from fast_router.litellm_plugin.rust_core.lane.usage import Books
 
 __all__ = ["Parts"]
@@ -80,7 +79,6 @@ class Parts:
         self.enter_slot = import_module("litellm.router_rust.invoke.slots").enter_deployment_slot
         self.most_parallel = import_module("litellm.utils").calculate_max_parallel_requests
         self.memory = import_module("litellm.caching.in_memory_cache").InMemoryCache
-        self.stream_attempt = make_attempt_class(self)
         self.books = Books(self.minute, self.memory)
         self.request_from_call = import_module("litellm.router_attempt").request_from_call
         self.verbose = import_module("litellm._logging").verbose_router_logger

@@ -101,12 +101,12 @@ async def _straight(attempt: Any, first: Any, recovery: Any, broken: _Broken, to
         await recovery.aclose()
 
 
-def _wrap_chat_stream(original: Any, parts: Parts) -> Any:
+def _wrap_chat_stream(original: Any, parts: Parts, ours: type) -> Any:
     record = parts.streaming._FirstChunk
     tokens = parts.streaming._chat_total_tokens
 
     def wrap_chat_stream(attempt: Any, model_response: Any, first_chunk: Any, held_slot: Any = None) -> Any:
-        if not isinstance(attempt, parts.stream_attempt):
+        if not isinstance(attempt, ours):
             return original(attempt, model_response, first_chunk, held_slot)
         broken = _Broken()
         wrapped = original(attempt, model_response, record(chunk=broken, rest=broken), held_slot)
@@ -118,6 +118,12 @@ def _wrap_chat_stream(original: Any, parts: Parts) -> Any:
     return wrap_chat_stream
 
 
-def install(patches: PatchSet, parts: Parts) -> None:
-    """Read the chunks of the lane's chat streams without LiteLLM's recovery around each."""
-    patches.replace(parts.streaming, "wrap_chat_stream", lambda original: _wrap_chat_stream(original, parts))
+def install(patches: PatchSet, parts: Parts, ours: type) -> None:
+    """Read the chunks of the lane's chat streams without LiteLLM's recovery around each.
+
+    Args:
+        patches: Takes the change.
+        parts: What is used of LiteLLM.
+        ours: The class of the lane's attempts, see `make_attempt_class`.
+    """
+    patches.replace(parts.streaming, "wrap_chat_stream", lambda original: _wrap_chat_stream(original, parts, ours))
