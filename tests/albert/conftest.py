@@ -27,6 +27,8 @@ def _servers() -> Iterator[dict[str, Upstream]]:
 def servers(_servers: dict[str, Upstream]) -> Iterator[dict[str, Upstream]]:
     """One upstream of each kind, with clean records and no orders."""
     for upstream in _servers.values():
+        # What another test has left behind would count among this one's.
+        upstream.wait_for(lambda seen: not seen.in_flight, timeout=60.0)
         upstream.reset()
     yield _servers
     for upstream in _servers.values():

@@ -38,7 +38,7 @@ async def warm(router: litellm.Router) -> None:
 
 async def in_flight(servers: dict[str, Upstream], count: int) -> None:
     for kind in ("vllm", "openai"):
-        await asyncio.to_thread(servers[kind].wait_for, lambda seen: seen.in_flight == count)
+        await asyncio.to_thread(servers[kind].wait_for, lambda seen: seen.in_flight == count, timeout=60.0)
 
 
 async def test_a_burst_stays_within_the_limits(servers) -> None:

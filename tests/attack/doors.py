@@ -84,17 +84,32 @@ class RouterDoor:
         """Make one embedding request."""
         return await self._ask("embedding", group, by, {"input": "hi", **request})
 
-    async def _ask(self, endpoint: str, group: str, by: str, request: dict[str, Any]) -> Answer:
+    async def text(self, group: str, prompt: str = "hi", by: str = GOOD, **request: Any) -> Answer:
+        """Make one text completion and read its answer to the end."""
+        return await self._ask("text_completion", group, by, {"prompt": prompt, **request})
+
+    async def respond(self, group: str, prompt: str = "hi", by: str = GOOD, **request: Any) -> Answer:
+        """Make one request of the Responses API and read its answer to the end."""
+        return await self._ask("responses", group, by, {"input": prompt, **request}, "litellm_metadata")
+
+    async def message(self, group: str, prompt: str = "hi", by: str = GOOD, **request: Any) -> Answer:
+        """Make one request of the Messages API and read its answer to the end."""
+        asked = {"messages": [{"role": "user", "content": prompt}], "max_tokens": 8, **request}
+        return await self._ask("anthropic_messages", group, by, asked, "litellm_metadata")
+
+    async def _ask(
+        self, endpoint: str, group: str, by: str, request: dict[str, Any], metadata: str = "metadata"
+    ) -> Answer:
         request = _without_headers(request)
         if self._named:
-            given = request.get("metadata")
+            given = request.get(metadata)
             known = {"user_api_key": by, "user_api_key_hash": by, "user_api_key_user_id": by}
-            if given is None or isinstance(given, dict):
-                request["metadata"] = {**(given or {}), **known}
+            # As the proxy does it: what a caller says of itself there gives way.
+            request[metadata] = {**(given if isinstance(given, dict) else {}), **known}
         try:
             if self._sync:
                 return await asyncio.to_thread(self._now, endpoint, group, request)
-            response = await getattr(self.router, f"a{endpoint}")(model=group, **request)
+            response = await getattr(self.router, f"a{endpoint}")(**{"model": group, **request})
             if request.get("stream") and hasattr(response, "__aiter__"):
                 async for _ in response:
                     pass

@@ -1,7 +1,8 @@
-"""Requests at random: fields of LiteLLM's chat and embedding calls with values that fit and values that do not."""
+"""Requests at random, with values that fit and values that do not, and the Routers that they come to."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import strategies as st
@@ -62,7 +63,37 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "caching": st.booleans(),
     "ttl": _WORDS,
     "disable_fallbacks": st.booleans(),
+    "content_policy_fallbacks": st.sampled_from([[{"any": ["elsewhere"]}]]),
+    "retry_policy": st.sampled_from([{"InternalServerErrorRetries": 6}, {"BadRequestErrorRetries": 6}]),
+    "max_parallel_requests": st.sampled_from([1]),
+    "rpm": st.sampled_from([1]),
+    "order": st.sampled_from([1, 2]),
+    "max_completion_tokens": st.sampled_from([1, "many"]),
+    "dimensions": st.sampled_from([8, "x"]),
+    "encoding_format": st.sampled_from(["float", "base64", 5]),
+    "reasoning_effort": st.sampled_from(["low", "x"]),
+    "thinking": st.sampled_from([{"type": "enabled", "budget_tokens": 1}]),
+    "system": st.sampled_from(["x", 5]),
+    "instructions": st.sampled_from(["x", 5]),
+    "previous_response_id": st.sampled_from(["resp_x"]),
+    "background": st.booleans(),
+    "store": st.booleans(),
+    "litellm_session_id": st.sampled_from(["s", "t"]),
+    "mock_testing_context_fallbacks": st.booleans(),
+    "mock_delay": st.sampled_from([0.01]),
+    "mock_tool_calls": st.sampled_from([[]]),
+    "service_tier": _WORDS,
+    "region_name": _WORDS,
+    "azure_ad_token": _OWN,
+    "ssl_verify": st.booleans(),
 }
+# What LiteLLM or we use within: a caller's JSON reaches the Router under these names as well.
+INTERNAL = (
+    "acompletion", "client", "fallback_depth", "input_cost_per_token", "is_async", "kwargs", "litellm_logging_obj",
+    "litellm_params", "logger_fn", "model_group", "original_function", "proxy_server_request", "request_kwargs",
+    "request_timeout_overrides", "shared_session", "standard_logging_object", "stream_chunk_size", "_target_order",
+    "_excluded_deployment_ids", "_retry_skipped_deployment_ids", "_fast_router_on_a_loop",
+)  # fmt: skip
 HEADERS = {
     "x-litellm-timeout": st.sampled_from(["0.001", "0.05", "5"]),
     "x-litellm-stream-timeout": st.sampled_from(["0.001", "5"]),
@@ -77,26 +108,62 @@ MESSAGES = st.sampled_from(
 )  # fmt: skip
 INPUTS = st.sampled_from(["hi", ["a", "b"], 5, None, {}, [None], [[1, 2]]])
 PROMPTS = st.sampled_from(
-    ["hi", "takes-100-ms", "end-user-429", "answer-429", "own-401", "own-429", "own-500", "answer-reset", "answer-cut",
-     "answer-garbage", "break-400", "break-400-at-once",
-     *(f"answer-{status}" for status in (400, 401, 403, 408, 413, 422, 500, 503, 504))]
+    ["hi", "takes-100-ms", "takes-1-s", "drips", "end-user-429", "answer-429", "own-401", "own-429", "own-500",
+     "answer-reset", "answer-cut", "answer-garbage", "break-400", "break-400-at-once", "break-500",
+     *(f"answer-{status}" for status in (400, 401, 403, 408, 413, 422, 500, 502, 503, 504))]
 )  # fmt: skip
 
 
+# Where a prompt goes, and how many of all requests go there.
+ENDPOINTS = st.sampled_from(["chat"] * 5 + ["text", "respond", "message", "embed", "embed"])
+STRATEGIES = ("simple-shuffle", "least-busy", "latency-based-routing", "usage-based-routing-v2", "peak_ewma")
+ROUTERS = st.fixed_dictionaries(
+    {},
+    optional={
+        "routing_strategy": st.sampled_from(STRATEGIES),
+        "fallbacks": st.just([{"any": ["elsewhere"]}]),
+        "enable_pre_call_checks": st.just(True),
+        "allowed_fails": st.sampled_from([0, 2]),
+        "num_retries": st.sampled_from([0, 2]),
+    },
+)
+"""Options of the Router that is attacked."""
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What one caller does.
+
+    Attributes:
+        endpoint: A method of the door.
+        times: How often it is called.
+        at_once: Whether all these calls are made at the same time.
+        request: The arguments of each call.
+    """
+
+    endpoint: str
+    times: int
+    at_once: bool
+    request: dict[str, Any]
+
+
 @st.composite
-def attacks(draw: st.DrawFn) -> tuple[str, int, dict[str, Any]]:
-    """An endpoint, how often it is called, and the arguments of each call."""
-    names = draw(st.lists(st.sampled_from(sorted(FIELDS)), max_size=4, unique=True))
-    request = {name: draw(_WRONG if draw(st.integers(0, 3)) == 0 else FIELDS[name]) for name in names}
+def attacks(draw: st.DrawFn) -> Attack:
+    """An attack: up to four fields and two headers around a prompt, or a body of a wrong shape."""
+    names = draw(st.lists(st.sampled_from([*sorted(FIELDS), *INTERNAL]), max_size=4, unique=True))
+    request = {
+        name: draw(_WRONG if name in INTERNAL or draw(st.integers(0, 3)) == 0 else FIELDS[name]) for name in names
+    }
     headers = draw(st.lists(st.sampled_from(sorted(HEADERS)), max_size=2, unique=True))
     request["http_headers"] = {name: draw(HEADERS[name]) for name in headers}
-    times = draw(st.integers(1, 3))
-    if draw(st.integers(0, 5)) == 0:
-        return "embed", times, {**request, "input": draw(INPUTS)}
-    if draw(st.integers(0, 3)) == 0:
-        request["messages"] = draw(MESSAGES)
+    endpoint, times, at_once = draw(ENDPOINTS), draw(st.integers(1, 3)), draw(st.booleans())
+    if endpoint == "embed":
+        request["input"] = draw(INPUTS)
+    elif draw(st.integers(0, 3)) == 0:
+        wrong = {"text": "prompt", "respond": "input"}.get(endpoint, "messages")
+        request[wrong] = draw(MESSAGES if wrong == "messages" else INPUTS)
     else:
         request["prompt"] = draw(PROMPTS)
-    if draw(st.booleans()):
+    if endpoint != "embed" and draw(st.booleans()):
         request["stream"] = True
-    return "chat", times, request
+    return Attack(endpoint, times, at_once, request)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, Any, Final
 
-from fast_router.engine.failover.failures import FailureKind, answered, classify, sent, status_of
+from fast_router.engine.failover.failures import FailureKind, answered, classify, forbidden, sent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -138,7 +138,7 @@ def blame(error: BaseException, case: Case | None = None) -> Blame:
         if kind is FailureKind.TIMEOUT and terms & Terms.TIMEOUT and not answered(error):
             return Blame.CALLER
     # A 403 is as often a word about the content as about the key; LiteLLM rests nobody for it either.
-    if kind is FailureKind.CLIENT or (case is not None and status_of(error) == 403):
+    if kind is FailureKind.CLIENT or (case is not None and forbidden(error)):
         return Blame.REQUEST
     return Blame.DEPLOYMENT
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-__all__ = ["FailureKind", "answered", "certain", "classify", "remember", "sent", "status_of"]
+__all__ = ["FailureKind", "answered", "certain", "classify", "forbidden", "remember", "sent", "status_of"]
 
 
 class FailureKind(enum.Enum):
@@ -184,12 +184,15 @@ class _Failure(NamedTuple):
     answered: bool
     sent: bool
     certain: bool
+    forbidden: bool
 
 
 def remember(error: BaseException) -> None:
     """Keep what a failure means with it, before its chain of causes is rewritten."""
     if isinstance(error, Exception):
-        vars(error)[_REMEMBERED] = _Failure(classify(error), answered(error), sent(error), certain(error))
+        vars(error)[_REMEMBERED] = _Failure(
+            classify(error), answered(error), sent(error), certain(error), forbidden(error)
+        )
 
 
 def _remembered(error: BaseException) -> _Failure | None:
@@ -249,6 +252,14 @@ def answered(error: BaseException) -> bool:
     if getattr(error, "litellm_response_headers", None) is not None:
         return True
     return any(_is_answer(e) or _in_stream(e) is not None for e in _chain(error))
+
+
+def forbidden(error: BaseException) -> bool:
+    """Tell whether the server refused with 403: by its answer, or inside a stream."""
+    remembered = _remembered(error)
+    if remembered is not None:
+        return remembered.forbidden
+    return status_of(error) == 403 or any(_in_stream(e) == 403 for e in _chain(error))
 
 
 def _is_answer(error: BaseException) -> bool:

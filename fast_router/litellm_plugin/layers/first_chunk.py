@@ -73,10 +73,10 @@ def first_chunk_within(original: Any, *, ledgers: bool = True) -> Any:
             return await original(stream)
         try:
             return await asyncio.wait_for(original(stream), idle)
-        except (asyncio.TimeoutError, TimeoutError):
+        except (asyncio.TimeoutError, TimeoutError) as error:
             with contextlib.suppress(Exception):
                 await stream.aclose()
-            raise paused(idle) from None
+            raise paused(idle) from error
 
     return _aread_first_chunk
 

@@ -360,6 +360,8 @@ def paused(idle: float) -> Exception:
     import litellm  # noqa: PLC0415 - it is imported: this stream is one of its
 
     error: Exception = litellm.Timeout(f"the stream paused for more than {idle:g} s", model="", llm_provider="")
+    # With nothing below it, LiteLLM would have refused the attempt by itself.
+    error.__cause__ = TimeoutError()
     return error
 
 

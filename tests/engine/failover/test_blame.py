@@ -69,6 +69,7 @@ OWN_LIMIT.category = "litellm_rate_limit"
         (caused(litellm.BadRequestError("no", "m", "p"), answer(400)), 0, Blame.REQUEST),
         (in_stream(400), 0, Blame.REQUEST),
         (in_stream("400"), 0, Blame.REQUEST),
+        (in_stream(403), 0, Blame.REQUEST),
         (in_stream(429), 0, Blame.DEPLOYMENT),
         (in_stream("overloaded"), 0, Blame.DEPLOYMENT),
         (UNENCODABLE, 0, Blame.NOBODY),

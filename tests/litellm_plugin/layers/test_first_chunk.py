@@ -104,6 +104,8 @@ async def test_a_pause_longer_than_the_idle_timeout_ends_the_stream(servers):
     with pytest.raises(litellm.Timeout):
         await read(stream)
     assert await idle(r) == [0, 0]
+    counted = [d.failures for d in fast_router.advanced_router(r).deployments.values()]
+    assert sorted(counted) == [0, 1], "it speaks against the one that paused"
 
 
 async def test_a_stream_without_a_first_token_in_time_goes_elsewhere(servers):
