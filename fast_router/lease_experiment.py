@@ -7,7 +7,6 @@ caller's, and each is a lease of its own.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from fast_router.engine.rollout.arms import Arms
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["LeaseExperiment"]
 
 _CONFIGURED = "configured"
-_tried: ContextVar[bool] = ContextVar("fast_router_lease_tried", default=False)
 
 
 class LeaseExperiment:
@@ -43,17 +41,19 @@ class LeaseExperiment:
         self._engine = engine
         self._arms = Arms(_CONFIGURED, name, assignment, "latency", engine.wall)
         self._arm_of: dict[Lease, Arm] = {}
-        engine.contender = Contender(name, self.setting.get("options", {}), _tried.get)
+        self._tried = False
+        engine.contender = Contender(name, self.setting.get("options", {}), lambda: self._tried)
         engine.on_release.append(self._released)
 
     def acquire(self, group: ModelGroup, ask: Ask | None) -> Lease | None:
         """Pick by the strategy of an arm: that of the session, else one at random."""
         arm = self._arms.arm(None if ask is None else ask.key)
-        token = _tried.set(arm is self._arms.new)
-        try:
-            lease = self._engine.acquire(group, ask)
-        finally:
-            _tried.reset(token)
+        with self._engine.lock:  # so that no other pick takes this arm for its own
+            self._tried = arm is self._arms.new
+            try:
+                lease = self._engine.acquire(group, ask)
+            finally:
+                self._tried = False
         if lease is not None:
             self._arm_of[lease] = arm
         return lease
