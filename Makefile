@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 # A worker takes whole files: what the tests of a file share is started once.
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 WORKERS ?= logical
+SECONDS ?= 7200
 LITELLM_VERSIONS ?= 1.83.14 1.91.0 1.99.0 1.106.2 1.108.14 1.109.1 1.110.2
 
 # LiteLLM asks the network for its price list at import unless told to use the one it ships.
@@ -15,7 +16,7 @@ export LITELLM_LOCAL_MODEL_COST_MAP := True
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs test lint types pytest examples test-compat test-pythons test-slow coverage versions newest bench servers constraints clean
+.PHONY: help demo docs test lint types pytest examples test-compat test-pythons test-slow coverage versions newest bench soak servers constraints clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,6 +91,9 @@ test-pythons:  ## Run the engine's, the direct API's, Albert's and the plugin's 
 
 bench: $(VENV)/.stamp-dev .venvs/fast-litellm/.stamp servers  ## Run the benchmarks: tables on screen, JSON in benchmarks/results
 	@$(BIN)/python -m benchmarks
+
+soak: $(VENV)/.stamp-dev servers  ## Everything that can go wrong, through a real proxy: two hours, or SECONDS=180
+	@$(BIN)/python -m benchmarks.soak --seconds $(SECONDS)
 
 # The version of LiteLLM that the environment and the benchmarks use; `make test-compat` has the others.
 constraints: $(VENV)/.stamp-dev  ## Pin the newest versions of everything but LiteLLM into scripts/constraints.txt

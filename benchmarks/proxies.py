@@ -41,6 +41,8 @@ class ProxySide:
         plugin: Whether it runs under fast_router.
         workers: Worker processes.
         options: Options of fast_router, by name.
+        sections: Further sections of the configuration.
+        files: Files beside it, by name: modules that the configuration names.
     """
 
     def __init__(
@@ -52,14 +54,18 @@ class ProxySide:
         plugin: bool,
         workers: int = 1,
         options: dict[str, Any] | None = None,
+        sections: dict[str, Any] | None = None,
+        files: dict[str, str] | None = None,
     ) -> None:
         self.name = name
-        self._config = {"model_list": model_list, "router_settings": router_settings}
+        self._config = {"model_list": model_list, "router_settings": router_settings, **(sections or {})}
+        self._files = files or {}
         self._plugin = plugin
         self._workers = workers
         self._options = options or {}
         self._process: subprocess.Popen[bytes] | None = None
         self._home = tempfile.TemporaryDirectory(prefix="fr-bench-")
+        self.home = Path(self._home.name)
         self.url = ""
         self._client: httpx.AsyncClient | None = None
 
@@ -69,6 +75,8 @@ class ProxySide:
         home = Path(self._home.name)
         config = home / "config.json"
         config.write_text(json.dumps(self._config))
+        for name, text in self._files.items():
+            (home / name).write_text(text)
         self.url = f"http://127.0.0.1:{port}"
         litellm = str(Path(sys.executable).parent / "litellm")
         command = [litellm, "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
@@ -113,6 +121,28 @@ class ProxySide:
             if process is None or process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{self.name} did not start: {(Path(self._home.name) / 'log').read_text()[-2000:]}")
             await asyncio.sleep(0.2)
+
+    @property
+    def client(self) -> httpx.AsyncClient:
+        """A client with the master key."""
+        assert self._client is not None
+        return self._client
+
+    def log(self) -> list[str]:
+        """What it has said so far, line by line."""
+        return (self.home / "log").read_text(errors="replace").splitlines()
+
+    def memory(self) -> float:
+        """MiB that its processes hold, pages that they share by their share."""
+        assert self._process is not None
+        kib = 0
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError, IndexError, ValueError):
+                group = int(stat.read_text().rpartition(")")[2].split()[2])
+                if group == self._process.pid:
+                    rollup = (stat.parent / "smaps_rollup").read_text()
+                    kib += next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+        return kib / 1024
 
     async def chat(self, *, stream: bool = False, **more: Any) -> None:
         """Make one request and read its whole answer.
