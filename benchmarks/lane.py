@@ -56,6 +56,7 @@ class Case:
         label: What is special.
         params: Further litellm_params of every deployment.
         fails: Whether every first attempt of a request fails.
+        stream: Whether a stream of ten chunks is asked for, and read to its end.
     """
 
     op: str
@@ -65,6 +66,7 @@ class Case:
     label: str = "plain"
     params: dict[str, Any] = field(default_factory=dict)
     fails: bool = False
+    stream: bool = False
 
 
 _REACH = {2: 0.08, 10: 0.08, 100: 0.05, 1000: 0.015}
@@ -83,6 +85,7 @@ CASES = [
         for n in (2, 100)
     ),
     *(Case("select", _SHUFFLE, n, 0.06) for n in (2, 100, 1000)),
+    Case("acompletion", _SHUFFLE, 2, 0.25, "stream", stream=True),
     Case("acompletion", _SHUFFLE, 2, 1.05, "first attempt fails", fails=True),
     Case("acompletion", _SHUFFLE, 1000, 0.15, "first attempt fails", fails=True),
 ]
@@ -91,14 +94,25 @@ CASES = [
 class _Stub:
     """LiteLLM's function, which answers at once."""
 
-    def __init__(self, litellm: Any, *, fails: bool) -> None:
+    def __init__(self, litellm: Any, *, fails: bool, stream: bool) -> None:
         self._litellm = litellm
         self._fails = fails
+        self._stream = litellm.acompletion if stream else None
         self._failed = False
         self._made: list[Any] = []
 
-    def prepare(self, count: int) -> None:
+    async def prepare(self, count: int) -> None:
         """Make the answers beforehand: LiteLLM writes into each."""
+        if self._stream is not None:
+            asked = {
+                "model": "openai/m",
+                "messages": MESSAGES,
+                "stream": True,
+                "mock_response": "x" * 30,
+                "api_key": "k",
+            }
+            self._made = [await self._stream(**asked) for _ in range(count)]
+            return
         usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
         choices = [{"message": {"content": "x"}, "finish_reason": "stop"}]
         make = self._litellm.ModelResponse
@@ -126,7 +140,13 @@ async def _block(function: Callable[..., Any], calls: int, asked: dict[str, Any]
         for _ in range(calls):
             answer = function(**asked)
             if isinstance(answer, Awaitable):
-                await answer
+                answer = await answer
+            if "stream" in asked:
+                async for _chunk in answer:
+                    pass
+                # What a stream tells at its end, it tells in the background.
+                for _turn in range(5):
+                    await asyncio.sleep(0)
         await asyncio.sleep(0)
         return (time.process_time() - began) / calls
     finally:
@@ -152,10 +172,12 @@ def measure(case: Case, rounds: int) -> dict[str, float]:
     """Seconds per request: of LiteLLM's Router, of ours, of the stub."""
     lists = ("callbacks", "input_callback", "success_callback", "failure_callback")
     before = {name: list(getattr(litellm, name)) for name in lists}
-    stub = _Stub(litellm, fails=case.fails)
+    stub = _Stub(litellm, fails=case.fails, stream=case.stream)
     called = _CALLED.get(case.op, case.op)
     real = getattr(litellm, called, None)
-    asked = {"model": "m", **_ASKED[case.op]}
+    # LiteLLM's pricing and logging of a stream is ten times what is measured here.
+    litellm.disable_streaming_logging = case.stream
+    asked = {"model": "m", **_ASKED[case.op], **({"stream": True} if case.stream else {})}
     taken: dict[str, list[float]] = {"stock": [], "ours": [], "stub": []}
     stubbed = stub.asynchronous if case.op.startswith("a") or case.op == "select" else stub.synchronous
     calls = 8 if case.size >= 1000 or case.fails else 40
@@ -163,15 +185,15 @@ def measure(case: Case, rounds: int) -> dict[str, float]:
     async def rounds_of() -> None:
         for round_ in range(rounds + 1):
             fast_router.disable()
-            stub.prepare(calls)
+            await stub.prepare(calls)
             taken["stock"].append(await _block(getattr(stock, case.op), calls, asked))
             fast_router.enable()
             warm = case.size * 2 if round_ == 0 else 4
-            many = calls if case.fails else calls * 10
-            stub.prepare(warm + many)
+            many = calls if case.fails else calls * (2 if case.stream else 10)
+            await stub.prepare(warm + many)
             await _block(getattr(ours, case.op), warm, asked)
             taken["ours"].append(await _block(getattr(ours, case.op), many, asked))
-            stub.prepare(many)
+            await stub.prepare(many)
             taken["stub"].append(0.0 if case.op == "select" else await _block(stubbed, many, asked))
 
     try:
@@ -189,6 +211,7 @@ def measure(case: Case, rounds: int) -> dict[str, float]:
     finally:
         if real is not None:
             setattr(litellm, called, real)
+        litellm.disable_streaming_logging = False
         for name, value in before.items():
             getattr(litellm, name)[:] = value
     return {side: statistics.median(times[1:]) for side, times in taken.items()}

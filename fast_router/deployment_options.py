@@ -11,7 +11,7 @@ from math import isfinite
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
-from fast_router.errors import ConfigurationError, UnknownStrategyError, did_you_mean
+from fast_router.errors import ConfigurationError, UnknownStrategyError, did_you_mean, in_words
 from fast_router.settings import table
 
 __all__ = ["KEYS", "METRICS", "DeploymentOptions", "options_of", "unknown_keys"]
@@ -173,7 +173,7 @@ def options_of(entry: Mapping[str, Any], where: str = "") -> DeploymentOptions:
                 breaker[key] = _breaker(key, value)
         except _WrongError as wrong:
             # A value of another kind could be anything, a secret at the wrong place included.
-            told = f", not {value!r}" if isinstance(value, (str, bool, int, float)) else ""
+            told = f", not {in_words(value)}" if isinstance(value, (str, bool, int, float)) else ""
             raise ConfigurationError(f"{where}: model_info.fast_router: '{key}' must be {wrong}{told}") from None
     return DeploymentOptions(**found, breaker=breaker) if breaker else DeploymentOptions(**found)
 

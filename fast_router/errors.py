@@ -6,6 +6,7 @@ All derive from `FastRouterError`. An error that stands for an HTTP answer carri
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 __all__ = [
@@ -18,12 +19,33 @@ __all__ = [
     "UnknownModelError",
     "UnknownStrategyError",
     "did_you_mean",
+    "in_words",
     "nearest",
+    "without_quotes",
 ]
 
 
 BUSY = "Model is too busy, please try again later."
 """What a caller reads when every deployment is at its limit, in the words of the Albert API."""
+
+
+# Words without digits, or short: credentials (sk-…, hf_…) are neither.
+_HARMLESS = re.compile(r"[^\W\d_]+(?:[ ,._:/-]+[^\W\d_]+)*|.{0,12}", re.DOTALL)
+
+
+_QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
+
+
+def in_words(value: object) -> str:
+    """Show a wrong value in a message: a text that could be a key or a password, pasted one line too high, is not."""
+    if isinstance(value, str) and (len(value) > 60 or not _HARMLESS.fullmatch(value)):
+        return f"a text of {len(value)} characters (kept out of this message)"
+    return repr(value) if isinstance(value, (str, bool, int, float)) or value is None else f"a {type(value).__name__}"
+
+
+def without_quotes(said: str) -> str:
+    """Give another's message without what it quotes, where that could be a key or a password."""
+    return _QUOTED.sub(lambda found: found[0] if _HARMLESS.fullmatch(found[1] or found[2] or "") else "'…'", said)
 
 
 def nearest(word: object, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:

@@ -11,7 +11,7 @@ from math import isfinite
 from typing import Any, NamedTuple
 
 from fast_router.deployment_options import options_of
-from fast_router.errors import ConfigurationError
+from fast_router.errors import ConfigurationError, in_words
 
 __all__ = ["Spec", "labels", "read_entry", "read_list"]
 
@@ -175,9 +175,11 @@ def _number(value: object, what: str, *, negative: bool = False) -> float:
         # True is 1 to Python, and a mistake in a configuration.
         number = float("nan" if isinstance(value, bool) else value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        msg = f"{what} must be a number, not {value!r}" if isinstance(value, str) else f"{what} must be a number"
+        msg = (
+            f"{what} must be a number, not {in_words(value)}" if isinstance(value, str) else f"{what} must be a number"
+        )
         raise ConfigurationError(msg) from None
     if not isfinite(number) or (number < 0 and not negative):
-        msg = f"{what} must be a number, zero or more, not {value!r}"
+        msg = f"{what} must be a number, zero or more, not {in_words(value)}"
         raise ConfigurationError(msg)
     return number

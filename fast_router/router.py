@@ -29,13 +29,14 @@ from fast_router.stats import snapshot
 if TYPE_CHECKING:
     from fast_router.engine.failover.breaker import Change
     from fast_router.engine.failover.policy import FailoverPolicy
+    from fast_router.lease_experiment import LeaseExperiment
 
 __all__ = ["AdvancedRouter", "LeaseContext", "live_routers"]
 
 # As many characters of an id as people may give in its place; `fast-router status` prints the first 16.
 _PREFIX = 8
 
-_ARGUMENTS = ("model_list", "clock", "wall", "rng")
+_ARGUMENTS = ("model_list", "clock", "wall", "rng", "experiment")
 
 _numbers = itertools.count()
 _live: weakref.WeakSet[AdvancedRouter] = weakref.WeakSet()
@@ -68,6 +69,8 @@ class AdvancedRouter(PicksFromLists):
         clock: Monotonic seconds.
         wall: Seconds since the epoch, for rpm and tpm minutes.
         rng: The source of chance; a seeded `random.Random` makes the picks repeatable.
+        experiment: `{"strategy": "cache_aware", "share": 20}` has so many percent of the leases picked by another
+            strategy; `stats()["experiment"]` compares the two. A lease with a `key` is in the arm of that key.
         options: Options of the strategy, for example `lowest_latency_buffer=0.1`, or of one that an entry of
             `model_list` names.
 
@@ -85,6 +88,7 @@ class AdvancedRouter(PicksFromLists):
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         rng: Rng | None = None,
+        experiment: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
         _check_options(canonical(strategy), options, model_list or ())
@@ -103,6 +107,11 @@ class AdvancedRouter(PicksFromLists):
         self.reader: Callable[[], None] | None = None
         self.engine.on_configured.append(operator_holds.configured)
         self._specs: list[Spec] = []
+        self.experiment: LeaseExperiment | None = None
+        if experiment:
+            from fast_router.lease_experiment import LeaseExperiment  # noqa: PLC0415 - few have one
+
+            self.experiment = LeaseExperiment(self.engine, experiment)
         if model_list is not None:
             self.set_model_list(model_list)
         _live.add(self)
@@ -235,7 +244,7 @@ class AdvancedRouter(PicksFromLists):
         ask = None
         if exclude or tokens or stream or key is not None:
             ask = self._ask(group, exclude, tokens, stream, key)
-        lease = self.engine.acquire(group, ask)
+        lease = (self.engine if self.experiment is None else self.experiment).acquire(group, ask)
         if lease is None:
             raise self.unavailable(group, () if ask is None else ask.exclude)
         return lease
@@ -413,8 +422,12 @@ class AdvancedRouter(PicksFromLists):
     # -- numbers ---------------------------------------------------------------------------------
 
     def stats(self) -> dict[str, Any]:
-        """Live numbers, ready for JSON: per model, per deployment; seconds, counts, requests."""
-        return snapshot(self)
+        """Live numbers, ready for JSON: per model, per deployment; seconds, counts, requests.
+
+        With an experiment also `experiment`: both arms side by side, as `fast_router.status()` shows them.
+        """
+        found = snapshot(self)
+        return found if self.experiment is None else {**found, "experiment": self.experiment.report()}
 
     def __repr__(self) -> str:
         return f"<AdvancedRouter {self.strategy}: {len(self.deployments)} deployments, {len(self.groups)} models>"

@@ -431,25 +431,3 @@ def test_one_router_serves_threads_and_loops():
         thread.join()
     assert sum(d.picks for d in router.deployments.values()) == 400
     assert all(d.in_flight == 0 for d in router.deployments.values())
-
-
-# -- options -------------------------------------------------------------------------------------------------
-
-
-def test_an_option_that_the_strategy_does_not_have_is_refused_with_the_one_that_was_meant():
-    with pytest.raises(ConfigurationError, match="peak_ewma has no option 'decai'; did you mean 'decay'"):
-        AdvancedRouter("peak_ewma", decai=3)
-    with pytest.raises(ConfigurationError, match="least_busy has no option 'modle_list'; did you mean 'model_list'"):
-        AdvancedRouter("least-busy", modle_list=[])
-    with pytest.raises(ConfigurationError, match="simple_shuffle has no option 'ttl'; it has none"):
-        AdvancedRouter(ttl=3)
-    with pytest.raises(ConfigurationError, match="an option has a wrong value"):
-        AdvancedRouter("peak_ewma", decay="soon")
-
-
-def test_an_option_may_be_for_the_strategy_of_a_model():
-    entries = [{"model_name": "m", "endpoint": "a", "model_info": {"fast_router": {"strategy": "cache_aware"}}}]
-    router = AdvancedRouter(model_list=entries, cache_tokens=1000)
-    assert router.groups["m"].strategy == "cache_aware"
-    with pytest.raises(ConfigurationError, match="no option 'cache_token'; did you mean 'cache_tokens'"):
-        AdvancedRouter(model_list=entries, cache_token=1000)

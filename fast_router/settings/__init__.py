@@ -21,7 +21,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from fast_router import environment_switch
-from fast_router.errors import ConfigurationError, did_you_mean
+from fast_router.errors import ConfigurationError, did_you_mean, in_words, without_quotes
 from fast_router.settings.features import FEATURES, OVERHEAD
 from fast_router.settings.rescue import check_rescue
 from fast_router.settings.rollout import LITELLMS_ALONE, check_experiment, check_rollout, clash
@@ -114,7 +114,7 @@ def _from_file(path: str) -> dict[str, object]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark is not None else ""
-        msg = f"{path}: not valid YAML{where}: {getattr(error, 'problem', None) or 'cannot be parsed'}"
+        msg = f"{path}: not valid YAML{where}: {without_quotes(getattr(error, 'problem', None) or 'cannot be parsed')}"
         raise ConfigurationError(msg) from None
     if document is None:
         return {}
@@ -172,7 +172,7 @@ def load(
     if path:
         for name, value in _from_file(str(path)).items():
             if name not in table:
-                problems.append(f"{path}: {name}: {_unknown(name, table)}")
+                problems.append(f"{path}: {in_words(name).strip(chr(39))}: {_unknown(name, table)}")
             elif value is not None:
                 found[name] = (f"{path}: {name}", value)
     for row in table.values():
@@ -253,7 +253,7 @@ def _complaint(row: Row, value: object, error: ValueError) -> str:
         return str(error)
     details = getattr(error, "errors", None)
     reason = details(include_url=False, include_input=False)[0]["msg"] if callable(details) else str(error)
-    shown = "its value (kept out of this message)" if row.secret else repr(value)
+    shown = "its value (kept out of this message)" if row.secret else in_words(value)
     unit = f", {row.unit}" if row.unit else ""
     return f"{shown}: {reason[:1].lower()}{reason[1:]} ({row.name}: {row.type}{unit}, default {row.default})"
 

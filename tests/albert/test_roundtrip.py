@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.albert.conftest import EXAMPLES
+from tests.support.examples import examples
 
 names = st.text(alphabet="abcdefgxyz0123456789-_./é", min_size=1, max_size=30).map(lambda text: f"n{text}")
 keys = st.none() | st.text(alphabet="ABCabc0123456789_", min_size=6, max_size=20).map(lambda text: f"zq{text}")
@@ -214,7 +215,7 @@ def malformed(draw: st.DrawFn) -> str:
 
 
 @given(malformed())
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(400), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_malformed_files_give_our_error_and_no_secret(text: str) -> None:
     said = outcome(text)
     assert said
@@ -222,7 +223,7 @@ def test_malformed_files_give_our_error_and_no_secret(text: str) -> None:
 
 
 @given(text=st.text(max_size=300) | st.binary(max_size=300))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_any_text_at_all(text: str | bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("fuzz") / "config.yml"
     path.write_bytes(text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text)
@@ -245,6 +246,6 @@ words = st.sampled_from(
     st.lists(st.dictionaries(words, json_like | st.lists(st.dictionaries(words, json_like, max_size=6), max_size=2))),
     st.dictionaries(words, json_like, max_size=3),
 )
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_structure_of_known_words(models: list[Any], rest: dict[str, Any]) -> None:
     assert SECRET not in outcome({**rest, "models": models})

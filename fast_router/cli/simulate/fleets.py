@@ -12,7 +12,7 @@ import yaml
 
 from fast_router.cache_world import ServerShape
 from fast_router.cli.simulate.measure import SPREAD
-from fast_router.errors import ConfigurationError, did_you_mean
+from fast_router.errors import ConfigurationError, did_you_mean, without_quotes
 from fast_router.naming import server_of
 from fast_router.simulation import Fault, ServerSpec
 
@@ -113,7 +113,7 @@ def read(path: Path, model: str | None) -> Fleet:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or "cannot be read as text in UTF-8"
+        problem = without_quotes(getattr(error, "problem", None) or "cannot be read as text in UTF-8")
         raise ConfigurationError(f"{path}: not valid YAML{where}: {problem}") from error
     entries = document.get("model_list") if isinstance(document, dict) else None
     if not isinstance(entries, list) or not entries:

@@ -8,7 +8,10 @@ process agrees without a word. This is the bucketing of feature-flag services (U
 from __future__ import annotations
 
 import hashlib
-import random
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fast_router.engine.ask import Rng
 
 __all__ = ["Assignment", "point"]
 
@@ -37,7 +40,7 @@ class Assignment:
 
     __slots__ = ("_random", "_salt", "share")
 
-    def __init__(self, share: float, salt: str, rng: random.Random) -> None:
+    def __init__(self, share: float, salt: str, rng: Rng) -> None:
         self.share = share
         self._salt = salt
         self._random = rng.random

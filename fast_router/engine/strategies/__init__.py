@@ -21,7 +21,7 @@ from fast_router.engine.strategies.power_of_two import PowerOfTwo
 from fast_router.engine.strategies.round_robin import RoundRobin
 from fast_router.engine.strategies.shuffle import SimpleShuffle
 from fast_router.engine.strategies.usage_based import UsageBased
-from fast_router.errors import ConfigurationError, FastRouterError, UnknownStrategyError, did_you_mean
+from fast_router.errors import ConfigurationError, FastRouterError, UnknownStrategyError, did_you_mean, in_words
 
 __all__ = ["accepts", "canonical", "check_options", "known_strategies", "register_strategy", "strategy_class"]
 
@@ -98,7 +98,11 @@ def canonical(name: str) -> str:
             return found
     known = f"known strategies: {', '.join(known_strategies())}"
     question = did_you_mean(name, _classes) or did_you_mean(name, _names)
-    msg = f"unknown strategy {name!r}; {question} {known}" if question else f"unknown strategy {name!r}; {known}"
+    msg = (
+        f"unknown strategy {in_words(name)}; {question} {known}"
+        if question
+        else f"unknown strategy {in_words(name)}; {known}"
+    )
     raise UnknownStrategyError(msg)
 
 

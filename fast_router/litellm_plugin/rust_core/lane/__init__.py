@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fast_router.litellm_plugin.bands.rust.band import OPS
-from fast_router.litellm_plugin.rust_core.lane import replay, select, straight
+from fast_router.litellm_plugin.rust_core.lane import replay, select, straight, streams
 from fast_router.litellm_plugin.rust_core.lane.endpoint import Endpoint
 from fast_router.litellm_plugin.rust_core.lane.lane import Lane
 from fast_router.litellm_plugin.rust_core.lane.parts import Parts
@@ -54,6 +54,7 @@ def install(patches: PatchSet, band: RustBand) -> list[str]:
     lane = Lane(band, parts)
     replay.install(patches, parts)
     straight.install(patches, lane)
+    streams.install(patches, parts, lane.stream_attempt)
     endpoints = {op: Endpoint(op, parts.endpoints) for op in OPS}
     for op, endpoint in endpoints.items():
         make = _synchronous if endpoint.sync else _asynchronous

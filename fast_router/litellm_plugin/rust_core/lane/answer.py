@@ -10,7 +10,17 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.rust_core.lane.parts import Parts
     from fast_router.litellm_plugin.rust_core.lane.template import Template
 
-__all__ = ["blocked", "headed", "headed_sync", "opened", "opened_sync", "picked", "succeeded", "succeeded_sync"]
+__all__ = [
+    "blocked",
+    "headed",
+    "headed_sync",
+    "opened",
+    "opened_sync",
+    "picked",
+    "succeeded",
+    "succeeded_sync",
+    "success_counted",
+]
 
 _SECONDS = 60
 
@@ -63,6 +73,18 @@ def picked(parts: Parts, core: Any, id_: str, request: Any) -> None:
         memory.set_cache(id_, count + 1)
 
 
+def success_counted(parts: Parts, core: Any, id_: str) -> bool:
+    """Count a success in the minute where the count lies; False where LiteLLM's cache is another one."""
+    memory = core._cache.in_memory_cache
+    key = id_ + ":successes"
+    if _raised(parts, memory, key):
+        return True
+    if type(memory) is not parts.memory:
+        return False
+    memory.increment_cache(key, 1, ttl=_SECONDS)
+    return True
+
+
 async def succeeded(parts: Parts, core: Any, template: Template, id_: str, response: Any) -> None:
     """Count a success and, where LiteLLM counts them, its tokens and requests of the minute."""
     if template.tracks:
@@ -70,15 +92,8 @@ async def succeeded(parts: Parts, core: Any, template: Template, id_: str, respo
         if not parts.books.count(core, template.model, id_, tokens):
             await core._drive_cache_steps(core._handle.report_success(id_, tokens, 1, template.model, True))
             return
-    cache = core._cache
-    key = id_ + ":successes"
-    memory = cache.in_memory_cache
-    if _raised(parts, memory, key):
-        return
-    if type(memory) is parts.memory:
-        memory.increment_cache(key, 1, ttl=_SECONDS)
-    else:
-        await cache.async_increment_cache(key, 1, local_only=True, ttl=_SECONDS)
+    if not success_counted(parts, core, id_):
+        await core._cache.async_increment_cache(id_ + ":successes", 1, local_only=True, ttl=_SECONDS)
 
 
 def succeeded_sync(parts: Parts, core: Any, template: Template, id_: str, response: Any) -> None:

@@ -39,6 +39,7 @@ from fast_router.litellm_plugin.rust_core.lane.entered import EVENTS, Entered
 from fast_router.litellm_plugin.rust_core.lane.guard import CoreLane, Open, compile_group
 from fast_router.litellm_plugin.rust_core.lane.ordinary import TAKEN_OUT
 from fast_router.litellm_plugin.rust_core.lane.replay import Replay, replayed, replaying
+from fast_router.litellm_plugin.rust_core.lane.streams import make_attempt_class
 from fast_router.litellm_plugin.rust_core.lane.trust import difference
 from fast_router.litellm_plugin.tally import tally
 
@@ -64,6 +65,7 @@ class Lane:
     def __init__(self, band: RustBand, parts: Parts) -> None:
         self.band = band
         self.parts = parts
+        self.stream_attempt = make_attempt_class(parts)
         self.verdict = CallbackVerdict()
         self.test = band.self_test
         self._checked: list[Any] = []
@@ -409,7 +411,7 @@ class Lane:
         for key in ("litellm_trace_id", "_context_compaction_state"):
             if key in entered.call:
                 request[key] = entered.call[key]
-        return self.parts.streaming.StreamAttempt(
+        attempt = self.stream_attempt(
             core=core,
             op=endpoint.op,
             request=request,
@@ -423,6 +425,8 @@ class Lane:
             routed=None,
             slot=entered.slot,
         )
+        attempt.found, attempt.template = entered.found, entered.template
+        return attempt
 
     # -- the other way -------------------------------------------------------------------------
 
