@@ -28,7 +28,7 @@ _ANY_KEY = [
     Rule({"latency": 0.3}, contains="takes-300-ms"),
     Rule({"latency": 1.0}, contains="takes-1-s"),
     Rule({"latency": 14.0}, contains="takes-14-s"),
-    Rule({"per_token": 0.4}, contains="drips"),
+    Rule({"per_token": 2.0}, contains="drips"),
     Rule({"hold": True}, contains="wait-for-me"),
 ]
 _SHARED = [
