@@ -44,13 +44,13 @@ class Spec(NamedTuple):
 
 def labels(entry: Mapping[str, Any]) -> set[str]:
     """Every word by which `blocked_models` can name this entry: model_name, litellm_params.model, id, name."""
-    found = {entry.get("model_name"), entry.get("id"), entry.get("name")}
+    found = [entry.get("model_name"), entry.get("id"), entry.get("name")]
     params = entry.get("litellm_params")
     if isinstance(params, Mapping):
-        found.add(params.get("model"))
+        found.append(params.get("model"))
     info = entry.get("model_info")
     if isinstance(info, Mapping):
-        found.add(info.get("id"))
+        found.append(info.get("id"))
     return {word for word in found if isinstance(word, str)}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import traceback
 
 import yaml
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -113,6 +113,7 @@ def test_a_list_that_a_router_keeps(model_list, strategy):
     assert SECRET not in outcome(work)
 
 
+@example(model_list=[{"name": [], "model_name": SECRET}], model="m")
 @given(model_list=lists | anything, model=st.sampled_from(["m", "azure"]) | st.text(max_size=5))
 @hypothesis_settings(max_examples=examples(150), **many)
 def test_a_list_of_the_callers(model_list, model):

@@ -126,8 +126,8 @@ async def test_a_caller_who_will_not_wait_leaves_the_others_their_retries(upstre
         for name in MEMBERS:
             upstreams[name].order(rules=upstreams[name].behaviour.rules[1:])
     failed = [answer.error for answer in answers if answer.error]
-    # Three attempts that each fail once in five: one in 125, so more than four of 80 once in a thousand runs.
-    assert len(failed) <= 4, f"{len(failed)} of 80 failed, first: {failed[0]}"
+    # Three attempts that each fail once in five: one in 125, so more than five of 80 once in 20,000 runs.
+    assert len(failed) <= 5, f"{len(failed)} of 80 failed, first: {failed[0]}"
 
 
 @pytest.mark.parametrize("sync", [False, True], ids=["async", "sync"])

@@ -67,7 +67,7 @@ sees_cuts = pytest.mark.skipif(
 async def test_a_stream_that_fails_before_its_first_token_fails_over_unnoticed(servers):
     servers[0].order(cut_rate=1.0, cut_after=0)
     r = vllm(servers, disable_cooldowns=True)
-    for _ in range(8):
+    for _ in range(24):
         assert len(await read(await ask(r, stream=True))) > 2
     assert servers[0].records.requests > 0
     assert await idle(r) == [0, 0]
@@ -135,7 +135,7 @@ async def test_a_stream_keeps_its_class_and_can_be_closed_early(servers):
 def test_a_synchronous_stream_that_fails_before_its_first_token_fails_over_unnoticed(servers):
     servers[0].order(cut_rate=1.0, cut_after=0)
     r = vllm(servers, disable_cooldowns=True)
-    for _ in range(8):
+    for _ in range(24):  # picked at random: none of them begins at the broken one in 1 of 16 million runs
         stream = r.completion(model="m", messages=MESSAGES, stream=True)
         assert isinstance(stream, litellm.CustomStreamWrapper)
         assert len(list(stream)) > 2
@@ -158,7 +158,7 @@ def test_a_synchronous_stream_is_not_repeated_after_its_first_token(servers):
 async def test_a_responses_stream_that_fails_before_its_first_token_fails_over_unnoticed(servers):
     servers[0].order(cut_rate=1.0, cut_after=0)
     r = over(servers, disable_cooldowns=True)
-    for _ in range(8):
+    for _ in range(24):
         events = await read(await r.aresponses(model="m", input="hello", stream=True))
         assert events[0].type == "response.created"
         assert events[-1].type == "response.completed"
