@@ -57,10 +57,33 @@ def _skip_what_needs_a_core_in_python(items):
             item.add_marker(pytest.mark.skip(reason="looks into a core written in Python; this LiteLLM's is not"))
 
 
+# By what a test that starts servers or processes of its own is known, besides its mark.
+_STARTING_FIXTURES = {
+    "fleet",
+    "fleets",
+    "upstream",
+    "upstreams",
+    "servers",
+    "door",
+    "door_to",
+    "vllm",
+    "openai_upstream",
+}
+_STARTING_NAMES = ("Fleet", "Upstream", "subprocess")
+
+
+def _starts_something(item):
+    return (
+        any(item.get_closest_marker(name) for name in _STARTERS)
+        or not _STARTING_FIXTURES.isdisjoint(item.fixturenames)
+        or any(hasattr(item.module, name) for name in _STARTING_NAMES)
+    )
+
+
 def _let_starters_try_again(items):
-    """Let what starts services or proxies try again in CI, where a crowded machine may make one run out of patience."""
+    """Let what starts servers or processes try again in CI, where on a crowded machine one may run out of patience."""
     for item in items:
-        if any(item.get_closest_marker(name) for name in ("proxy", "services")):
+        if _starts_something(item):
             item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=1))
 
 
