@@ -26,7 +26,7 @@ __all__ = ["Screen", "top"]
 
 _KEYS = "s order   r reverse   / filter   Esc clear   space pause   q leave"
 _TROUBLES = 4
-_PER_SECOND = 400  # deployments that a worker may be asked about in a second: it spends some 30 ms on 1,000
+_PER_SECOND = 320  # deployments that a worker may be asked about in a second: it spends some 50 ms on 1,000
 _RANK = {state: rank for rank, state in enumerate(SEVERITY)}
 _ORDERS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "trouble": lambda r: (_RANK.get(r["state"], 0), -r["failed_rate"], -r["rate"], r["model"], r["server"]),
@@ -201,7 +201,7 @@ def _keys() -> Iterator[Callable[[float], str]]:
     default=0.5,
     show_default=True,
     type=click.FloatRange(0.2, 60),
-    help="Seconds between looks; longer beyond 200 deployments.",
+    help="Seconds between looks; longer beyond 160 deployments.",
 )
 @click.option("--once", is_flag=True, help="One screen, two looks an interval apart, for a pipe.")
 def top(model: str | None, interval: float, once: bool) -> None:
