@@ -49,7 +49,7 @@ _CACHED = (Column("cached", number=True), Column("said", number=True))
 @click.option("--model", help="This model only, every deployment of it.")
 @click.option("--pid", type=int, help="This process only.")
 @click.option("--all", "everything", is_flag=True, help="Every deployment, and idle parents of workers.")
-@click.option("--watch", is_flag=True, help="Again every two seconds until Ctrl-C (`fast-router top` shows more).")
+@click.option("--watch", is_flag=True, help="Again every three seconds until Ctrl-C (`fast-router top` shows more).")
 @click.option("--fleet", is_flag=True, help="Also the workers of other hosts, as shared state knows them.")
 @click.option("--json", "as_json", is_flag=True, help="All that the processes say, as one JSON array.")
 def status(model: str | None, pid: int | None, everything: bool, watch: bool, fleet: bool, as_json: bool) -> None:
@@ -71,7 +71,7 @@ def status(model: str | None, pid: int | None, everything: bool, watch: bool, fl
         if not watch:
             return
         try:
-            time.sleep(2)
+            time.sleep(3)
         except KeyboardInterrupt:
             return
 
