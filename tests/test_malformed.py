@@ -102,6 +102,24 @@ def test_a_section_of_any_values(section, tmp_path):
     assert SECRET not in outcome(lambda: settings.load({"config": str(path)}, {}))
 
 
+names = st.sampled_from(["peak_ewma", "cache_aware", "session_affinity", "latency_based", "least-busy", SECRET])
+knobs = st.sampled_from(["decay", "load", "load_factor", "cache_tokens", "lowest_latency_buffer", SECRET])
+
+
+@example(experiment={"strategy": ["peak_ewma"], "share": 20})
+@example(experiment={"strategy": "peak_ewma", "share": 20, "options": {"decay": SECRET}})
+@given(
+    experiment=st.fixed_dictionaries(
+        {"strategy": names | anything, "share": st.integers(0, 100) | anything},
+        optional={"options": st.dictionaries(knobs, anything, max_size=2) | anything},
+    )
+)
+@hypothesis_settings(max_examples=examples(150), **many)
+def test_an_experiment_of_any_values(experiment):
+    assert SECRET not in outcome(lambda: settings.load(arguments={"experiment": experiment}, environ={}))
+    assert SECRET not in outcome(lambda: AdvancedRouter("least_busy", experiment=experiment))
+
+
 @given(model_list=lists, strategy=st.sampled_from(["simple_shuffle", "least_busy", "usage_based", "cost_based"]))
 @hypothesis_settings(max_examples=examples(150), **many)
 def test_a_list_that_a_router_keeps(model_list, strategy):

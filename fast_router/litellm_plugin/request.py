@@ -154,6 +154,14 @@ class RequestLedger(AttemptLedger):
         """Tell who makes the request; see `callers.caller_of`."""
         return self.who if self.request is None else caller_of(self.request)
 
+    def goes_on_from(self, stream: Reading | None) -> None:
+        """Speak as the request whose stream broke while it was read: LiteLLM begins some of these anew."""
+        if stream is None or stream.attempt.open:
+            return
+        earlier = stream.attempt.ledger
+        if isinstance(earlier, RequestLedger):
+            self._case = earlier.case
+
     def fork(self) -> RequestLedger:
         """Give the ledger of a second attempt of the same request, made side by side with the first one."""
         fork = RequestLedger(self.failover)

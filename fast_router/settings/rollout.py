@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from fast_router.errors import ConfigurationError, did_you_mean
+from fast_router.errors import ConfigurationError, did_you_mean, in_words
 
 __all__ = ["EVERYTHING", "LITELLMS_ALONE", "OBSERVE", "check_experiment", "check_rollout", "clash"]
 
@@ -48,7 +48,7 @@ def check_experiment(value: object) -> dict[str, Any]:
         raise ConfigurationError(msg)
     for key in value:
         if key not in _KEYS:
-            msg = f"there is no key {key!r}; {did_you_mean(key, _KEYS, _LIKE)}"
+            msg = f"there is no key {in_words(key)}; {did_you_mean(key, _KEYS, _LIKE)}"
             raise ConfigurationError(msg)
     missing = [key for key in ("strategy", "share") if value.get(key) is None]
     if missing:
@@ -56,10 +56,10 @@ def check_experiment(value: object) -> dict[str, Any]:
         raise ConfigurationError(msg)
     share = _percent(value["share"])
     if share is None:
-        msg = f"share: {value['share']!r}: expected {_SHARE}"
+        msg = f"share: {in_words(value['share'])}: expected {_SHARE}"
         raise ConfigurationError(msg)
     name, options = value["strategy"], value.get("options") or {}
-    if name in LITELLMS_ALONE:
+    if isinstance(name, str) and name in LITELLMS_ALONE:
         msg = f"strategy: {name!r} is LiteLLM's alone; an experiment takes one that fast_router picks by"
         raise ConfigurationError(msg)
     if not isinstance(options, Mapping):

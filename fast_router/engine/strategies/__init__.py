@@ -21,7 +21,14 @@ from fast_router.engine.strategies.power_of_two import PowerOfTwo
 from fast_router.engine.strategies.round_robin import RoundRobin
 from fast_router.engine.strategies.shuffle import SimpleShuffle
 from fast_router.engine.strategies.usage_based import UsageBased
-from fast_router.errors import ConfigurationError, FastRouterError, UnknownStrategyError, did_you_mean, in_words
+from fast_router.errors import (
+    ConfigurationError,
+    FastRouterError,
+    UnknownStrategyError,
+    did_you_mean,
+    in_words,
+    without_quotes,
+)
 
 __all__ = ["accepts", "canonical", "check_options", "known_strategies", "register_strategy", "strategy_class"]
 
@@ -144,14 +151,14 @@ def check_options(strategy: str, options: Mapping[str, Any], *others: str) -> No
         if accepted is not None and name not in accepted:
             known = ", ".join(sorted(accepted))
             remedy = did_you_mean(name, (*accepted, *others), f"it has {known}" if known else "it has none")
-            msg = f"{cls.name} has no option {name!r}; {remedy}"
+            msg = f"{cls.name} has no option {in_words(name)}; {remedy}"
             raise ConfigurationError(msg)
     try:
         cls((), random.Random(0), options)  # the strategy itself knows which values are wrong
     except FastRouterError:
         raise
     except (TypeError, ValueError) as error:
-        msg = f"{cls.name}: an option has a wrong value: {error}"
+        msg = f"{cls.name}: an option has a wrong value: {without_quotes(str(error))}"
         raise ConfigurationError(msg) from None
 
 

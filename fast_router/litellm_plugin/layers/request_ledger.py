@@ -102,6 +102,7 @@ def _around(inner: Call, binding: Binding) -> Call:
             appeal(outer, kwargs.get("model"))
             return await inner(core, args, kwargs)
         ledger = new_ledger(core, band, kwargs, may_wait=not on_a_loop)
+        ledger.goes_on_from(running.here.get().reading)
         enter(ledger)
         appeal(ledger, kwargs.get("model"))
         try:

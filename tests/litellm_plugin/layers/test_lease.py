@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import threading
 import time
 import weakref
@@ -13,7 +14,7 @@ import litellm
 import pytest
 
 import fast_router
-from fast_router.testing import Fleet
+from fast_router.testing import Fleet, Spec
 from tests.support.plugin import (
     MESSAGES,
     asynchronous,
@@ -260,6 +261,20 @@ def test_synchronous(made):
     del stream
     gc.collect()
     assert in_flight(made) == 0
+
+
+def test_a_synchronous_stream_that_is_begun_anew_is_one_request():
+    """Up to 1.96 LiteLLM begins one that breaks anew, over and over: that is still one request, and rests nobody."""
+    with Fleet([Spec("vllm", name=name) for name in "abc"]) as servers:
+        entries = (entry(name, one.api_base, model="hosted_vllm/test-model") for name, one in servers.items())
+        made = router(*entries, num_retries=2)
+        for one in servers.values():
+            one.order(cut_rate=1.0, cut_after=2)
+        with contextlib.suppress(Exception):
+            for _ in itertools.islice(made.completion("m", MESSAGES, stream=True), 60):
+                pass
+        assert sum(one.records.requests for one in servers.values()) >= 1
+        assert sum(d.held != 0 for d in deployments(made).values()) <= 1
 
 
 async def test_synchronous_under_a_running_loop(made):
