@@ -9,5 +9,8 @@ _MOST = 1e9
 
 
 def counted(tokens: object) -> float:
-    """Return a number of tokens, 0 for what says nothing: None, NaN, a negative or absurd number, no number at all."""
-    return float(tokens) if isinstance(tokens, (int, float)) and 0 <= tokens <= _MOST else 0.0
+    """Return a whole number of tokens, 0 for what says nothing: None, NaN, less than 0, absurdly many, no number at all.
+
+    Whole, because times are divided by it: a part of a token could make a second infinite.
+    """
+    return float(int(tokens)) if isinstance(tokens, (int, float)) and 0 <= tokens <= _MOST else 0.0

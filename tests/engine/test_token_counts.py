@@ -25,7 +25,17 @@ NAMES = ["completion_tokens", "total_tokens", "prompt_tokens", "cached_tokens"]
 def test_what_is_no_number_of_tokens_is_none_at_all(said: Any) -> None:
     number = counted(said)
     assert 0 <= number <= 1e9
-    assert number == (said if isinstance(said, (int, float)) and 0 <= said <= 1e9 else 0)
+    assert number == (math.floor(said) if isinstance(said, (int, float)) and 0 <= said <= 1e9 else 0)
+
+
+@pytest.mark.parametrize("part", [5e-324, 2.2e-309, 1e-9, 0.5])
+def test_a_part_of_a_token_makes_no_time_infinite(part: float) -> None:
+    now = [0.0]
+    router = AdvancedRouter("latency_based", model_list=[{"model_name": "m", "id": "a"}], clock=lambda: now[0])
+    lease = router.acquire("m")
+    now[0] += 0.5
+    lease.release(completion_tokens=part)
+    assert router.deployments["a"].latency == 0.5
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
