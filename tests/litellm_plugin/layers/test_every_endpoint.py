@@ -169,9 +169,12 @@ def test_what_is_said_to_stay_at_one_attempt(fleets, name):
         entry("good", good.api_base, name=model, model=model, weight=1),
         num_retries=2,
     )
-    with pytest.raises(Exception, match=r"[Cc]onnection"):
+
+    def call():
         if name == "text_completion":
-            made.text_completion(model=model, prompt="hello")
-        else:
-            asyncio.run(made.avector_store_create(model=model, name="shelf"))
+            return made.text_completion(model=model, prompt="hello")
+        return asyncio.run(made.avector_store_create(model=model, name="shelf"))
+
+    with pytest.raises(Exception, match=r"[Cc]onnection"):
+        call()
     assert good.records.requests == 0
