@@ -109,8 +109,8 @@ class ProxySide:
             base_url=self.url,
             headers={"Authorization": f"Bearer {_KEY}"},
             timeout=120,
-            # Shorter than the five seconds of the proxy's server: both closing at once would look like an error.
-            limits=httpx.Limits(max_connections=None, keepalive_expiry=2.0),
+            # Shorter than uvicorn's five seconds, or gunicorn's two: both closing at once would look like an error.
+            limits=httpx.Limits(max_connections=None, keepalive_expiry=2.0 if self._workers == 1 else 0.5),
         )
         deadline = time.monotonic() + _PATIENCE
         while True:
@@ -144,26 +144,37 @@ class ProxySide:
                     kib += next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
         return kib / 1024
 
-    async def chat(self, *, stream: bool = False, **more: Any) -> None:
+    async def chat(
+        self, *, stream: bool = False, key: str | None = None, patience: float | None = None, **more: Any
+    ) -> None:
         """Make one request and read its whole answer.
+
+        Args:
+            stream: Whether it is a stream.
+            key: Whose it is; the master key's where none is given.
+            patience: Seconds without a byte after which the client gives up.
+            more: Further parts of its body.
 
         Raises:
             RuntimeError: The client saw it fail.
         """
         assert self._client is not None
+        extra: dict[str, Any] = {} if patience is None else {"timeout": patience}
+        if key is not None:
+            extra["headers"] = {"Authorization": f"Bearer {key}"}
         body = {"model": "m", "messages": [{"role": "user", "content": "hello"}], "stream": stream, **more}
         if not stream:
-            answer = await self._client.post("/v1/chat/completions", json=body)
+            answer = await self._client.post("/v1/chat/completions", json=body, **extra)
             if answer.status_code != 200:
-                raise RuntimeError(f"status {answer.status_code}")
+                raise RuntimeError(f"status {answer.status_code}: {answer.text[:160]}")
             return
-        async with self._client.stream("POST", "/v1/chat/completions", json=body) as answer:
+        async with self._client.stream("POST", "/v1/chat/completions", json=body, **extra) as answer:
             if answer.status_code != 200:
-                raise RuntimeError(f"status {answer.status_code}")
+                raise RuntimeError(f"status {answer.status_code}: {(await answer.aread())[:160]!r}")
             done = False
             async for line in answer.aiter_lines():
                 if line.startswith("data: {") and '"error"' in line[:20]:
-                    raise RuntimeError("an error in the stream")
+                    raise RuntimeError(f"an error in the stream: {line[:160]}")
                 done = done or line == "data: [DONE]"
             if not done:
                 raise RuntimeError("a stream without an end")

@@ -111,9 +111,9 @@ def _side(name: str, redis: RedisServer, *, plugin: bool) -> _Side:
         workers=_WORKERS,
         sections={
             "litellm_settings": {"callbacks": ["soak_side.handler"]},
-            "general_settings": {"custom_auth": "soak_side.known"},
+            "general_settings": {"custom_auth": "callers.known"},
         },
-        files={"soak_side.py": (Path(__file__).with_name("_soak_side.py")).read_text()},
+        files={f"{name}.py": Path(__file__).with_name(f"_{name}.py").read_text() for name in ("callers", "soak_side")},
     )
     return _Side(proxy, made[:_SERVERS], made[_SERVERS])
 

@@ -7,7 +7,9 @@ uses a Router gets its exception, and decides itself.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import sys
 
 __all__ = ["end", "serves"]
@@ -16,7 +18,8 @@ _SERVERS = frozenset({"litellm", "proxy_cli", "uvicorn", "gunicorn", "hypercorn"
 _ASGI = "fast_router.asgi"
 _WRONG = 2
 _NO_WORKER = 3
-"""Gunicorn's word for a worker that cannot start: of any other it starts the next one, for ever."""
+"""The word of gunicorn and uvicorn for a worker that cannot start: of any other they start the next one, for ever."""
+_SUPERVISOR = "uvicorn.supervisors.multiprocess"
 
 
 def serves() -> bool:
@@ -31,15 +34,26 @@ def serves() -> bool:
 
 
 def end(error: Exception) -> None:
-    """End the process with `error` in one line and exit code 2 (3 under gunicorn), if it is a proxy that starts.
+    """End the process with `error` in one line, if it is a proxy that starts, and with it the server that it serves.
+
+    The exit code is 2, of one of several workers 3: their server then ends as well, instead of starting them anew.
 
     Returns:
-        Only if it is not: the caller is to raise the error.
+        Only if it is no such proxy: the caller is to raise the error.
     """
     if not serves():
         return
     sys.stdout.flush()
     sys.stderr.write(f"Error: {error}\n")
     sys.stderr.flush()
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid is not None and _restarts_for_ever():
+        os.kill(parent.pid, signal.SIGTERM)
     # Not `sys.exit`: the lifespan takes that for a failure like any other. Nothing runs yet that is to be ended.
-    os._exit(_NO_WORKER if "gunicorn" in sys.modules else _WRONG)
+    os._exit(_NO_WORKER if parent is not None or "gunicorn" in sys.modules else _WRONG)
+
+
+def _restarts_for_ever() -> bool:
+    """Whether this is an older uvicorn, whose supervisor knows no exit code by which to stop."""
+    supervisor = sys.modules.get(_SUPERVISOR)
+    return supervisor is not None and not hasattr(supervisor, "STARTUP_FAILURE")

@@ -10,6 +10,8 @@ from typing import Any
 import click
 
 from fast_router.cli.columns import Column, figure, show
+from fast_router.cli.fleet import away, show_fleet
+from fast_router.cli.left_out import left_out
 from fast_router.cli.rollout import show_rollouts
 from fast_router.cli.trouble import changes_in, since, troubles
 from fast_router.observe import asking
@@ -27,7 +29,6 @@ _NOTHING = (
 _MOST = 40
 _PER_GROUP = 10
 _TROUBLES = 5
-_FEATURES = 6
 
 COLUMNS = (
     Column("server"),
@@ -63,7 +64,7 @@ def status(model: str | None, pid: int | None, everything: bool, watch: bool, fl
         elif documents:
             _show(documents, model, everything=everything)
             if fleet:
-                _fleet(documents)
+                show_fleet(documents)
         if not documents:
             click.echo(_NOTHING.format(directories=", ".join(map(str, directories()))), err=True)
             if not watch:
@@ -90,11 +91,12 @@ def _show(documents: Sequence[Mapping[str, Any]], model: str | None, *, everythi
         known = ", ".join(group["model"] for group in summary["groups"][:20]) or "none"
         raise click.ClickException(f"no process has a model {model!r}; there are: {known}")
     now, left = time.time(), _MOST
-    if sentences := troubles(sorted(groups, key=to_watch), now, _TROUBLES):
+    if sentences := [*away(summary["shared_state"]), *troubles(sorted(groups, key=to_watch), now, _TROUBLES)]:
         click.echo()
         for sentence in sentences:
             click.secho(sentence, bold=True)
     show_rollouts(summary)
+    both = any(each.get("rollout") not in (None, "observe") for each in summary["rollouts"])
     total = sum(group["size"] for group in groups)
     hidden = 0
     for group in sorted(groups, key=to_watch):
@@ -106,7 +108,7 @@ def _show(documents: Sequence[Mapping[str, Any]], model: str | None, *, everythi
             click.echo()
             cached = any(row["cache"] for row in rows)
             columns = (*COLUMNS[:-1], *_CACHED, COLUMNS[-1]) if cached else COLUMNS
-            show(columns, [cells(row, now, cached=cached) for row in rows], title=_heading(group))
+            show(columns, [cells(row, now, cached=cached) for row in rows], title=_heading(group, both=both))
     if hidden:
         click.echo(f"\n… and {hidden} more deployments, {_states(groups)}; --model NAME or --all shows them")
     _rest(summary)
@@ -123,10 +125,11 @@ def _states(groups: Sequence[Mapping[str, Any]]) -> str:
     return f"{up} of all {len(rows)} up"
 
 
-def _heading(group: Mapping[str, Any]) -> str:
+def _heading(group: Mapping[str, Any], *, both: bool) -> str:
+    arms = " in both arms" if both else ""
     return (
         f"{group['model']} ({group['strategy']}): {group['up']} of {group['size']} up, "
-        f"{group['in_flight']} in flight, {group['picks']} picks, {group['failures']} failed"
+        f"{group['in_flight']} in flight, {group['picks']} picks{arms}, {group['failures']} failed"
     )
 
 
@@ -201,7 +204,7 @@ def _rest(summary: Mapping[str, Any]) -> None:
     for problem in dict.fromkeys(state["problem"] for state in summary["shared_state"] if "problem" in state):
         click.echo(problem)
     capabilities = summary["capabilities"] or {}
-    for line in _left_out(summary):
+    for line in left_out(summary):
         click.echo(line)
     for sentence in capabilities.get("options_without_effect", ()):
         click.echo(f"without effect: {sentence}")
@@ -210,36 +213,3 @@ def _rest(summary: Mapping[str, Any]) -> None:
         click.echo(f"your strategy {strategy} failed {count} times; LiteLLM's own code answered")
     if errors["count"]:
         click.echo(f"errors of fast_router, answered by LiteLLM: {errors['count']} (last: {errors['last']})")
-
-
-def _left_out(summary: Mapping[str, Any]) -> list[str]:
-    """One line for each reason why features are off."""
-    capabilities = summary["capabilities"] or {}
-    by_reason: dict[str, dict[str, None]] = {}
-    for each in summary["processes"]:
-        for feature, reason in each["skipped"].items():
-            if capabilities.get(feature, {}).get("why") != "routing is local":  # else: not asked for
-                by_reason.setdefault(reason, {})[feature] = None
-    lines = []
-    for reason, features in by_reason.items():
-        names = list(features)
-        more = f" and {len(names) - _FEATURES} more" if len(names) > _FEATURES else ""
-        lines.append(f"left out: {', '.join(names[:_FEATURES])}{more} ({reason})")
-    return lines
-
-
-def _fleet(documents: Sequence[Mapping[str, Any]]) -> None:
-    found: dict[str, Mapping[str, Any]] = {}
-    for document in documents:
-        for state in (document.get("status") or {}).get("shared_state") or ():
-            found.update(state.get("instances") or {})
-    rows = [
-        [str(each.get("host", "?")), str(each.get("pid", "?")), str(each["in_flight"]), f"{each['heard']:.1f} s ago"]
-        for each in sorted(found.values(), key=lambda each: (str(each.get("host")), str(each.get("pid"))))
-    ]
-    click.echo()
-    if rows:
-        columns = (Column("host"), Column("pid", number=True), Column("in flight", number=True), Column("heard"))
-        show(columns, rows, title="fleet, as shared state knows it")
-    else:
-        click.echo("fleet: no other worker is known (shared state is off, or nobody else is there)")

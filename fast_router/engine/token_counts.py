@@ -9,7 +9,7 @@ _MOST = 1e9
 
 
 def counted(tokens: object) -> float:
-    """Return a whole number of tokens, 0 for what says nothing: None, NaN, less than 0, absurdly many, no number at all.
+    """Return a whole number of tokens, 0 for what says nothing: None, NaN, less than 0, absurdly many, no number.
 
     Whole, because times are divided by it: a part of a token could make a second infinite.
     """

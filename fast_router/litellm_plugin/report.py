@@ -16,8 +16,9 @@ __all__ = ["status"]
 def status() -> dict[str, Any]:
     """What is on, what is patched, who picked, ready for JSON; no key, header or prompt in it.
 
-    `picks` counts `fast` (answered from a compiled plan), `filtered` (LiteLLM's filters ran, we chose among
-    what they left) and `delegated` (LiteLLM chose), the last two by reason. `shared_state` lists the Routers that
+    `picks` counts `fast` (answered from a compiled plan), `request_lane` (LiteLLM 1.110: the whole request goes without
+    its walk), `filtered` (LiteLLM's filters ran, we chose among what they left) and `delegated` (LiteLLM chose), the
+    last two by reason. `shared_state` lists the Routers that
     share their state over Redis: who else is there, and whether Redis answers (or that `limits: strict` has none).
     `resting` lists the deployments that rest or have yet to prove that they are back: model, id, state, reason,
     seconds_left. `celery` is there while Celery routing is on: whether broker and Redis answer, `picks` by workers,

@@ -124,6 +124,7 @@ class Tally:
         return {
             "picks": {
                 "fast": self.fast,
+                "request_lane": self.lane,
                 "filtered": sum(filtered.values()),
                 "delegated": sum(delegated.values()),
                 "filtered_reasons": filtered,

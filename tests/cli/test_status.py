@@ -16,14 +16,22 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from fast_router import AdvancedRouter, settings
+from fast_router import AdvancedRouter, cluster, settings
 from fast_router.cli import main
-from fast_router.cli.status import _left_out
+from fast_router.cli.left_out import left_out
 from fast_router.errors import ConfigurationError
 from fast_router.observe import asking, process_status
 from fast_router.observe.runtime_dir import directory
+from fast_router.settings.features import OVERHEAD
+from tests.support.waiting import until_sync
 
 KEY = "sk-secret-of-the-test"
+LOCAL = {"celery_routing": {"on": False, "why": "routing is local"}}
+
+
+def status(*options):
+    """What the command prints."""
+    return CliRunner().invoke(main, ["status", *options]).output
 
 
 def test_a_listening_process_answers_live_and_leaves_nothing_behind(runtime):
@@ -184,14 +192,43 @@ def test_a_process_under_the_launcher_is_seen_once_it_uses_litellm_and_no_other(
 
 def test_features_that_one_reason_leaves_out_are_one_line():
     skipped = {f"feature{number}": "no place" for number in range(30)}
-    process = {"skipped": {**skipped, "celery_routing": "not asked", "other": "switched off"}}
-    lines = _left_out(
-        {"processes": [process, process], "capabilities": {"celery_routing": {"why": "routing is local"}}}
-    )
-    assert lines == [
+    process = {"skipped": {**skipped, "celery_routing": "not installed", "other": "switched off"}}
+    lines = left_out({"processes": [process, process], "capabilities": LOCAL})
+    assert list(lines) == [
         "left out: feature0, feature1, feature2, feature3, feature4, feature5 and 24 more (no place)",
         "left out: other (switched off)",
     ]
+
+
+def test_what_litellm_lacks_is_named_and_savings_that_it_does_not_need_are_counted():
+    lacks = "LiteLLM 9.9 does not have such members"
+    skipped = {**dict.fromkeys(OVERHEAD[:3], lacks), "celery_routing": lacks, OVERHEAD[3]: "switched off"}
+    assert list(left_out({"processes": [{"skipped": skipped}], "capabilities": LOCAL})) == [
+        f"left out: celery_routing ({lacks})",
+        f"left out: {OVERHEAD[3]} (switched off)",
+        "not needed: 3 savings of costs that this LiteLLM does not have; nothing to do",
+    ]
+
+
+def test_a_redis_that_is_away_is_the_first_thing_that_the_status_says(runtime, own_redis):
+    router = AdvancedRouter(model_list=[{"model_name": "m"}])
+    state = cluster.attach(router, url=own_redis.url)
+    process_status.start()
+    until_sync(lambda: state.connected)
+    where = own_redis.url.partition("//")[2]
+    assert "shared state" not in status()
+    assert f"fleet: no other worker is known: Redis at {where}" in status("--fleet")
+    own_redis.kill()
+    until_sync(lambda: not state.connected)
+    away = rf"shared state: Redis at {where} is away since [\d:]{{8}}; each process decides alone\n"
+    assert re.search(away, status())
+    assert re.search("fleet: no other worker is known: " + away, status("--fleet"))
+    state.close()
+
+
+def test_the_fleet_says_why_nothing_is_shared(runtime):
+    process_status.start()
+    assert "fleet: no other worker is known: shared state is off (" in status("--fleet")
 
 
 def test_no_word_of_code_that_was_given_on_the_command_line_is_shown():

@@ -165,21 +165,37 @@ def test_requests_through_a_wrapped_proxy_are_fast_picks(start, upstreams, way):
 
 
 MISTAKES = {
-    "startup hook": "router_settings: {routing_strategy: peak_ewmaa}\n",
-    "callback in the YAML": "fast_router: {max_weit: 2}\n",
-    "asgi under uvicorn": "fast_router: {experiment: {strategy: cach_aware, share: 20}}\n",
-    "asgi under gunicorn": "fast_router: {max_wait: soon}\n",
+    "launcher": ("fast_router: {rollout: some}\n", "'some'"),
+    "launcher and gunicorn": ("fast_router: {strategi: shuffle}\n", "did you mean 'strategy'?"),
+    "startup hook": ("router_settings: {routing_strategy: peak_ewmaa}\n", "did you mean 'peak_ewma'?"),
+    "callback in the YAML": ("fast_router: {max_weit: 2}\n", "did you mean 'max_wait'?"),
+    "asgi under uvicorn": (
+        "fast_router: {experiment: {strategy: cach_aware, share: 20}}\n",
+        "did you mean 'cache_aware'?",
+    ),
+    "asgi under gunicorn": ("fast_router: {max_wait: soon}\n", "'soon'"),
 }
-SAID = ("did you mean 'peak_ewma'?", "did you mean 'max_wait'?", "did you mean 'cache_aware'?", "'soon'")
+ONE = {way: command[: -2 - 2 * len(PATIENT)] for way, (command, _, _) in WAYS.items()}
+"""Each way with one worker."""
+ENDS = {
+    ("startup hook", "one"): 2,
+    ("callback in the YAML", "one"): 2,
+    ("asgi under uvicorn", "one"): 2,
+    # What uvicorn itself says when a worker cannot start; the launcher looks before there are workers.
+    ("asgi under uvicorn", "several"): 0,
+    ("launcher", "several"): 2,
+    ("launcher and gunicorn", "several"): 2,
+    ("asgi under gunicorn", "several"): 3,
+}
 
 
-@pytest.mark.parametrize(("way", "said"), zip(MISTAKES, SAID, strict=True))
-def test_a_mistake_ends_a_proxy_by_one_line_however_it_starts(start, way, said):
-    command, extra, environment = WAYS[way]
-    gunicorn = command[0] == program("gunicorn")  # which ends its other workers, too
-    # Of several workers uvicorn starts each anew for ever, whatever ends it.
-    proxy = start(command if gunicorn else command[: -2 - 2 * len(PATIENT)], extra=extra + MISTAKES[way], **environment)
-    assert proxy.process.wait(PATIENCE) == (3 if gunicorn else 2)
+@pytest.mark.parametrize(("way", "workers"), ENDS)
+def test_a_mistake_ends_a_proxy_by_one_line_however_it_starts(start, way, workers):
+    _, extra, environment = WAYS[way]
+    command = ONE[way] if workers == "one" else WAYS[way][0]
+    mistake, said = MISTAKES[way]
+    proxy = start(command, extra=extra + mistake, **environment)
+    assert proxy.process.wait(PATIENCE) == ENDS[way, workers]
     told = proxy.log.read_text()
     assert "Traceback" not in told
     errors = {line for line in told.splitlines() if line.startswith("Error: ")}

@@ -72,6 +72,7 @@ class ClusterState:
         self.quiet = QuietLog(_log)
         self.exchange = Exchange(self.engine, self.target, self.options)
         self.link: Link | None = None
+        self._away_since: float | None = time.time()
         self.loop: asyncio.AbstractEventLoop | None = None
         self._wake: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
@@ -133,13 +134,14 @@ class ClusterState:
         """What `fast_router.status()` shows; json-able, without secrets.
 
         Returns:
-            Where Redis is, whether it answers, who else is there (host, pid, seconds since it was heard,
-            open leases), counters, the current interval in seconds.
+            Where Redis is, whether it answers (or since when it does not, in Unix seconds), who else is there (host,
+            pid, seconds since it was heard, open leases), counters, the current interval in seconds.
         """
         exchange = self.exchange
         return {
             "redis": self.target.name,
             "connected": self.connected,
+            "away_since": None if self.connected else self._away_since,
             "instance": exchange.instance,
             "instances": exchange.fleet.instances(time.monotonic()),
             "outside": sum(exchange.fleet.load().values()),
@@ -220,7 +222,8 @@ class ClusterState:
             await self._converse(link, listener)
             await self._farewell(link)
         finally:
-            self.link = None
+            if self.link is not None:
+                self.link, self._away_since = None, time.time()
             self._answers(False)
             if listener is not None:
                 listener.cancel()

@@ -63,6 +63,7 @@ def statuses(has_state: Callable[[AdvancedRouter], bool]) -> list[dict[str, Any]
         {
             "redis": None,
             "connected": False,
+            "away_since": None,
             "instance": None,
             "instances": {},
             "outside": 0,

@@ -133,7 +133,7 @@ def _begin_attempt(band: RustBand, core: Any, step: Mapping[str, Any]) -> Attemp
         attempt, preferred = walking.attempt, walking.preferred
         if attempt is not None and attempt.lease is not None and attempt.lease.id == id_:
             walking.attempt, walking.preferred = None, False
-            if preferred:
+            if preferred and attempt is not walking.counted:
                 tally.count(tally.filtered, RUST)
             return attempt
         walking.drop()

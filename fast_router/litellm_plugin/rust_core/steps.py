@@ -57,6 +57,7 @@ class Walk:
         ledger: What the request has tried.
         attempt: The attempt whose pick is made but whose call is not.
         beside: What may start a second attempt beside the one that is under way.
+        counted: The attempt whose pick the request lane has counted; its call is no second one.
         handed: The attempt that the request lane has made already and hands over, until it is taken up.
         preferred: True if `attempt` was picked by a preference, which the core need not follow.
         step: The latest `attempt` step, None before the first.
@@ -70,8 +71,8 @@ class Walk:
     """
 
     __slots__ = (
-        "_turn", "attempt", "beside", "core", "handed", "kept", "ledger", "passed", "picking", "picks_for",
-        "preferred", "refusal_counted", "refused", "running", "step",
+        "_turn", "attempt", "beside", "core", "counted", "handed", "kept", "ledger", "passed", "picking",
+        "picks_for", "preferred", "refusal_counted", "refused", "running", "step",
     )  # fmt: skip
 
     def __init__(self, core: Any, ledger: RequestLedger) -> None:
@@ -79,6 +80,7 @@ class Walk:
         self.ledger = ledger
         self.attempt: Attempt | None = None
         self.beside: Beside | None = None
+        self.counted: Attempt | None = None
         self.handed: Attempt | None = None
         self.preferred = False
         self.step: Mapping[str, Any] | None = None

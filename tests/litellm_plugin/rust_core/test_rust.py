@@ -250,6 +250,29 @@ async def test_the_status_tells_who_picked(fleet):
     json.dumps(status)
 
 
+@pytest.mark.parametrize("sync", [False, True])
+@pytest.mark.parametrize("failover", [True, False])
+@pytest.mark.parametrize("strategy", ["simple-shuffle", "least-busy", "round_robin"])
+def test_an_attempt_is_one_pick_whoever_ends_it(fleet, strategy, failover, sync):
+    """What the request lane hands over was picked once, not again by the walk that takes it over."""
+    fast_router.disable()
+    fast_router.configure(disabled_features=() if failover else ("failover",))
+    fast_router.enable()
+    made = over(fleet, routing_strategy=strategy, num_retries=2)
+    fleet["a"].order(error_rate=1.0)
+    before, lane = picks(), fast_router.status()["lane"]
+    for _ in range(12):
+        if sync:
+            made.completion(model="m", messages=MESSAGES)
+        else:
+            asyncio.run(chat(made))
+    after, status = picks(), fast_router.status()["lane"]
+    assert status["handed_over"] > lane["handed_over"]
+    told = status["requests"] - lane["requests"]
+    told += sum(after[way] - before[way] for way in ("fast", "filtered", "delegated"))
+    assert told == sum(served(fleet).values()) == sum(d.picks for d in deployments(made).values())
+
+
 async def test_an_error_of_ours_fails_no_request(fleet, monkeypatch):
     made = over(fleet, routing_strategy="least-busy")
     errors = fast_router.status()["errors"]["count"]

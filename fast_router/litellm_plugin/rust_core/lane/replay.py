@@ -128,7 +128,7 @@ def _prefer(replay: Replay, kept: Any) -> str | None:
     if replay.id in kept:
         if walking is not None:
             walking.drop()
-            walking.attempt, walking.preferred = replay.attempt, True
+            walking.attempt, walking.counted, walking.preferred = replay.attempt, replay.attempt, True
         return replay.id
     # Another request's failure has taken it out meanwhile: LiteLLM goes on without it.
     replay.done = True

@@ -44,7 +44,7 @@ def _chosen(lane: Lane, core: Any, step: Mapping[str, Any]) -> Any:
         if replay.walk is None and not replay.done:
             replay.walk = walking
             walking.drop()
-            walking.attempt, walking.kept = replay.attempt, None
+            walking.attempt, walking.counted, walking.kept = replay.attempt, replay.attempt, None
             replay.attempt.ledger = walking.ledger
             id_ = replay.id
         else:
