@@ -49,6 +49,9 @@ class MethodsKeeper:
     def heed_holds(self, patches: PatchSet, alone: Callable[[], bool]) -> None:
         """Nothing to do: a filter of LiteLLM's sees to that for all."""
 
+    def shuffle_alone(self, patches: PatchSet, alone: Callable[[], bool]) -> None:
+        """Nothing to do: LiteLLM was told simple-shuffle."""
+
     def admit_picks(self, patches: PatchSet, install: Callable[[PatchSet], object]) -> None:
         """Have every asynchronous pick admitted by the fleet: `install` puts that into the stack around picks."""
         install(patches)
