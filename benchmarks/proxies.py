@@ -109,8 +109,8 @@ class ProxySide:
             base_url=self.url,
             headers={"Authorization": f"Bearer {_KEY}"},
             timeout=120,
-            # Shorter than the five seconds of the proxy's server: both closing at once would look like an error.
-            limits=httpx.Limits(max_connections=None, keepalive_expiry=2.0),
+            # Shorter than uvicorn's five seconds, or gunicorn's two: both closing at once would look like an error.
+            limits=httpx.Limits(max_connections=None, keepalive_expiry=2.0 if self._workers == 1 else 0.5),
         )
         deadline = time.monotonic() + _PATIENCE
         while True:

@@ -211,7 +211,7 @@ class Breaker:
         if self.state is BreakerState.OPEN:
             change = Change(self.state, BreakerState.HALF_OPEN, "cooldown over, one probe may try")
             self.state = BreakerState.HALF_OPEN
-            self.testimony.probes.clear()
+            self.testimony.rested()
         self._probe_until = now + self._options.probe_timeout
         return True, change
 

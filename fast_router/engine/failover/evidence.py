@@ -9,7 +9,8 @@ A failure counts at once, as the charge of its request. What happens to the requ
   caller, or another request where callers are unknown) with the same experience makes them count after all: in an
   outage everybody's requests fail everywhere.
 
-A probe that fails is one caller's word as well: the next other caller may probe at once.
+A probe that fails is one caller's word as well: the next other caller may probe at once, unless the rest before was
+such that two had failed.
 
 Where one caller alone meets the same at every member, for a second and with nobody answered, that is an outage as well:
 whom it lets rest are woken by the first other caller (an appeal), and no other process is told.
@@ -182,8 +183,9 @@ class Evidence:
     def probed(self, case: Case | None, deployment: Deployment, *, certain: bool) -> None:
         """Note whose probe has failed: one caller's is enough for another rest, against which others may appeal."""
         voice = None if case is None or certain else case.voice
-        self._breaker(deployment).testimony.probed(voice)
-        if voice is not None:
+        testimony = self._breaker(deployment).testimony
+        testimony.probed(voice)
+        if voice is not None and not testimony.backed:
             self.alone[deployment.name] = voice
 
     def appeal(self, name: str | None, voice: Hashable, now: float) -> list[str]:

@@ -20,9 +20,11 @@ class Testimony:
         certain: Whether one of the failures can be no request's.
         word: The voice that was believed although it is the only one, None for none.
         probes: Whose probes have failed since the last rest was over, if nothing is certain.
+        backed: Whether those of the rest before failed for two voices: then one is enough, this once. So an outage
+            costs fewer calls, and a single voice that goes on failing can make it longer by no more than one rest.
     """
 
-    __slots__ = ("certain", "confirmed", "probes", "suspicions", "voices", "word")
+    __slots__ = ("backed", "certain", "confirmed", "probes", "suspicions", "voices", "word")
 
     def __init__(self) -> None:
         self.voices: set[Hashable] = set()
@@ -31,6 +33,7 @@ class Testimony:
         self.certain = False
         self.word: Hashable | None = None
         self.probes: set[Hashable] = set()
+        self.backed = False
 
     def clear(self) -> None:
         """Forget everything: it has answered."""
@@ -39,6 +42,12 @@ class Testimony:
         self.confirmed = 0
         self.certain = False
         self.word = None
+        self.probes.clear()
+        self.backed = False
+
+    def rested(self) -> None:
+        """Note that a rest is over: whose probes fail is asked anew."""
+        self.backed = len(self.probes) > 1
         self.probes.clear()
 
     def probed(self, voice: Hashable | None) -> None:
@@ -66,7 +75,7 @@ class Testimony:
     def disputed(self) -> bool:
         """Whether only one voice says so, and was believed for want of another."""
         alone = self.word is not None and not self.certain and not self.corroborated(self.word)
-        return alone or len(self.probes) == 1
+        return alone or (len(self.probes) == 1 and not self.backed)
 
     @property
     def unproven(self) -> bool:

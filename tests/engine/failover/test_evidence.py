@@ -396,6 +396,22 @@ def test_each_rest_asks_for_two_probes_anew():
     assert fleet.resting == set()
 
 
+def test_after_a_rest_that_two_callers_probes_asked_for_one_probe_is_enough_once():
+    fleet = resting_for_two()
+    for caller in ("one", "two"):
+        fleet.request(0, caller=caller)
+        fleet.policy.appeal("m", f"after {caller}")
+    rests = []
+    for _ in range(3):
+        fleet.now = fleet.members[0].resting_until + 0.1
+        fleet.engine.settle()
+        fleet.request(0, caller="eve")
+        rests.append((not fleet.policy.disputes("d0"), fleet.resting))
+    assert rests == [(True, {"d0"}), (False, {"d0"}), (False, {"d0"})]
+    fleet.policy.appeal("m", "good")
+    assert fleet.resting == set()
+
+
 def test_a_probe_that_is_refused_needs_no_other_one():
     fleet = resting_for_two()
     fleet.request(0, caller="eve", error=lambda: ConnectionRefusedError("nobody listens"))
