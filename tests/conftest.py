@@ -149,6 +149,15 @@ def _as_if_alone():
 
 
 @pytest.fixture
+def browser():
+    """A real browser, to look at the dashboard."""
+    from tests.support.browser import chromium
+
+    with chromium() as driver:
+        yield driver
+
+
+@pytest.fixture
 def runtime(monkeypatch):
     """A private directory of the status sockets, in which this process alone will listen."""
     from fast_router import operator_holds, settings

@@ -41,21 +41,23 @@ def check(path: str) -> None:
     except (OSError, ValueError, yaml.YAMLError):
         return
     if isinstance(document, Mapping):
-        for where, name in _strategies(document.get("router_settings")):
-            _known(f"{path}: router_settings.{where}", name)
+        for where, said in _strategies(document.get("router_settings")):
+            _known(f"{path}: router_settings.{where}routing_strategy", said.get("routing_strategy"))
+            _arguments(f"{path}: router_settings.{where}", said)
         entries = document.get("model_list")
         for number, entry in enumerate(entries if isinstance(entries, list) else ()):
             if isinstance(entry, Mapping):
                 _entry(f"{path}: model_list[{number}]", entry)
 
 
-def _strategies(settings: Any) -> Iterator[tuple[str, Any]]:
+def _strategies(settings: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The places that name a strategy, and where each is."""
     if isinstance(settings, Mapping):
-        yield "routing_strategy", settings.get("routing_strategy")
+        yield "", settings
         groups = settings.get("routing_groups")
         for number, group in enumerate(groups if isinstance(groups, list) else ()):
             if isinstance(group, Mapping):
-                yield f"routing_groups[{number}].routing_strategy", group.get("routing_strategy")
+                yield f"routing_groups[{number}].", group
 
 
 def _known(where: str, name: Any) -> None:
@@ -67,6 +69,23 @@ def _known(where: str, name: Any) -> None:
     except UnknownStrategyError as error:
         if nearest(name, known_strategies(), cutoff=_SURE) and not _litellm_has(name):
             raise ConfigurationError(f"{where}: {error}") from None
+
+
+def _arguments(where: str, said: Mapping[str, Any]) -> None:
+    from fast_router.engine.strategies import canonical, check_arguments  # noqa: PLC0415 - only for such a file
+    from fast_router.litellm_plugin.strategy_names import LITELLM  # noqa: PLC0415 - only for such a file
+
+    name, arguments = said.get("routing_strategy"), said.get("routing_strategy_args")
+    if not isinstance(name, str) or not arguments or "os.environ/" in repr(arguments):
+        return
+    try:
+        own = canonical(name)
+        if own not in LITELLM and not _litellm_has(name):
+            check_arguments(own, arguments)
+    except UnknownStrategyError:
+        return
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{where}{error}") from None
 
 
 def _litellm_has(name: str) -> bool:

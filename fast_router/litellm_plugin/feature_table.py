@@ -53,6 +53,6 @@ PARTS = {
     "stream_failover": ("failover", Seam.STREAM_RECOVERY),
     "hedging": ("failover", Seam.ATTEMPT),
     "waiting": ("failover", Seam.REQUEST),
-    "counters_behind": ("shared_state", Seam.MEMBERS),
+    "counters_behind": ("shared_state", Seam.CHOICE),
 }
 """Features that another one's module installs along with itself, and the seam that they need beside its own."""

@@ -18,6 +18,15 @@ WRONG = {
     "router_settings: {routing_groups: [{routing_strategy: round_robbin}]}": (
         "router_settings.routing_groups[0].routing_strategy: unknown strategy 'round_robbin'; did you mean 'round_robi"
     ),
+    "router_settings: {routing_strategy: peak-ewma, routing_strategy_args: {decai: 3}}": (
+        "router_settings.routing_strategy_args: peak_ewma has no option 'decai'; did you mean 'decay'?"
+    ),
+    "router_settings: {routing_strategy: cache_aware, routing_strategy_args: [1]}": (
+        "router_settings.routing_strategy_args: expected a mapping, not list"
+    ),
+    "router_settings: {routing_groups: [{routing_strategy: round_robin, routing_strategy_args: {ttl: 3}}]}": (
+        "router_settings.routing_groups[0].routing_strategy_args: round_robin has no option 'ttl'; it has none"
+    ),
     ENTRY % "strategy: power_of_too": (
         "model_list[0]: model_info.fast_router.strategy: unknown strategy 'power_of_too'; did you mean 'power_of_two'?"
     ),
@@ -53,6 +62,10 @@ def test_a_mistake_is_one_line(config, text):
         "router_settings: {routing_strategy: latency-based-routing}",
         "router_settings: {routing_strategy: provider-budget-routing}",  # LiteLLM's alone
         "router_settings: {routing_strategy: my_own}",  # a callback may register it
+        "router_settings: {routing_strategy: my_own, routing_strategy_args: {any: 1}}",
+        "router_settings: {routing_strategy: latency-based-routing, routing_strategy_args: {ttl: 10, any: 1}}",
+        "router_settings: {routing_strategy: peak_ewma, routing_strategy_args: {decay: os.environ/DECAY}}",
+        "router_settings: {routing_strategy: peak_ewma, routing_strategy_args: {decay: 4}}",
         "router_settings: {routing_strategy: [1]}",
         "router_settings: 5",
         "model_list: routing_strategy",

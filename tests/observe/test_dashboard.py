@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import random
 import re
-import shutil
-import subprocess
-import sys
 import time
 
 import httpx
@@ -26,6 +21,7 @@ from fast_router.observe.dashboard import Access, app
 from fast_router.observe.dashboard.live import merge
 from fast_router.observe.history import EVERY, GROUP_SERIES, SAMPLES, History
 from fast_router.stats import groups_of
+from tests.support.browser import Page, dashboard
 
 HOST = "127.0.0.1:8787"
 KEY = "sk-secret-of-the-test"
@@ -230,62 +226,6 @@ def test_workers_add_up():
 
 
 # -- in a browser -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def browser():
-    webdriver = pytest.importorskip("selenium.webdriver")
-    found = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
-    if not all(found.values()):
-        if os.environ.get("CI"):
-            pytest.fail("no chromium and chromedriver here (Debian: chromium-driver)")
-        pytest.skip("no chromium and chromedriver here (Debian: chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = found["chromium"]
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,1200"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(found["chromedriver"]))
-    driver.implicitly_wait(0)
-    yield driver
-    driver.quit()
-
-
-@contextlib.contextmanager
-def dashboard(*words):
-    with subprocess.Popen(
-        [sys.executable, "-m", "fast_router.cli", "dashboard", "--port", "0", *words], stdout=subprocess.PIPE, text=True
-    ) as child:
-        try:
-            yield child.stdout.readline().strip()
-        finally:
-            child.terminate()
-
-
-class Page:
-    def __init__(self, driver):
-        self.driver = driver
-
-    def all(self, css):
-        return self.driver.find_elements("css selector", css)
-
-    def text(self, css):
-        # One question to the page: its elements may be replaced between two.
-        return self.driver.execute_script(
-            "return [...document.querySelectorAll(arguments[0])].map((e) => e.innerText).join('\\n')", css
-        )
-
-    def until(self, condition, seconds=60):
-        end = time.monotonic() + seconds
-        while not (found := condition()):
-            assert time.monotonic() < end, self.text("body")
-            time.sleep(0.05)
-        return found
-
-    def press(self, css):
-        self.until(
-            lambda: self.driver.execute_script("document.querySelector(arguments[0])?.click(); return true", css)
-        )
 
 
 @pytest.mark.browser

@@ -436,6 +436,8 @@ class Exchange:
                 others[short] = (max(0.0, requests - mine[0]), max(0.0, tokens - mine[1]))
             if minute == self.minute():
                 self.port.add_usage(others)
+            if self.behind is not None:
+                self.behind.saw_usage(litellm.usage_totals(counted, answers, minute))
 
         batch.add(litellm.read_usage(counted, minute), take_usage)
 

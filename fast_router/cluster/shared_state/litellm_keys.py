@@ -121,6 +121,11 @@ class LiteLLMKeys:
             if 2 * i + 1 < len(flat)
         }
 
+    def usage_totals(self, deployments: Sequence[Deployment], answers: Sequence[Any], minute: int) -> dict[str, float]:
+        """Key → what Redis answered to `read_usage`, for the keys that are there."""
+        keys = [key for d in deployments for key in self.usage_keys(d, minute)]
+        return {key: _count(raw) for key, raw in zip(keys, self._flat(answers), strict=False) if raw is not None}
+
     def write_usage(
         self, deployments: Iterable[Deployment], more: Mapping[str, tuple[float, float]], minute: int
     ) -> list[tuple[Any, ...]]:

@@ -66,6 +66,7 @@ class WriteBehind:
 
     Attributes:
         away: True while Redis does not answer.
+        seen: LiteLLM's key of a cooldown → what Redis had there when it was last asked; None before.
     """
 
     def __init__(self, known: Callable[[str], bool], *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -76,8 +77,9 @@ class WriteBehind:
         self._maps: dict[str, tuple[dict[str, Any], int | None]] = {}
         self._cooldowns: dict[str, tuple[dict[str, Any], int | None]] = {}
         self.away = False
-        # LiteLLM's key of a cooldown → what Redis had there when it was last asked; None before.
-        self._seen: dict[str, Any] | None = None
+        self.seen: dict[str, Any] | None = None
+        # Counter of usage, with its namespace → what Redis had there when it was last asked.
+        self._usage: dict[str, float] = {}
 
     def _ours(self, id_: str) -> bool:
         """Whether a deployment is one of this Router or of another one that writes behind."""
@@ -111,6 +113,17 @@ class WriteBehind:
             counter.added = self._clock()
             return counter.total + counter.pending
 
+    def total(self, name: str) -> float | None:
+        """A counter of usage by its name in Redis, as far as it is known here; None if nothing is."""
+        counter, last = self._counters.get(name), self._usage.get(name)
+        if counter is None:
+            return last
+        return max(counter.total, last or 0.0) + counter.pending
+
+    def saw_usage(self, usage: dict[str, float]) -> None:
+        """What stood in Redis for the counters of this minute, by their names there."""
+        self._usage = usage
+
     def takes_map(self, key: str, value: object) -> bool:
         """True for a dict of LiteLLM's strategies that has deployments of ours for keys."""
         return isinstance(value, dict) and _MAP.search(key) is not None and any(map(self._ours, value))
@@ -127,18 +140,18 @@ class WriteBehind:
 
     def saw(self, deployment_ids: Sequence[str], values: Sequence[Any]) -> None:
         """What stood in Redis for the cooldowns of these deployments (`LiteLLMKeys.load`ed), None for nothing."""
-        self._seen = {
+        self.seen = {
             f"deployment:{id_}:cooldown": value for id_, value in zip(deployment_ids, values, strict=False) if value
         }
 
     def ended(self, deployment_id: str) -> None:
         """A cooldown was ended early."""
-        if self._seen:
-            self._seen.pop(f"deployment:{deployment_id}:cooldown", None)
+        if self.seen:
+            self.seen.pop(f"deployment:{deployment_id}:cooldown", None)
 
     def cooldowns(self, keys: Sequence[Any]) -> dict[Any, Any] | None:
         """What is known of these keys, each of them; None if one is not the cooldown of a deployment of ours."""
-        seen = self._seen
+        seen = self.seen
         if seen is None or not keys:
             return None
         for key in keys:

@@ -1,4 +1,4 @@
-"""A place to wait for capacity: first come, first served within a priority, bounded in length and time.
+"""A place to wait for capacity: callers take turns within a priority, bounded in length and time.
 
 The queue knows no event loop and no thread: a waiter brings a callback, and whoever frees capacity calls
 `notify`. Three rules keep it honest:
@@ -10,6 +10,9 @@ The queue knows no event loop and no thread: a waiter brings a callback, and who
 * **No overtaking.** While somebody waits, newcomers queue up (`busy`); a woken waiter that finds the capacity
   gone returns to its old place (`again`).
 
+One caller cannot fill it: callers take turns (`fair_turns`), and where no place is left, the latest request of whoever
+has the most gives way to a caller that has fewer.
+
 Callbacks are called outside the lock, so that they may call back into the queue.
 """
 
@@ -20,8 +23,10 @@ import threading
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
+from fast_router.engine.failover.fair_turns import FairTurns, Place, gives_way
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
 __all__ = ["QueueFullError", "Ticket", "TicketState", "WaitQueue"]
 
@@ -43,22 +48,23 @@ class Ticket:
     """One waiter's place.
 
     Attributes:
+        place: Where it stands in line.
+        caller: Who waits, None if that is not known.
         deadline: Clock time in seconds at which it gives up.
-        priority: Lower goes first.
-        state: Where it stands.
+        state: Whether it still waits.
     """
 
-    __slots__ = ("_order", "_tell", "deadline", "priority", "state")
+    __slots__ = ("_tell", "caller", "deadline", "place", "state")
 
-    def __init__(self, order: int, priority: int, deadline: float, tell: Callable[[Ticket], None]) -> None:
-        self._order = order
+    def __init__(self, place: Place, caller: Hashable | None, deadline: float, tell: Callable[[Ticket], None]) -> None:
         self._tell = tell
-        self.priority = priority
+        self.place = place
+        self.caller = caller
         self.deadline = deadline
         self.state = TicketState.WAITING
 
     def __lt__(self, other: Ticket) -> bool:
-        return (self.priority, self._order) < (other.priority, other._order)
+        return self.place < other.place
 
 
 class WaitQueue:
@@ -78,7 +84,7 @@ class WaitQueue:
         self._heap: list[Ticket] = []
         self._waiting = 0
         self._woken = 0
-        self._serial = 0
+        self._turns = FairTurns()
         self._epoch = 0
 
     def __len__(self) -> int:
@@ -96,7 +102,13 @@ class WaitQueue:
         return self._waiting > 0 or self._woken > 0
 
     def enter(
-        self, tell: Callable[[Ticket], None], *, deadline: float, priority: int = 0, epoch: int | None = None
+        self,
+        tell: Callable[[Ticket], None],
+        *,
+        deadline: float,
+        priority: int = 0,
+        caller: Hashable | None = None,
+        epoch: int | None = None,
     ) -> Ticket:
         """Queue up.
 
@@ -104,6 +116,7 @@ class WaitQueue:
             tell: Called once per wake-up and once on expiry, with the ticket; it must not block.
             deadline: Clock time in seconds at which to give up.
             priority: Lower goes first.
+            caller: Who waits; None if that is not known: then each request is a caller of its own.
             epoch: The queue's `epoch` from before the failed pick; if it has moved on, the waiter is woken
                 at once, unless others wait before it.
 
@@ -111,16 +124,15 @@ class WaitQueue:
             The ticket. Whoever got one calls `done`, `again` or `leave` for it.
 
         Raises:
-            QueueFullError: No place is left.
+            QueueFullError: No place is left, and its caller has as many as anybody.
         """
         with self._lock:
-            if self._waiting >= self._max_length:
-                raise QueueFullError(f"{self._waiting} requests wait already")
-            self._serial += 1
-            ticket = Ticket(self._serial, priority, deadline, tell)
+            told = self._make_room(caller) if self._waiting >= self._max_length else []
+            ticket = Ticket(self._turns.place(caller, priority), caller, deadline, tell)
             missed = epoch is not None and epoch != self._epoch
             self._push(ticket)
-            told = self._wake(1) if missed else []
+            if missed:
+                told += self._wake(1)
         self._tell(told)
         return ticket
 
@@ -200,6 +212,16 @@ class WaitQueue:
 
     # Inside the lock.
 
+    def _make_room(self, caller: Hashable | None) -> list[Ticket]:
+        """Turn the latest request of whoever has the most places away, for a caller that has fewer."""
+        latest = gives_way([ticket for ticket in self._heap if ticket.state is TicketState.WAITING], caller)
+        if latest is None:
+            raise QueueFullError(f"{self._waiting} requests wait already")
+        latest.state = TicketState.EXPIRED
+        self._waiting -= 1
+        self._compact()
+        return [latest]
+
     def _push(self, ticket: Ticket) -> None:
         heappush(self._heap, ticket)
         self._waiting += 1
@@ -229,6 +251,7 @@ class WaitQueue:
             else:
                 ticket.state = TicketState.WOKEN
                 self._woken += 1
+                self._turns.served(ticket.place)
             told.append(ticket)
         return told
 

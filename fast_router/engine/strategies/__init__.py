@@ -30,7 +30,15 @@ from fast_router.errors import (
     without_quotes,
 )
 
-__all__ = ["accepts", "canonical", "check_options", "known_strategies", "register_strategy", "strategy_class"]
+__all__ = [
+    "accepts",
+    "canonical",
+    "check_arguments",
+    "check_options",
+    "known_strategies",
+    "register_strategy",
+    "strategy_class",
+]
 
 ENTRY_POINT_GROUP = "fast_router.strategies"
 
@@ -160,6 +168,30 @@ def check_options(strategy: str, options: Mapping[str, Any], *others: str) -> No
     except (TypeError, ValueError) as error:
         msg = f"{cls.name}: an option has a wrong value: {without_quotes(str(error))}"
         raise ConfigurationError(msg) from None
+
+
+def check_arguments(strategy: str, arguments: Any) -> Mapping[str, Any]:
+    """What LiteLLM's `routing_strategy_args` say to one of our strategies.
+
+    Args:
+        strategy: Its canonical name.
+        arguments: Options by name, or nothing.
+
+    Raises:
+        ConfigurationError: They are no mapping, or the strategy has no such option or not with this value.
+    """
+    if not arguments:
+        return {}
+    if not isinstance(arguments, Mapping):
+        msg = f"routing_strategy_args: expected a mapping, not {type(arguments).__name__}"
+        raise ConfigurationError(msg)
+    if accepts(strategy) is not None:  # what others take is said by nobody before they pick
+        try:
+            check_options(strategy, arguments)
+        except ConfigurationError as error:
+            msg = f"routing_strategy_args: {error}"
+            raise ConfigurationError(msg) from None
+    return dict(arguments)
 
 
 def known_strategies() -> list[str]:

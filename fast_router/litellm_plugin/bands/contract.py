@@ -62,6 +62,12 @@ class Keeper(Protocol):
     def admit_picks(self, patches: PatchSet, install: Callable[[PatchSet], object]) -> None:
         """Have every asynchronous pick admitted by the fleet: `install` puts that into the stack around picks."""
 
+    def write_behind(self, core: Any) -> None:
+        """Have a core's own stores leave to us what they would send to Redis, for as long as it is written behind."""
+
+    def write_themselves(self) -> None:
+        """Have all cores' stores write themselves again."""
+
     def heed_holds(self, patches: PatchSet, alone: Callable[[], bool]) -> None:
         """Have LiteLLM's own picks leave alone whom an operator holds, where what does so is ours: if `alone()`."""
 

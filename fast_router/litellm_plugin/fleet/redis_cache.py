@@ -24,6 +24,7 @@ def install_behind(patches: PatchSet) -> list[str]:
         ("async_increment_pipeline", _pipeline),
         ("batch_get_cache", _read),
         ("async_batch_get_cache", _async_read),
+        ("get_cache", _get),
         ("increment_cache", _increment),
         ("async_increment", _async_increment),
         ("set_cache", _set),
@@ -68,6 +69,16 @@ def _async_read(original: Any) -> Any:
         return await original(self, key_list, *args, **kwargs) if known is None else known
 
     return async_batch_get_cache
+
+
+def _get(original: Any) -> Any:
+    def get_cache(self: Any, key: Any, *args: Any, **kwargs: Any) -> Any:
+        # LiteLLM 1.110 asks at every synchronous call for the client of its SDK, which lives in memory alone.
+        if isinstance(key, str) and key.endswith("_client") and behind_of(self) is not None:
+            return None
+        return original(self, key, *args, **kwargs)
+
+    return get_cache
 
 
 def _increment(original: Any) -> Any:

@@ -48,9 +48,16 @@ _GIVE_UP: Final = 120.0
 
 
 class _Keeper:
-    """Watches new Routers from a thread that lives only as long as there are some to watch."""
+    """Watches new Routers from a thread that lives only as long as there are some to watch.
 
-    def __init__(self) -> None:
+    Args:
+        band: Whose Routers.
+        behind: Whether LiteLLM's counters are written behind the request.
+    """
+
+    def __init__(self, band: Band, *, behind: bool) -> None:
+        self._band = band
+        self._behind = behind
         self._lock = threading.Lock()
         self._waiting: dict[int, tuple[weakref.ref[Any], weakref.ref[Any], float]] = {}
         self._thread: threading.Thread | None = None
@@ -72,6 +79,7 @@ class _Keeper:
             self._waiting.clear()
         for state in list(self.attached):
             state.close(0.5)
+        self._band.keeper.write_themselves()
 
     def _run(self) -> None:
         while not self._stopped.wait(_LOOK_EVERY):
@@ -103,6 +111,8 @@ class _Keeper:
             self.attached.add(state)
             if state.exchange.behind is not None:
                 register(redis_of(core), state.exchange.behind)
+                if self._behind:
+                    self._band.keeper.write_behind(core)
         except ConfigurationError as error:
             _log.error("shared state is off: %s", error)
         except Exception as error:  # noqa: BLE001 - routing goes on without
@@ -126,7 +136,8 @@ def install(patches: PatchSet, band: Band) -> list[str]:
             )
         return []
     options = ClusterOptions.read()
-    keeper = _Keeper()
+    behind = "counters_behind" not in settings().disabled_features
+    keeper = _Keeper(band, behind=behind)
     on_bind.append(keeper.watch)
 
     def undo() -> None:
@@ -136,7 +147,7 @@ def install(patches: PatchSet, band: Band) -> list[str]:
 
     patches.on_restore(undo)
     features = ["shared_state"]
-    if "counters_behind" not in settings().disabled_features:
+    if behind:
         features += install_behind(patches)
     if options.limits != "strict":
         return features

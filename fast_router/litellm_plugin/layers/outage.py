@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router import settings
 from fast_router.engine.failover.failures import FailureKind, classify
+from fast_router.engine.failover.fair_turns import FairTurns, Place, gives_way
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Hashable, Mapping
 
     from fast_router.engine import ModelGroup
     from fast_router.engine.failover.ledger import AttemptLedger
@@ -34,6 +35,21 @@ _ADMITTED_BY_AN_ANSWER = 2
 _AGREED = 3
 # A group that comes back does so one by one: a request may meet some that are not back yet.
 _FAILURES_AMONG_ANSWERS = 3
+
+
+class _Standing:
+    """A request in line."""
+
+    __slots__ = ("caller", "place", "tell", "turned_away")
+
+    def __init__(self, place: Place, caller: Hashable | None, tell: Callable[[], None]) -> None:
+        self.place = place
+        self.caller = caller
+        self.tell = tell
+        self.turned_away = False
+
+    def __lt__(self, other: _Standing) -> bool:
+        return self.place < other.place
 
 
 class Outage:
@@ -51,8 +67,8 @@ class Outage:
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
         self._lock = threading.Lock()
-        self._line: list[tuple[int, int, Callable[[], None]]] = []
-        self._serial = 0
+        self._line: list[_Standing] = []
+        self._turns = FairTurns()
         self._next_try = 0.0
         self._pause = _FIRST_PAUSE
         self.active = 0
@@ -86,15 +102,16 @@ class Outage:
             self.answered = max(self.answered, began)
             self._wake(_ADMITTED_BY_AN_ANSWER)
 
-    async def turn(self, deadline: float, priority: int = 0) -> bool:
+    async def turn(self, deadline: float, priority: int = 0, caller: Hashable | None = None) -> bool:
         """Wait until it is this request's turn to try again.
 
         Args:
             deadline: Clock time in seconds at which it gives up.
             priority: Lower goes first.
+            caller: Who asks; callers take turns.
 
         Returns:
-            False if the time is over, or the line is full.
+            False if the time is over, or the line is full of others who have no more in it than this caller.
         """
         loop = asyncio.get_running_loop()
         mine = asyncio.Event()
@@ -104,11 +121,10 @@ class Outage:
                 loop.call_soon_threadsafe(mine.set)
 
         with self._lock:
-            if len(self._line) >= settings.current().max_waiting:
+            if len(self._line) >= settings.current().max_waiting and not self._make_room(caller):
                 return False
-            self._serial += 1
-            place = (priority, self._serial, tell)
-            insort(self._line, place)
+            standing = _Standing(self._turns.place(caller, priority), caller, tell)
+            insort(self._line, standing)
         try:
             while not mine.is_set():
                 now = self.clock()
@@ -122,20 +138,30 @@ class Outage:
                     seconds = min(self._next_try, deadline) - now
                 with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
                     await asyncio.wait_for(mine.wait(), max(0.001, seconds))
-            return True
+            return not standing.turned_away
         finally:
             with self._lock, contextlib.suppress(ValueError):
-                self._line.remove(place)
+                self._line.remove(standing)
+
+    def _make_room(self, caller: Hashable | None) -> bool:
+        latest = gives_way(self._line, caller)
+        if latest is None:
+            return False
+        self._line.remove(latest)
+        latest.turned_away = True
+        latest.tell()
+        return True
 
     def _wake(self, count: int) -> None:
-        for _, _, tell in self._line[:count]:
-            tell()
+        for standing in self._line[:count]:
+            self._turns.served(standing.place)
+            standing.tell()
         del self._line[:count]
 
 
-async def blocking_turn(outage: Outage, deadline: float, priority: int) -> bool:
+async def blocking_turn(outage: Outage, deadline: float, priority: int, caller: Hashable | None) -> bool:
     """As `Outage.turn`, for a thread without an event loop; it never suspends, it blocks."""
-    return asyncio.run(outage.turn(deadline, priority))
+    return asyncio.run(outage.turn(deadline, priority, caller))
 
 
 async def outlast(
@@ -147,7 +173,7 @@ async def outlast(
     outage: Outage,
     deadline: float,
     began: float,
-    turn: Callable[[Outage, float, int], Awaitable[bool]] = Outage.turn,
+    turn: Callable[[Outage, float, int, Hashable | None], Awaitable[bool]] = Outage.turn,
 ) -> Any:
     """Repeat a request that has failed while its group's outage lasts.
 
@@ -171,7 +197,7 @@ async def outlast(
     strikes = 0
     outage.enter()
     try:
-        while await turn(outage, deadline, priority if isinstance(priority, int) else 0):
+        while await turn(outage, deadline, priority if isinstance(priority, int) else 0, ledger.caller()):
             again = outage.clock()
             try:
                 response = await call({**request, "num_retries": 0})

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from fast_router import settings
 from fast_router.engine.failover.waiting import QueueFullError, Ticket, TicketState, WaitQueue
 from fast_router.litellm_plugin import request as running
+from fast_router.litellm_plugin.callers import caller_of
 from fast_router.litellm_plugin.layers.outage import Outage, outlast
 from fast_router.litellm_plugin.layers.stack import Around, Call, CallSync, Installed, Pick, is_asynchronous, plug
 from fast_router.litellm_plugin.picks.binding import Binding, existing
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 
     from fast_router.engine import Deployment, Lease, ModelGroup
     from fast_router.litellm_plugin.bands.methods import Band
@@ -61,7 +62,7 @@ def _around(inner: Pick, binding: Binding) -> Pick:  # noqa: ARG001 - what waits
             if waiting is not None and group is not None:
                 queue = waiting.queue(group)
                 request = _request(args, {})
-                ticket = await waiting.wait(group, queue, waiting.left(request, seconds), priority_of(request))
+                ticket = await waiting.wait(group, queue, waiting.left(request, seconds), request)
         except Exception as error:  # noqa: BLE001 - LiteLLM's own answer follows
             tally.failed(error, "waiting for a deployment")
         try:
@@ -178,7 +179,7 @@ async def _room(core: Any, request: dict[str, Any], seconds: float) -> float:
         if waiting is None or group is None:
             return 0.0
         queue = waiting.queue(group)
-        ticket = await waiting.wait(group, queue, waiting.left(request, seconds), priority_of(request))
+        ticket = await waiting.wait(group, queue, waiting.left(request, seconds), request)
         if ticket is not None:
             waiting.done(queue, ticket)
         return waiting.left(request, seconds)
@@ -210,6 +211,11 @@ def priority_of(request: Mapping[str, Any]) -> int:
     """Give a request's place in the queue: lower goes first."""
     value = request.get("priority")
     return value if isinstance(value, int) else 0
+
+
+def _caller(request: Mapping[str, Any]) -> Hashable | None:
+    ledger = running.ledger.get()
+    return caller_of(request) if ledger is None else ledger.caller()
 
 
 def _patience(request: Mapping[str, Any], seconds: float) -> float:
@@ -289,14 +295,16 @@ class Waiting:
         self._engine.settle()
         return any(not member.held for member in group.members)
 
-    async def wait(self, group: ModelGroup, queue: WaitQueue, seconds: float, priority: int) -> Ticket | None:
+    async def wait(
+        self, group: ModelGroup, queue: WaitQueue, seconds: float, request: Mapping[str, Any]
+    ) -> Ticket | None:
         """Wait until somebody in `group` may take a call.
 
         Args:
             group: Whose deployments.
             queue: The group's queue.
             seconds: At most this long.
-            priority: Lower goes first.
+            request: Its keyword arguments: who asks, and how urgently.
 
         Returns:
             The ticket of a waiter whose turn it is, to be given back after the pick; None if there was
@@ -308,7 +316,7 @@ class Waiting:
         self._binding.queued(1)
         ticket, began = None, self._engine.clock()
         try:
-            ticket = await self._turn(group, queue, seconds, priority, epoch)
+            ticket = await self._turn(group, queue, seconds, request, epoch)
             tally.waited(group.name, self._engine.clock() - began, served=ticket is not None)
             return ticket
         finally:
@@ -321,7 +329,7 @@ class Waiting:
         queue.done(ticket)
 
     async def _turn(
-        self, group: ModelGroup, queue: WaitQueue, seconds: float, priority: int, epoch: int
+        self, group: ModelGroup, queue: WaitQueue, seconds: float, request: Mapping[str, Any], epoch: int
     ) -> Ticket | None:
         loop = asyncio.get_running_loop()
         deadline = self._engine.clock() + seconds
@@ -333,7 +341,9 @@ class Waiting:
                 loop.call_soon_threadsafe(turn.set)
 
         try:
-            ticket = queue.enter(tell, deadline=deadline, priority=priority, epoch=epoch)
+            ticket = queue.enter(
+                tell, deadline=deadline, priority=priority_of(request), caller=_caller(request), epoch=epoch
+            )
         except QueueFullError:
             return None
         try:

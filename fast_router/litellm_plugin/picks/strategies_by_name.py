@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router.deployment_options import options_of
 from fast_router.engine import canonical, known_strategies
-from fast_router.errors import UnknownStrategyError, did_you_mean
+from fast_router.engine.strategies import check_arguments
+from fast_router.errors import ConfigurationError, UnknownStrategyError, did_you_mean, in_words
 from fast_router.litellm_plugin.router_state import KEY, given_now, given_to
 from fast_router.litellm_plugin.strategy_names import LITELLM
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.patching import PatchSet
 
 __all__ = [
+    "check_groups",
     "install",
     "known_to_litellm",
     "of_groups",
@@ -124,6 +126,7 @@ def _changed(core: Any) -> None:
 def _routing_strategy_init(original: Any, band: Band, known: frozenset[str]) -> Any:
     def routing_strategy_init(self: Any, routing_strategy: Any, routing_strategy_args: Any) -> Any:
         told, own = translate(routing_strategy, known)
+        options = {} if own is None else check_arguments(own, routing_strategy_args)
         with teaching(known, routing_strategy):
             result = original(self, told, routing_strategy_args)
         if told is not routing_strategy:
@@ -133,7 +136,7 @@ def _routing_strategy_init(original: Any, band: Band, known: frozenset[str]) -> 
                 vars(self)[attribute] = told
         if own is not None or given_now(self) is not None:
             given = given_to(self)
-            given.router, given.options = own, dict(routing_strategy_args or {})
+            given.router, given.options = own, options
         _changed(self)
         return result
 
@@ -143,15 +146,19 @@ def _routing_strategy_init(original: Any, band: Band, known: frozenset[str]) -> 
 def _update_settings(original: Any, known: frozenset[str]) -> Any:
     def update_settings(self: Any, **kwargs: Any) -> Any:
         own: str | None = None
+        options: Mapping[str, Any] = {}
         named = "routing_strategy" in kwargs
         if named:
             kwargs["routing_strategy"], own = translate(kwargs["routing_strategy"], known)
+        if own is not None:
+            options = check_arguments(own, kwargs.get("routing_strategy_args"))
+        check_groups(translate_groups(kwargs.get("routing_groups"), known)[1])
         try:
             with teaching(known, kwargs.get("routing_strategy"), *of_groups(kwargs.get("routing_groups"))):
                 result = original(self, **kwargs)
             if named and (own is not None or given_now(self) is not None):
                 given = given_to(self)
-                given.router, given.options = own, dict(kwargs.get("routing_strategy_args") or {})
+                given.router, given.options = own, options
             return result
         finally:
             _changed(self)
@@ -162,6 +169,7 @@ def _update_settings(original: Any, known: frozenset[str]) -> Any:
 def _init_routing_groups(original: Any, known: frozenset[str]) -> Any:
     def init_routing_groups(self: Any, groups_input: Any) -> Any:
         told, own = translate_groups(groups_input, known)
+        check_groups(own)
         with teaching(known, *of_groups(groups_input)):
             result = original(self, told)
         if own or given_now(self) is not None:
@@ -177,6 +185,23 @@ def _init_routing_groups(original: Any, known: frozenset[str]) -> Any:
 def of_groups(given: Any) -> list[Any]:
     """The strategies that routing groups name."""
     return [_reader(group)("routing_strategy") for group in given] if isinstance(given, (list, tuple)) else []
+
+
+def check_groups(own: Mapping[str, tuple[str, Any]]) -> None:
+    """Refuse what a routing group says to its strategy, where that is one of ours.
+
+    Args:
+        own: As `translate_groups` gives it.
+
+    Raises:
+        ConfigurationError: It has no such option, or not with this value; the message names the group.
+    """
+    for group, (strategy, options) in own.items():
+        try:
+            check_arguments(strategy, options)
+        except ConfigurationError as error:
+            msg = f"routing group {in_words(group)}: {error}"
+            raise ConfigurationError(msg) from None
 
 
 def _reader(group: Any) -> Callable[[str], Any]:
@@ -195,7 +220,8 @@ def translate_groups(
         read = _reader(group)
         spelling, ours = translate(read("routing_strategy"), known, stand_in)
         if ours is not None:
-            own[str(read("group_name"))] = (ours, dict(read("routing_strategy_args") or {}))
+            options = read("routing_strategy_args") or {}
+            own[str(read("group_name"))] = (ours, dict(options) if isinstance(options, Mapping) else options)
         if spelling is read("routing_strategy"):
             told.append(group)
         elif isinstance(group, Mapping):

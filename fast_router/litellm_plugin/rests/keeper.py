@@ -49,6 +49,12 @@ class MethodsKeeper:
     def heed_holds(self, patches: PatchSet, alone: Callable[[], bool]) -> None:
         """Nothing to do: a filter of LiteLLM's sees to that for all."""
 
+    def write_behind(self, core: Any) -> None:
+        """Nothing to do: LiteLLM's Redis cache, by way of which a core writes, is registered."""
+
+    def write_themselves(self) -> None:
+        """Nothing to do, as for `write_behind`."""
+
     def admit_picks(self, patches: PatchSet, install: Callable[[PatchSet], object]) -> None:
         """Have every asynchronous pick admitted by the fleet: `install` puts that into the stack around picks."""
         install(patches)

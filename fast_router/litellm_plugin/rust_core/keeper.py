@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router.litellm_plugin.rust_core import limits, rests
 from fast_router.litellm_plugin.rust_core.binding import RustBinding, binding_of
+from fast_router.litellm_plugin.rust_core.redis_handles import RedisHandles
 
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.rust.band import RustBand
@@ -25,6 +26,7 @@ class RustKeeper:
 
     def __init__(self, band: RustBand) -> None:
         self._band = band
+        self._handles = RedisHandles()
 
     def binding(self, core: Any) -> RustBinding:
         """The binding of a core, made now if it has none, with the deployments as they are."""
@@ -47,6 +49,14 @@ class RustKeeper:
     def heed_holds(self, patches: PatchSet, alone: Callable[[], bool]) -> None:
         """As of any band: the core is told that they cool down."""
         rests.heed_holds(patches, self._band, alone)
+
+    def write_behind(self, core: Any) -> None:
+        """As of any band: the native stores send commands of their own, and not by way of LiteLLM's Redis cache."""
+        self._handles.put_before(core)
+
+    def write_themselves(self) -> None:
+        """As of any band."""
+        self._handles.take_away()
 
     def admit_picks(self, patches: PatchSet, install: Callable[[PatchSet], object]) -> None:  # noqa: ARG002 - no such method
         """As of any band, where the core's steps are answered."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from fast_router.engine.strategies import check_arguments
 from fast_router.litellm_plugin.picks import strategies_by_name
 from fast_router.litellm_plugin.router_state import given_now, given_to
 
@@ -31,18 +32,20 @@ class _Told:
         self.names_strategy = "routing_strategy" in settings
         self.names_groups = "routing_groups" in settings
         self.own: str | None = None
-        self.options: Mapping[str, Any] = dict(settings.get("routing_strategy_args") or {})
+        self.options: Mapping[str, Any] = {}
         self.groups: dict[str, tuple[str, Mapping[str, Any]]] = {}
         if self.names_strategy:
             changed["routing_strategy"], self.own = strategies_by_name.translate(
                 settings["routing_strategy"], known, _STAND_IN
             )
             if self.own is not None:
+                self.options = check_arguments(self.own, settings.get("routing_strategy_args"))
                 changed["routing_strategy_args"] = {}
         if self.names_groups:
             changed["routing_groups"], self.groups = strategies_by_name.translate_groups(
                 settings["routing_groups"], known, _STAND_IN
             )
+            strategies_by_name.check_groups(self.groups)
         self.settings: Mapping[str, Any] = MappingProxyType({**settings, **changed})
         self.names = (settings.get("routing_strategy"), *strategies_by_name.of_groups(settings.get("routing_groups")))
 

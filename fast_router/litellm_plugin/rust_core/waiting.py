@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router import settings
 from fast_router.litellm_plugin.layers.outage import blocking_turn
-from fast_router.litellm_plugin.layers.wait import Turns, outlasting, priority_of, waiting_of
+from fast_router.litellm_plugin.layers.wait import Turns, outlasting, waiting_of
 from fast_router.litellm_plugin.rust_core import cooldown_reads, steps
 from fast_router.litellm_plugin.rust_core.binding import binding_of
 from fast_router.litellm_plugin.tally import tally
@@ -94,7 +94,7 @@ def _waits(
         seconds = waiting.left(request, settings.current().max_wait)
 
         async def wait() -> tuple[Any, Ticket | None]:
-            return Turns(waiting, queue), await waiting.wait(group, queue, seconds, priority_of(request))
+            return Turns(waiting, queue), await waiting.wait(group, queue, seconds, request)
 
     except Exception as error:  # noqa: BLE001 - LiteLLM's own answer follows
         tally.failed(error, "waiting for a deployment")

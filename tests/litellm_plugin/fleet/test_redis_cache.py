@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
 import time
 
+import litellm
 import pytest
 from litellm.caching.redis_cache import RedisCache
 from redis import Redis
@@ -28,7 +30,6 @@ def sums(client, pattern):
     return sum(float(client.get(key) or 0) for key in client.keys(pattern))
 
 
-@pytest.mark.python_core  # 1.110 sends its commands through a client of its own
 @pytest.mark.skipif(not hasattr(RedisCache, "increment_with_floor"), reason="every Router of the process counts before")
 async def test_usage_reaches_litellms_counters_in_a_fraction_of_the_commands(make, redis_url):  # noqa: F811
     client = Redis.from_url(redis_url)
@@ -234,6 +235,7 @@ async def test_a_failure_while_redis_is_away_waits_for_nobody(make, own_redis): 
     await asyncio.to_thread(own_redis.start)
     assert await until(lambda: client.exists(both[0]))
     assert await until(lambda: client.get("d0:openai/test-model:rpm:09-05") == b"2")
+    assert await until(lambda: not state.exchange.behind.away)
     assert cache.increment_cache("deployment:d0:allowed_fails", 1, ttl=5) == 1
 
 
@@ -261,7 +263,7 @@ def asked(monkeypatch):
     return found
 
 
-@pytest.mark.python_core  # 1.110 sends its commands through a client of its own
+@pytest.mark.python_core  # 1.110 sends its commands through a client that this does not count
 @pytest.mark.skipif(not hasattr(RedisCache, "increment_with_floor"), reason="every Router of the process counts before")
 @pytest.mark.parametrize("strategy", ["least-busy", "usage-based-routing-v2", "simple-shuffle"])
 async def test_no_request_of_several_routers_waits_for_redis(make, asked, strategy):  # noqa: F811
@@ -284,6 +286,39 @@ async def test_no_request_of_several_routers_waits_for_redis(make, asked, strate
     await asyncio.sleep(0.2)  # LiteLLM tells its strategies of the last answers on a thread of its own
     # 40 requests: what is left is LiteLLM's look at the group's usage, once in a while.
     assert len(asked) <= 4, asked
+
+
+@pytest.mark.skipif(not hasattr(RedisCache, "increment_with_floor"), reason="every Router of the process counts before")
+@pytest.mark.parametrize("strategy", ["least-busy", "usage-based-routing-v2", "simple-shuffle"])
+async def test_no_request_waits_for_a_redis_that_hangs(make, own_redis, upstreams, strategy):  # noqa: F811
+    """It takes commands and answers none, for as long as the requests last, those that fail among them."""
+    host, _, port = own_redis.url.removeprefix("redis://").split("/")[0].partition(":")
+    patient = {"socket_timeout": 100.0}
+    router = make(
+        strategy=strategy, redis_host=host, redis_port=int(port), cache_kwargs=patient, rpm=100_000, tpm=10**8
+    )
+    _, state = await settle(router)
+    # LiteLLM's counters of this minute, too, must have been read once.
+    assert await until(lambda: state.exchange.behind.seen is not None)
+
+    def synchronous():
+        for _ in range(3):
+            router.completion("m", messages=MESSAGES)
+
+    async def requests():
+        for _ in range(3):
+            await asyncio.gather(*(router.acompletion("m", messages=MESSAGES) for _ in range(5)))
+        await asyncio.to_thread(synchronous)
+        upstreams["u0"].order(error_rate=1.0)
+        await asyncio.gather(*(router.acompletion("m", messages=MESSAGES) for _ in range(5)), return_exceptions=True)
+        with contextlib.suppress(litellm.InternalServerError):
+            await asyncio.to_thread(synchronous)
+
+    try:
+        with own_redis.paused():
+            await asyncio.wait_for(requests(), 60)
+    finally:
+        upstreams["u0"].order(error_rate=0.0)
 
 
 async def test_a_router_that_is_gone_writes_behind_another(make):  # noqa: F811

@@ -41,7 +41,15 @@ def make(redis_server, redis_url, upstreams):
     routers = []
     where = redis_url.removeprefix("redis://").split("/")[0].split(":")
 
-    def router(redis=True, strategy="least-busy", prefix="d", redis_host=where[0], redis_port=int(where[1]), **params):
+    def router(
+        redis=True,
+        strategy="least-busy",
+        prefix="d",
+        redis_host=where[0],
+        redis_port=int(where[1]),
+        cache_kwargs=None,
+        **params,
+    ):
         model_list = [
             {
                 "model_name": "m",
@@ -55,7 +63,7 @@ def make(redis_server, redis_url, upstreams):
             }
             for n in range(2)
         ]
-        own = {"redis_host": redis_host, "redis_port": redis_port} if redis else {}
+        own = {"redis_host": redis_host, "redis_port": redis_port, "cache_kwargs": cache_kwargs or {}} if redis else {}
         made = Router(model_list=model_list, routing_strategy=strategy, num_retries=0, **own)
         routers.append(made)
         return made

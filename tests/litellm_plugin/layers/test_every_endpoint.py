@@ -158,3 +158,23 @@ def test_a_model_that_is_not_listed_is_litellms(fleets):
     made = router(entry("good", good.api_base))
     base = {"model": "openai/omni-moderation", "api_base": good.api_base, "api_key": "k"}
     assert asyncio.run(made.amoderation(input="x", **base)).results
+
+
+@pytest.mark.parametrize("name", ["text_completion", "avector_store_create"])
+def test_what_is_said_to_stay_at_one_attempt(fleets, name):
+    (good,) = calm([fleets["openai-good"]])
+    model = "text-completion-openai/test-model"
+    made = router(
+        entry("bad", refused(), name=model, model=model, weight=10**6),
+        entry("good", good.api_base, name=model, model=model, weight=1),
+        num_retries=2,
+    )
+
+    def call():
+        if name == "text_completion":
+            return made.text_completion(model=model, prompt="hello")
+        return asyncio.run(made.avector_store_create(model=model, name="shelf"))
+
+    with pytest.raises(Exception, match=r"[Cc]onnection"):
+        call()
+    assert good.records.requests == 0

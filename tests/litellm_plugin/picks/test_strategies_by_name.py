@@ -9,7 +9,7 @@ from litellm import Router
 
 import fast_router
 from fast_router.deployment_options import KEYS
-from fast_router.errors import FastRouterError
+from fast_router.errors import ConfigurationError, FastRouterError
 from fast_router.litellm_plugin.picks import strategies_by_name
 from fast_router.litellm_plugin.rests import policy
 from tests.support.plugin import core_of, deployments, entry, pick_id, picks, router, sync_id
@@ -108,6 +108,50 @@ def test_update_settings_and_routing_groups_say_our_names_as_well():
             call()
         assert str(caught.value).endswith(added("; did you mean 'peak_ewma'?"))
         assert str(caught.value).count("fast_router") == 1
+    assert pick_id(made) == "a"
+
+
+WRONG_ARGUMENTS = {
+    "peak_ewma": ({"decai": 3}, "routing_strategy_args: peak_ewma has no option 'decai'; did you mean 'decay'?"),
+    "peak-ewma": ({"decay": "soon"}, "routing_strategy_args: peak_ewma: "),
+    "round_robin": ({"ttl": 10}, "routing_strategy_args: round_robin has no option 'ttl'; it has none"),
+    "power_of_two": (["load"], "routing_strategy_args: expected a mapping, not list"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_ARGUMENTS)
+def test_arguments_that_our_strategy_lacks_are_refused_in_our_words(name):
+    arguments, said = WRONG_ARGUMENTS[name]
+    with pytest.raises(ConfigurationError) as caught:
+        router(entry("a"), routing_strategy=name, routing_strategy_args=arguments)
+    assert str(caught.value).startswith(said)
+    made = router(entry("a"), routing_strategy="round_robin")
+    with pytest.raises(ConfigurationError) as caught:
+        made.update_settings(routing_strategy=name, routing_strategy_args=arguments)
+    assert str(caught.value).startswith(said)
+    assert strategy_of(made) == "round_robin"  # what was refused changes nothing
+    if GROUPS and isinstance(arguments, dict):
+        group = {"group_name": "g", "models": ["m"], "routing_strategy": name, "routing_strategy_args": arguments}
+        for call in (
+            lambda: router(entry("a"), routing_groups=[group]),
+            lambda: made.update_settings(routing_groups=[group]),
+        ):
+            with pytest.raises(ConfigurationError) as caught:
+                call()
+            assert str(caught.value).startswith(f"routing group 'g': {said}")
+        assert pick_id(made) == "a"
+
+
+def test_arguments_count_and_litellms_own_strategies_take_what_litellm_takes():
+    made = router(entry("a"), routing_strategy="peak_ewma", routing_strategy_args={"decay": 3})
+    assert strategy_of(made) == "peak_ewma"
+    fine = router(entry("a"), routing_strategy="latency-based-routing", routing_strategy_args={"ttl": 10, "any": 1})
+    assert strategy_of(fine) == "latency_based"
+
+
+def test_while_we_are_off_the_arguments_of_our_strategies_are_no_error():
+    fast_router.disable()
+    made = router(entry("a"), routing_strategy="peak_ewma", routing_strategy_args={"decai": 3})
     assert pick_id(made) == "a"
 
 
