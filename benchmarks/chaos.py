@@ -340,7 +340,7 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", default=[], metavar="case", help=", ".join(CASES))
     parser.add_argument("--table", nargs="?", const="all", choices=["all", *TABLE], help="print the documented table")
     parser.add_argument("--rate", type=float, help="requests per second for each router (default: 20)")
-    parser.add_argument("--workers", type=int, default=usual.workers, help="of each proxy")
+    parser.add_argument("--workers", type=int, help="of each proxy (default: 1)")
     parser.add_argument("--strategy", action="append", help="of fast_router; may be repeated")
     parser.add_argument("--callers", type=int, default=usual.callers, help="keys that take turns")
     parser.add_argument("--router", action="append", choices=list(ROUTERS), help="only these; may be repeated")
@@ -348,7 +348,7 @@ def main() -> None:
     if unknown := [case for case in options.cases if case not in CASES]:
         parser.error(f"no case is called {unknown[0]!r}; there are: {', '.join(CASES)}")
     if options.table is None:
-        plans = [Plan(cases=tuple(options.cases) or usual.cases, workers=options.workers)]
+        plans = [Plan(cases=tuple(options.cases) or usual.cases)]
     else:
         plans = [plan for name, part in TABLE.items() if options.table in ("all", name) for plan in part]
         if options.cases:
@@ -361,7 +361,10 @@ def main() -> None:
         more["routers"] = tuple(options.router)
     if options.strategy:
         more["strategies"] = tuple(options.strategy)
-    asyncio.run(_all([dataclasses.replace(plan, **more) for plan in plans]))
+    if options.workers:
+        more["workers"] = options.workers
+    # Two parts may have become one.
+    asyncio.run(_all(list(dict.fromkeys(dataclasses.replace(plan, **more) for plan in plans))))
 
 
 if __name__ == "__main__":
