@@ -4,7 +4,7 @@ Each side has three upstreams of its own. In every case the first one (in "all 5
 and recovers; requests of several callers go on coming.
 
     python -m benchmarks.chaos [case …]      # a short fault each: 4 s
-    python -m benchmarks.chaos --table       # what docs/performance.md shows: about a quarter of an hour
+    python -m benchmarks.chaos --table       # what docs/performance.md shows: about ten minutes
     python -m benchmarks.chaos --table hang  # one part of it
 """
 
@@ -234,17 +234,17 @@ def _figures(side: _Side, plan: Plan, case: str, usual: float) -> dict[str, Any]
         "requests": requests,
         "errors": sum(failed for _, _, failed in side.late),
         "p99 s": p99,
-        "to fault-free": p99 / usual,
-        "p99 in the fault s": _percentile(during, 0.99),
+        "to usual": p99 / usual,
+        "in the fault": _percentile(during, 0.99),
         # Nothing that could be counted reaches a port that nobody listens at.
         "calls to it": math.nan if case == "refused" else wasted,
-        "back after s": _back(side, plan),
-        "attempts a request": sum(side.samples[-1][1]) / max(1, requests),
+        "back s": _back(side, plan),
+        "attempts": sum(side.samples[-1][1]) / max(1, requests),
     }
 
 
-_COLUMNS = ["requests", "errors", "p99 s", "to fault-free", "p99 in the fault s", "calls to it", "back after s"]
-_COLUMNS += ["attempts a request"]
+_COLUMNS = ["requests", "errors", "p99 s", "to usual", "in the fault", "calls to it", "back s"]
+_COLUMNS += ["attempts"]
 
 
 async def _run(plan: Plan, report: Report) -> None:
@@ -263,17 +263,21 @@ async def _run(plan: Plan, report: Report) -> None:
             for side, fault_free in zip(sides, usual, strict=True):
                 figures = _figures(side, plan, case, fault_free)
                 first = case if side is sides[0] else ""
-                report.add(
-                    first, side.strategy, plan.workers, side.proxy.name, *(_round(figures[c]) for c in _COLUMNS),
-                    round(os.getloadavg()[0], 1),
-                )  # fmt: skip
+                load = round(os.getloadavg()[0], 1)
+                report.add(first, _called(side, plan), *(_round(figures[c]) for c in _COLUMNS), load)
                 for what, times in side.wrong.most_common(3):
-                    print(f"   {case}, {side.proxy.name} {side.strategy}: {times} × {what}", flush=True)
+                    print(f"   {case}, {_called(side, plan)}: {times} × {what}", flush=True)
     finally:
         for side in sides:
             await side.proxy.close()
             for upstream in side.upstreams:
                 upstream.stop()
+
+
+def _called(side: _Side, plan: Plan) -> str:
+    """Give what the table calls a side."""
+    strategy = "" if side.strategy == "simple_shuffle" else f", {side.strategy}"
+    return f"{side.proxy.name}{strategy}" + (f", {plan.workers} workers" if plan.workers > 1 else "")
 
 
 def _round(value: Any) -> Any:
@@ -294,23 +298,26 @@ def _either(values: Iterable[str]) -> str:
     return " or ".join(dict.fromkeys(values))
 
 
+def _seconds(value: float | None) -> str:
+    return "LiteLLM's" if value is None else f"{value:g} s"
+
+
 def _report(plans: list[Plan]) -> Report:
     plan = plans[0]
     version = importlib.metadata.version("litellm")
     lengths = _either(f"{each.faulty:g} of {each.before + each.faulty + each.after:g} s" for each in plans)
-    timeouts = _either("LiteLLM's" if each.timeout is None else f"{each.timeout:g} s" for each in plans)
+    timeouts = _either(f"{_seconds(each.timeout)} ({', '.join(each.cases)})" for each in plans)
     rates = _either(f"{each.rate:g}" for each in plans)
-    cooldown = "LiteLLM's (5 s)" if plan.cooldown is None else f"{plan.cooldown:g} s"
     return Report(
         "chaos",
         f"One of three upstreams fails for {lengths} behind the real proxy of LiteLLM {version}",
-        ["case", "strategy", "workers", "router", *_COLUMNS, "load"],
+        ["case", "router", *_COLUMNS, "load"],
         [
             f"{rates} requests/s a router, a quarter streams, of {plan.callers} callers; all routers at once.",
-            f"cooldown_time: {cooldown}; timeout: {timeouts}; num_retries: LiteLLM's.",
+            f"cooldown_time: {_seconds(plan.cooldown)}; timeout: {timeouts}; num_retries: LiteLLM's.",
             f"A client gives up after {plan.patience:g} s, which is an error.",
-            "p99: of all answered requests, and of those that came during the fault. Fault-free: the same load before.",
-            "Slow: answers after 30 s. Flaky: 500 to 30 %. Calls to it: during the fault.",
+            "p99: of all answered requests, and of those that came during the fault. Usual: the same load, no fault.",
+            "Slow: answers after 30 s. Flaky: 500 to 30 %. Calls to it: during the fault. Attempts: per request.",
             "Back: the end of the first second in which it gets at least three quarters of a fair share.",
             "Load: of the machine, in the last minute of the case.",
         ],
@@ -333,7 +340,7 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", default=[], metavar="case", help=", ".join(CASES))
     parser.add_argument("--table", nargs="?", const="all", choices=["all", *TABLE], help="print the documented table")
     parser.add_argument("--rate", type=float, help="requests per second for each router (default: 20)")
-    parser.add_argument("--workers", type=int, default=usual.workers, help="of each proxy")
+    parser.add_argument("--workers", type=int, help="of each proxy (default: 1)")
     parser.add_argument("--strategy", action="append", help="of fast_router; may be repeated")
     parser.add_argument("--callers", type=int, default=usual.callers, help="keys that take turns")
     parser.add_argument("--router", action="append", choices=list(ROUTERS), help="only these; may be repeated")
@@ -341,7 +348,7 @@ def main() -> None:
     if unknown := [case for case in options.cases if case not in CASES]:
         parser.error(f"no case is called {unknown[0]!r}; there are: {', '.join(CASES)}")
     if options.table is None:
-        plans = [Plan(cases=tuple(options.cases) or usual.cases, workers=options.workers)]
+        plans = [Plan(cases=tuple(options.cases) or usual.cases)]
     else:
         plans = [plan for name, part in TABLE.items() if options.table in ("all", name) for plan in part]
         if options.cases:
@@ -354,7 +361,10 @@ def main() -> None:
         more["routers"] = tuple(options.router)
     if options.strategy:
         more["strategies"] = tuple(options.strategy)
-    asyncio.run(_all([dataclasses.replace(plan, **more) for plan in plans]))
+    if options.workers:
+        more["workers"] = options.workers
+    # Two parts may have become one.
+    asyncio.run(_all(list(dict.fromkeys(dataclasses.replace(plan, **more) for plan in plans))))
 
 
 if __name__ == "__main__":

@@ -91,6 +91,23 @@ CASES = [
 ]
 
 
+class _Ready(litellm.CustomStreamWrapper):
+    """A stream of LiteLLM's whose chunks are there at once."""
+
+    ready: list[Any]
+
+    async def __anext__(self) -> Any:
+        if not self.ready:
+            raise StopAsyncIteration
+        return self.ready.pop()
+
+
+def _ready(stream: Any, chunks: list[Any]) -> Any:
+    stream.__class__ = _Ready
+    stream.ready = chunks[::-1]
+    return stream
+
+
 class _Stub:
     """LiteLLM's function, which answers at once."""
 
@@ -100,6 +117,7 @@ class _Stub:
         self._stream = litellm.acompletion if stream else None
         self._failed = False
         self._made: list[Any] = []
+        self._chunks: list[Any] = []
 
     async def prepare(self, count: int) -> None:
         """Make the answers beforehand: LiteLLM writes into each."""
@@ -111,7 +129,9 @@ class _Stub:
                 "mock_response": "x" * 30,
                 "api_key": "k",
             }
-            self._made = [await self._stream(**asked) for _ in range(count)]
+            if not self._chunks:
+                self._chunks = [chunk async for chunk in await self._stream(**asked)]
+            self._made = [_ready(await self._stream(**asked), self._chunks) for _ in range(count)]
             return
         usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
         choices = [{"message": {"content": "x"}, "finish_reason": "stop"}]
@@ -175,8 +195,6 @@ def measure(case: Case, rounds: int) -> dict[str, float]:
     stub = _Stub(litellm, fails=case.fails, stream=case.stream)
     called = _CALLED.get(case.op, case.op)
     real = getattr(litellm, called, None)
-    # LiteLLM's pricing and logging of a stream is ten times what is measured here.
-    litellm.disable_streaming_logging = case.stream
     asked = {"model": "m", **_ASKED[case.op], **({"stream": True} if case.stream else {})}
     taken: dict[str, list[float]] = {"stock": [], "ours": [], "stub": []}
     stubbed = stub.asynchronous if case.op.startswith("a") or case.op == "select" else stub.synchronous
@@ -211,7 +229,6 @@ def measure(case: Case, rounds: int) -> dict[str, float]:
     finally:
         if real is not None:
             setattr(litellm, called, real)
-        litellm.disable_streaming_logging = False
         for name, value in before.items():
             getattr(litellm, name)[:] = value
     return {side: statistics.median(times[1:]) for side, times in taken.items()}

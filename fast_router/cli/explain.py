@@ -31,8 +31,10 @@ def explain(model: str, facts: Sequence[str], pid: int | None, as_json: bool) ->
         click.echo(json.dumps(found, indent=2))
     if not found:
         known = sorted({name for each in answers for name in each.get("models") or ()})
-        names = ", ".join(known[:20]) or "none: `fast-router status` shows the processes"
-        msg = f"no process has a model {model!r}; there are: {names}"
+        if not known:
+            msg = "no process answers, or none has a Router yet: `fast-router status` says more"
+            raise ConfigurationError(msg)
+        msg = f"no process has a model {model!r}; there are: {', '.join(known[:20])}"
         raise ConfigurationError(msg)
     if as_json:
         return

@@ -64,7 +64,7 @@ def _lines(rollout: Mapping[str, Any]) -> Iterator[str]:
     if rollout.get("configured"):
         yield f"configured: {', '.join(rollout['configured'])}"
     if rollout.get("rollout") != "observe":
-        yield f"by {rollout['measure']}: {rollout['verdict']} (may be read at any time)"
+        yield f"by {rollout['measure']}: {rollout['verdict']}; look as often as you like"
         yield rollout["shared"]
         return
     seen = rollout["observed"]

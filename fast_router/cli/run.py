@@ -32,7 +32,7 @@ def run(command: tuple[str, ...], options: str | None, albert: str | None) -> No
     fast-router run --albert config.yml -- litellm --port 4000
     """  # noqa: D301 - the escape is click's mark for lines to leave as they are
     if not command:
-        msg = "what shall be run? For example: fast-router run -- litellm --config config.yaml"
+        msg = "no command given; for example: fast-router run -- litellm --config config.yaml"
         raise click.UsageError(msg)
     if albert is not None:
         from fast_router_albert.proxy import with_config  # noqa: PLC0415 - only for this option

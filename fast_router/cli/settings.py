@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
@@ -9,6 +10,11 @@ import click
 from fast_router import settings
 
 __all__ = ["settings_command"]
+
+_OF_THIS_SHELL = (
+    "Of this shell. A proxy may have a YAML and an environment of its own; with its environment:\n"
+    "FAST_ROUTER_CONFIG=config.yaml fast-router settings\n"
+)
 
 
 @click.command("settings")
@@ -18,6 +24,8 @@ def settings_command(markdown: bool) -> None:
     if markdown:
         click.echo(settings.markdown())
         return
+    if not os.environ.get(f"{settings.PREFIX}CONFIG", "").strip():
+        click.echo(_OF_THIS_SHELL)
     current, sources = settings.current(), settings.sources()
     section = ""
     for row in settings.rows():

@@ -22,7 +22,8 @@ __all__ = ["COLUMNS", "cells", "gather", "status", "to_watch"]
 
 _NOTHING = (
     "no process answers in {directories}. A process is seen if it was started by `fast-router run`, is a proxy with "
-    "fast_router in its startup hooks or callbacks, or has FAST_ROUTER_STATUS=1; and only after it imported LiteLLM. "
+    "fast_router in its startup hooks or callbacks, or has FAST_ROUTER_STATUS=1; only after it imported LiteLLM, and "
+    "not while FAST_ROUTER_ENABLED=0. "
     "One with a FAST_ROUTER_RUNTIME_DIR or a user of its own is asked with the same variable, as the same user."
 )
 # As many rows as a screen or two hold.

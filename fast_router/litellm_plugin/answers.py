@@ -6,7 +6,7 @@ from typing import Any
 
 from fast_router.engine.token_counts import counted
 
-__all__ = ["cached_of", "is_cache_hit", "usage_of"]
+__all__ = ["cached_of", "is_cache_hit", "says_usage", "usage_of"]
 
 
 def usage_of(response: Any) -> tuple[float, float]:
@@ -38,6 +38,18 @@ def cached_of(response: Any) -> tuple[float, float | None]:
         if isinstance(value, (int, float)):
             return prompt, counted(value)
     return prompt, None
+
+
+def says_usage(chunk: Any) -> bool:
+    """Tell whether a chunk of a stream may say its usage: by itself, or in the response that it carries."""
+    extra = getattr(chunk, "__pydantic_extra__", chunk)
+    if extra is chunk:
+        return getattr(chunk, "usage", None) is not None or getattr(chunk, "response", None) is not None
+    # A pydantic model looks long for what it lacks, and most chunks lack both.
+    state = chunk.__dict__
+    if state.get("usage") is not None or state.get("response") is not None:
+        return True
+    return bool(extra) and (extra.get("usage") is not None or extra.get("response") is not None)
 
 
 def _usage(response: Any) -> Any:

@@ -87,7 +87,7 @@ def _say(own: str) -> None:
     if own not in _Said.names:
         _Said.names |= {own}
         LOGGER.warning(
-            "fast_router's strategies are off: routing_strategy %r, which LiteLLM lacks, is %s meanwhile",
+            "fast_router's strategies are off: LiteLLM lacks routing_strategy %r and goes by %s meanwhile",
             own,
             _STAND_IN,
         )

@@ -10,6 +10,7 @@ import pytest
 import fast_router
 from fast_router.testing import Rule
 from tests.attack.doors import EVE, entries
+from tests.attack.test_probes import stopped
 from tests.attack.upstreams import MEMBERS, OWN, release
 from tests.support.plugin import until
 
@@ -136,9 +137,11 @@ async def test_streams_that_break_are_the_word_of_one_caller(upstreams, door_to,
     door = door_to(entries(upstreams, "breaks"), sync=sync)
     for _ in range(6):
         assert (await door.chat("breaks")).error is None
-    for _ in range(16):
-        await door.chat("breaks", prompt, by=EVE, stream=True)
-        assert len(door.resting()) <= 1
+    # A second in which nobody else is answered would be an outage: on a busy machine these take longer.
+    with stopped(fast_router.advanced_router(door.router).engine):
+        for _ in range(16):
+            await door.chat("breaks", prompt, by=EVE, stream=True)
+            assert len(door.resting()) <= 1
     for _ in range(6):
         assert (await door.chat("breaks")).error is None
 

@@ -51,8 +51,8 @@ def test_errors_and_percentiles_are_told_apart() -> None:
     figures = chaos._figures(side(seen(6, 6, 6, 6), late), PLAN, "hang", 0.5)
     assert (figures["requests"], figures["errors"]) == (100, 1)
     assert figures["p99 s"] == 3.0
-    assert figures["to fault-free"] == 6.0
-    assert figures["p99 in the fault s"] == 3.0
+    assert figures["to usual"] == 6.0
+    assert figures["in the fault"] == 3.0
 
 
 def test_every_plan_of_the_table_can_be_run() -> None:

@@ -255,6 +255,7 @@ def test_the_command_lists_values_sources_and_strangers(monkeypatch):
     monkeypatch.setenv("FAST_ROUTER_REDIS_URL", f"redis://:{PASSWORD}@host")
     monkeypatch.setenv("FAST_ROUTER_MAXWAIT", "2")
     done = CliRunner().invoke(main, ["settings"])
+    assert done.output.startswith("Of this shell.")
     assert done.exit_code == 0
     assert "FAST_ROUTER_MAX_WAIT = 2 seconds  (FAST_ROUTER_MAX_WAIT)" in done.output
     assert "FAST_ROUTER_REDIS_URL = set, not shown" in done.output

@@ -116,6 +116,7 @@ def test_the_command_shows_each_process_or_says_why_there_is_none(runtime):
     done = CliRunner().invoke(main, ["status"])
     assert done.exit_code == 1
     assert "no process answers in" in done.output
+    assert "not while FAST_ROUTER_ENABLED=0" in done.output
     process_status.start()
     done = CliRunner().invoke(main, ["status"])
     assert done.exit_code == 0

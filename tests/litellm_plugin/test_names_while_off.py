@@ -64,7 +64,7 @@ def test_it_is_said_once_per_name(caplog, monkeypatch):
             router(entry("a"), routing_strategy="peak_ewma")
     (line,) = (line for line in caplog.messages if "peak_ewma" in line)
     assert line.startswith(
-        "fast_router's strategies are off: routing_strategy 'peak_ewma', which LiteLLM lacks, is simple-shuffle"
+        "fast_router's strategies are off: LiteLLM lacks routing_strategy 'peak_ewma' and goes by simple-shuffle"
     )
 
 

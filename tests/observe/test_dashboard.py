@@ -133,7 +133,7 @@ async def test_the_last_of_a_model_is_asked_about_first(router):
 
 async def test_the_page_is_self_contained_and_holds_nothing(router):
     async with client(ACCESS, **{"X-Fast-Router-Token": None}) as asking:
-        for path in ("/", "/page.js", "/explain.js", "/page.css"):
+        for path in ("/", "/page.js", "/explain.js", "/plots.js", "/page.css"):
             answer = await asking.get(path)
             assert answer.status_code == 200
             assert "default-src 'none'" in answer.headers["content-security-policy"]
@@ -295,6 +295,9 @@ def test_keys_filter_theme_and_a_narrow_screen(router, browser):
         browser.get(address)
         page.until(lambda: "gpu2:8000" in page.text("#models"))
         assert page.all("td.act button") == []
+        drawn = "return [...document.querySelectorAll('#plots canvas')].map((each) => each.getContext('2d')."
+        drawn += "getImageData(0, 0, each.width, each.height).data.some(Boolean))"
+        page.until(lambda: browser.execute_script(drawn) == [True] * 4)
         before = browser.execute_script("return document.documentElement.dataset.theme")
         body = browser.find_element("tag name", "body")
         body.send_keys("t")

@@ -71,6 +71,9 @@ class Keeper(Protocol):
     def heed_holds(self, patches: PatchSet, alone: Callable[[], bool]) -> None:
         """Have LiteLLM's own picks leave alone whom an operator holds, where what does so is ours: if `alone()`."""
 
+    def shuffle_alone(self, patches: PatchSet, alone: Callable[[], bool]) -> None:
+        """Have LiteLLM's own picks go by its shuffle where the strategy is one that only we have: if `alone()`."""
+
 
 class LiteLLM(Protocol):
     """One LiteLLM as the plugin sees it: what every adapter answers.

@@ -14,10 +14,10 @@ import inspect
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Awaitable, Generator
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.answers import cached_of, usage_of
+from fast_router.litellm_plugin.answers import cached_of, says_usage, usage_of
 from fast_router.litellm_plugin.layers.stream_classes import ATTEMPTS, END
 from fast_router.litellm_plugin.tally import tally
 
@@ -66,7 +66,7 @@ class Watch:
             if lease is not None and not self.attempt.foreign:
                 lease.first_token()
         self._items += 1
-        if getattr(chunk, "usage", None) is not None or getattr(chunk, "response", None) is not None:
+        if says_usage(chunk):
             self._note(chunk)
 
     def _note(self, chunk: Any) -> None:
@@ -242,9 +242,10 @@ class AsyncSource(AsyncGenerator[Any, Any]):
             if chunk is END:
                 raise StopAsyncIteration
             return chunk
-        if self.idle:
-            return await self._within()
-        return await ATTEMPTS.step(self._source.__anext__, self.watch)
+        return await (self._within() if self.idle else self._next())
+
+    def _next(self) -> Awaitable[Any]:
+        return ATTEMPTS.step(self._source.__anext__, self.watch)
 
     async def _within(self) -> Any:
         """The next chunk, if it comes in time.
@@ -277,7 +278,7 @@ class AsyncSource(AsyncGenerator[Any, Any]):
     async def _ended_or_chunk(self) -> Any:
         # A task cannot raise StopAsyncIteration.
         try:
-            return await ATTEMPTS.step(self._source.__anext__, self.watch)
+            return await self._next()
         except StopAsyncIteration:
             return END
 

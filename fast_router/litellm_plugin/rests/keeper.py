@@ -49,6 +49,9 @@ class MethodsKeeper:
     def heed_holds(self, patches: PatchSet, alone: Callable[[], bool]) -> None:
         """Nothing to do: a filter of LiteLLM's sees to that for all."""
 
+    def shuffle_alone(self, patches: PatchSet, alone: Callable[[], bool]) -> None:
+        """Nothing to do: LiteLLM was told simple-shuffle."""
+
     def write_behind(self, core: Any) -> None:
         """Nothing to do: LiteLLM's Redis cache, by way of which a core writes, is registered."""
 

@@ -64,6 +64,7 @@ def install(patches: PatchSet, band: Band, begin: Begin) -> PatchSet:
             elif any(module.startswith(_STEERING) and module not in _FOR_BOTH for module in modules):
                 gates.replace(owner, name, partial(_gate, original))
         band.keeper.heed_holds(gates, alone)
+        band.keeper.shuffle_alone(gates, alone)
         band.around_picks(gates, partial(_pick, begin, watching), partial(_pick_sync, begin, watching))
         band.around_own_attempts(gates, partial(_attempt, watching), partial(_attempt_sync, watching))
         band.around_whole_request(gates, partial(_request, begin), partial(_request_sync, begin))

@@ -23,14 +23,12 @@ PREFIX, SUFFIX = "deployment:", ":cooldown"
 _BEGIN, _END = len(PREFIX), -len(SUFFIX)
 
 
-# The question that was read last in this thread: several layers look at each.
+# The question that was read last in this thread: several layers look at each, and most ask about the same group.
 _latest = threading.local()
 
 
 def _keys(step: Mapping[str, Any]) -> list[str] | None:
-    """The keys of a step that reads cooldowns, None if it is about something else."""
-    if step.get("op") != "batch_get":
-        return None
+    """The keys of a step that reads several, None if they are not those of cooldowns."""
     keys = step.get("keys")
     # By maps that call no Python: a group may have ten thousand members.
     try:
@@ -43,9 +41,15 @@ def _keys(step: Mapping[str, Any]) -> list[str] | None:
 
 def _read(step: Mapping[str, Any]) -> tuple[list[str] | None, list[str] | None]:
     """The keys of such a step and the ids in them."""
+    if step.get("op") != "batch_get":
+        return None, None
     known = getattr(_latest, "read", None)
-    if known is not None and known[0] is step:
-        return known[1], known[2]
+    if known is not None:
+        if known[0] is step:
+            return known[1], known[2]
+        if known[1] is not None and known[1] == step.get("keys"):
+            _latest.read = (step, known[1], known[2])
+            return known[1], known[2]
     keys = _keys(step)
     ids = None if keys is None else [key[_BEGIN:_END] for key in keys]
     _latest.read = (step, keys, ids)

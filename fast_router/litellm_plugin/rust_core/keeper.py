@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from fast_router.litellm_plugin.rust_core import limits, rests
+from fast_router.litellm_plugin.rust_core import limits, rests, strategies_by_name
 from fast_router.litellm_plugin.rust_core.binding import RustBinding, binding_of
 from fast_router.litellm_plugin.rust_core.redis_handles import RedisHandles
 
@@ -49,6 +49,10 @@ class RustKeeper:
     def heed_holds(self, patches: PatchSet, alone: Callable[[], bool]) -> None:
         """As of any band: the core is told that they cool down."""
         rests.heed_holds(patches, self._band, alone)
+
+    def shuffle_alone(self, patches: PatchSet, alone: Callable[[], bool]) -> None:
+        """As of any band: the core is told so with each request."""
+        strategies_by_name.shuffle_alone(patches, self._band, alone)
 
     def write_behind(self, core: Any) -> None:
         """As of any band: the native stores send commands of their own, and not by way of LiteLLM's Redis cache."""

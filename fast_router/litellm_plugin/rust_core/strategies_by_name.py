@@ -1,13 +1,14 @@
 """LiteLLM 1.110: our own strategies by name, in the constructor, `apply` and routing groups.
 
 The Rust core is told least-busy for a strategy that it lacks: it then asks its host to choose, and the choice is
-ours. Told simple-shuffle it would pick by itself. Without us such a Router goes by least-busy.
+ours. Told simple-shuffle it would pick by itself. Without us such a Router goes by least-busy; LiteLLM's arm of a
+rollout by simple-shuffle, as it would have from the start.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.rust.band import RustBand
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["install"]
+__all__ = ["install", "shuffle_alone"]
 
 _STAND_IN = "least-busy"
+_SHUFFLE = "simple-shuffle"
 
 
 class _Told:
@@ -88,3 +90,29 @@ def install(patches: PatchSet, band: RustBand) -> list[str]:
     patches.replace(band.core, "build", lambda original: _build(original, known))
     patches.replace(band.core, "apply", lambda original: _apply(original, known))
     return ["strategies"]
+
+
+def shuffle_alone(patches: PatchSet, band: RustBand, alone: Callable[[], bool]) -> None:
+    """Have LiteLLM's arm of a rollout go by LiteLLM's shuffle where only we have the strategy: if `alone()`.
+
+    The core is told so with each request, as if that had named its strategy itself. That holds for the fallbacks as
+    well: where some models go by a strategy of LiteLLM's own, the stand-in is left to pick for the others.
+    """
+
+    def routing_fields(original: Any) -> Any:
+        def _routing_fields(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+            fields = original(self, request, *args, **kwargs)
+            if "routing_strategy" in fields or not alone() or not _all_ours(self):
+                return fields
+            return {**fields, "routing_strategy": _SHUFFLE}
+
+        return _routing_fields
+
+    patches.replace(band.core, "_routing_fields", routing_fields)
+
+
+def _all_ours(core: Any) -> bool:
+    given = given_now(core)
+    if given is None or given.router is None:
+        return False
+    return all(group.group_name in given.groups for group in core._resolved.routing_groups or ())

@@ -307,7 +307,7 @@ async def test_status_metrics_and_dashboard_show_both_arms(servers, runtime):
         shown = CliRunner().invoke(main, ["status"]).output
         assert re.search(r"experiment: 50 % of the requests by round_robin \(1 process\)", shown)
         assert "configured: cost_based" in shown
-        assert "by latency: too few requests to compare latency (may be read at any time)" in shown
+        assert "by latency: too few requests to compare latency; look as often as you like" in shown
         requests = {arm["arm"]: arm["requests"] for arm in arms()}
         assert sum(requests.values()) == 12
         assert min(requests.values()) > 0

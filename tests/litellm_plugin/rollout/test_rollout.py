@@ -22,7 +22,19 @@ from fast_router.litellm_plugin.switch import switch
 from fast_router.observe import process_status
 from fast_router.observe.dashboard.live import Live
 from fast_router.observe.families import families
-from tests.support.plugin import MESSAGES, calm, core_of, deployments, entry, in_flight, over, refused, router, until
+from tests.support.plugin import (
+    MESSAGES,
+    calm,
+    core_of,
+    deployments,
+    entry,
+    in_flight,
+    over,
+    pick_id,
+    refused,
+    router,
+    until,
+)
 
 pytestmark = pytest.mark.usefixtures("plugin")
 logging.getLogger("LiteLLM Router").setLevel(logging.CRITICAL)
@@ -57,6 +69,42 @@ def cooling(r):
 
 
 # -- LiteLLM's arm is LiteLLM --------------------------------------------------------------------------------
+
+
+GROUP = {"group_name": "g", "models": ["m"], "routing_strategy": "peak_ewma"}
+
+
+@pytest.mark.parametrize("way", ["acompletion", "completion", "stream", "select"])
+@pytest.mark.parametrize("groups", [[], [GROUP]])
+@pytest.mark.parametrize("rollout", [0, "observe"])
+def test_where_only_we_have_the_strategy_litellms_arm_shuffles(servers, rollout, groups, way):
+    """By weights, which its least-busy does not know: 1.110 is told that one so that its core asks for a choice."""
+    weights = zip(servers, (1, 0, 0), strict=True)
+    entries = [entry(f"d{n}", server.api_base, weight=weight) for n, (server, weight) in enumerate(weights)]
+    r = router(*entries, routing_strategy="peak_ewma", **({"routing_groups": groups} if groups else {}))
+    fast_router.configure(rollout=rollout)
+    if way == "select":
+        assert [pick_id(r) for _ in range(9)] == ["d0"] * 9
+    else:
+        ways = {"acompletion": ask, "stream": read, "completion": lambda r: asyncio.to_thread(ask_sync, r)}
+        for _ in range(9):
+            asyncio.run(ways[way](r))
+        assert [server.records.requests for server in servers] == [9, 0, 0]
+    fast_router.configure(rollout=100)
+    asyncio.run(ask(r))
+    assert fast_router.advanced_router(r).stats()["strategy"] == "peak_ewma"
+
+
+def test_a_strategy_of_litellms_own_stays_in_its_arm(servers):
+    """One that a routing group names, beside ours for the rest."""
+    prices = [{"input_cost_per_token": n + 1.0, "output_cost_per_token": n + 1.0} for n in (2, 1, 0)]
+    entries = [entry(f"d{n}", server.api_base, **prices[n]) for n, server in enumerate(servers)]
+    group = {**GROUP, "routing_strategy": "cost-based-routing"}
+    r = router(*entries, routing_strategy="peak_ewma", routing_groups=[group])
+    fast_router.configure(rollout=0)
+    for _ in range(6):
+        asyncio.run(ask(r))
+    assert [server.records.requests for server in servers] == [0, 0, 6]
 
 
 def play(servers, arrangement):
@@ -348,7 +396,7 @@ async def test_status_metrics_and_dashboard_show_both_arms(servers, runtime):
             await ask(r)
         shown = CliRunner().invoke(main, ["status"]).output
         assert re.search(r"rollout: 50 % of the requests \(1 process\)", shown)
-        assert "by latency: too few requests to compare latency (may be read at any time)" in shown
+        assert "by latency: too few requests to compare latency; look as often as you like" in shown
         assert "both arms share the servers" in shown
         requests = {arm["arm"]: arm["requests"] for arm in arms()}
         told = {family["name"]: family["samples"] for family in families()}

@@ -156,3 +156,47 @@ async def test_a_success_is_counted_once(made, monkeypatch):
             pass
     await settled()
     assert vars(made)["_core"]._cache.in_memory_cache.cache_dict["only:successes"] == 3
+
+
+async def test_one_reader_at_a_time(made, monkeypatch):
+    provider = Provider(hang=True)
+    monkeypatch.setattr(litellm, "acompletion", provider)
+    stream = await begun(made)
+    await stream.__anext__()
+    reader = asyncio.create_task(stream.__anext__())
+    await provider.waits.wait()
+    with pytest.raises(RuntimeError):
+        await stream.__anext__()
+    await stream.aclose()  # LiteLLM notes that it could not
+    assert (limit_of(made), in_flight(made)) == (1, 1)
+    reader.cancel()
+    await asyncio.wait([reader])
+    assert (limit_of(made), in_flight(made)) == (0, 0)
+    assert provider.told == ["cancelled"]
+
+
+async def test_a_pause_ends_it(made, monkeypatch):
+    provider = Provider(hang=True)
+    monkeypatch.setattr(litellm, "acompletion", provider)
+    fast_router.configure(stream_idle_timeout=5)
+    stream = await begun(made)
+    source = vars(stream)["_async_generator"]
+    assert source.idle == 5
+    source.idle = 0.01
+    await stream.__anext__()
+    with pytest.raises(litellm.Timeout):
+        await stream.__anext__()
+    await settled()
+    assert (limit_of(made), in_flight(made)) == (0, 0)
+    assert [chunk async for chunk in stream] == []
+
+
+async def test_closed_after_its_end_and_read_after_its_close(made, monkeypatch):
+    monkeypatch.setattr(litellm, "acompletion", Provider())
+    stream = await begun(made)
+    await stream.__anext__()
+    source = vars(stream)["_async_generator"]
+    await source.aclose()
+    assert [chunk async for chunk in source] == []
+    await source.aclose()
+    assert (limit_of(made), in_flight(made)) == (0, 0)
