@@ -46,7 +46,14 @@ def _digest(litellm: Any, router: Any) -> str:
     utils = litellm.utils
     index = utils._model_cost_lowercase_map or utils._rebuild_model_cost_lowercase_map()
     core = vars(router).get("_core", router)
-    tables = [core.model_id_to_deployment_index_map, sorted(index.items()), list(litellm.model_cost.items())]
+    # Public, whatever the core is written in; then the tables of one in Python.
+    tables = [
+        router.get_model_list(),
+        router.get_model_names(),
+        sorted(index.items()),
+        list(litellm.model_cost.items()),
+    ]
+    tables.append(getattr(core, "model_id_to_deployment_index_map", None))
     for name in ("model_list", "model_names", "model_name_to_deployment_indices"):
         value = vars(core).get(f"_core_{name}", vars(core).get(name))
         tables.append(sorted(value) if isinstance(value, set) else value)

@@ -109,6 +109,7 @@ class RequestLedger(AttemptLedger):
         failover: The Router's failover, None if it could not be made.
         request: Its keyword arguments; None once it is over.
         retries: How many retries it has spent.
+        refusals: How many times it was refused a retry that LiteLLM began all the same.
         own_retries: Retries beyond which they are the caller's own wish, None if the Router's setting is not known.
         hedge: Whether it is a second attempt's beside the first.
         bypass: What it has passed by, None before it was asked.
@@ -125,7 +126,7 @@ class RequestLedger(AttemptLedger):
 
     __slots__ = (
         "beginning", "beside", "bypass", "error", "failover", "hedge", "hop", "may_wait", "model", "own_retries",
-        "raised", "request", "retries", "wait_until", "who",
+        "raised", "refusals", "request", "retries", "wait_until", "who",
     )  # fmt: skip
 
     def __init__(
@@ -142,6 +143,7 @@ class RequestLedger(AttemptLedger):
         if request is not None:
             self.terms = terms_of(request)
         self.retries = 0
+        self.refusals = 0
         self.own_retries: int | None = None
         self.error = 0
         self.model: object = None

@@ -45,6 +45,7 @@ def _around(inner: Call, binding: Binding) -> Call:
             outer_pair, ledger.beside = ledger.beside, None
             if ledger.attempts and ledger.raised is not None and ledger.model == model:
                 if passes_by(core, band, ledger, model) or not spend(ledger):
+                    ledger.refusals += 1
                     raise ledger.raised
                 tally.event("retry", model)
             ledger.model = model

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.methods import Band
     from fast_router.litellm_plugin.patching import PatchSet
 
-__all__ = ["install", "longer", "spend", "within_budget"]
+__all__ = ["install", "longer", "paced", "spend", "within_budget"]
 
 # LiteLLM believes no Retry-After above this when it waits between two attempts.
 _LONGEST_SLEEP = 60.0
 _OWN_AFFAIR = 5.0
+_FIRST_PAUSE = 0.01
+_LONGEST_PAUSE = 8.0
 
 
 def install(patches: PatchSet, band: Band) -> None:
@@ -100,12 +102,27 @@ def spend(ledger: RequestLedger) -> bool:
 def _sleep(original: Any, band: Band) -> Any:
     def _time_to_sleep_before_retry(self: Any, e: Exception, *args: Any, **kwargs: Any) -> float:
         seconds = float(original(self, e, *args, **kwargs))
+        ledger = request.ledger.get()
         if _passes_by(self, band):
-            return 0.0  # no retry follows
+            return paced(ledger, 0.0)  # no retry follows
         # LiteLLM sleeps after its last attempt, too; nothing follows for which the provider's time were worth heeding.
-        return seconds if kwargs.get("remaining_retries") == 0 else longer(self, seconds)
+        return paced(ledger, seconds if kwargs.get("remaining_retries") == 0 else longer(self, seconds))
 
     return _time_to_sleep_before_retry
+
+
+def paced(ledger: RequestLedger | None, seconds: float) -> float:
+    """Wait ever longer where a retry is refused again and again: LiteLLM begins as many as a caller has asked for.
+
+    A thousand million of them, without a call and without a pause, would keep the event loop busy for good.
+
+    Args:
+        ledger: The request's.
+        seconds: How long the pause would be otherwise.
+    """
+    if ledger is None or not ledger.refusals:
+        return seconds
+    return max(seconds, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(ledger.refusals - 1, 10)))
 
 
 def longer(core: Any, seconds: float) -> float:

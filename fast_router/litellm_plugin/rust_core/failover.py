@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["install"]
 
+_RETRIED_BY_NOBODY = 404
+
 
 # -- who cools down ------------------------------------------------------------------------------------------
 
@@ -140,6 +142,7 @@ def _refused(band: RustBand, driver: Any, step: Mapping[str, Any]) -> Mapping[st
         from litellm.router_rust.core import attempt_failure  # noqa: PLC0415 - LiteLLM is imported
 
         walking.drop()
+        walking.ledger.refusals += 1
         raised = walking.ledger.raised
         level = step.get("fallback_level")
         driver._last_error = raised
@@ -147,7 +150,9 @@ def _refused(band: RustBand, driver: Any, step: Mapping[str, Any]) -> Mapping[st
     except Exception as error:  # noqa: BLE001 - the retry is made
         tally.failed(error, "a retry's budget")
         return None
-    return {**attempt_failure(raised), "num_retries": 0, "recorded": True, "uncounted_request": True}
+    # With this status the core retries nothing (but under a retry policy, see `retry_timing.paced`) and goes on to the
+    # fallbacks; what the caller gets is `raised`. Otherwise it would walk through all the retries that are left.
+    return {**attempt_failure(raised), "status": _RETRIED_BY_NOBODY, "recorded": True, "uncounted_request": True}
 
 
 def _outcome(band: RustBand, outcome: Any) -> Any:
@@ -194,12 +199,13 @@ def _seconds(band: RustBand, seconds: float) -> float:
     if walking is None:
         return seconds
     if walking.refused is not None or walking.passed or _dead(band, walking):
-        return 0.0  # the core waits before each pick that finds nobody, too
+        # The core waits before each pick that finds nobody, too.
+        return retry_timing.paced(walking.ledger, 0.0)
     step = walking.step or {}
     retry, most = step.get("retry"), step.get("max_retries")
     if isinstance(retry, int) and isinstance(most, int) and retry >= most:
         return 0.0  # the core sleeps after the last attempt, too: nobody is left to wait for
-    return retry_timing.longer(walking.core, seconds)
+    return retry_timing.paced(walking.ledger, retry_timing.longer(walking.core, seconds))
 
 
 # -- a whole request -----------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ def _pre_route(original: Any, band: RustBand) -> Any:
         if walking is not None:
             if walking.refused is not None:
                 # The core asks again, as after any failure; the answer is the same.
+                walking.ledger.refusals += 1
                 raise walking.refused
             rule = _rule(band, self, step)
             if rule is not None and not await _admitted(rule):

@@ -52,7 +52,7 @@ class UsageHandle:
 
     def _add(self, behind: WriteBehind, id_: str, model: str | None, minute: str, kind: str, by: float) -> float:
         name = self._name(id_, model, kind, minute)
-        return behind.add(name, name, by, _TERM)
+        return _number(behind.add(name, name, by, _TERM))
 
     def attach(self, client: Any, /) -> bool:
         """As of LiteLLM's."""
@@ -101,7 +101,8 @@ class UsageHandle:
         if behind is None:
             found: Sequence[float | None] = self.own.get_many_sync(counters)
             return found
-        return [behind.total(self._name(c.deployment_id, c.model, c.kind, c.minute)) for c in counters]
+        totals = (behind.total(self._name(c.deployment_id, c.model, c.kind, c.minute)) for c in counters)
+        return [None if total is None else _number(total) for total in totals]
 
     def flush_local_counters(self) -> None:
         """As of LiteLLM's. What waits to be sent is the fleet's, and stays."""
@@ -114,6 +115,11 @@ class UsageHandle:
 
     def give_back(self) -> None:
         """Nothing to tell: what waits is sent when the shared state ends."""
+
+
+def _number(total: float) -> float:
+    """A counter as LiteLLM's handle gives it, whole where it is: what is not whole its sums leave out."""
+    return int(total) if total.is_integer() else total
 
 
 class CooldownsHandle:

@@ -39,6 +39,10 @@ async def test_native_counters_are_the_fleets(make, redis_url):  # noqa: F811
     core._usage.increment_deployment_sync("f0", "openai/test-model", minute, 7, 1)
     (known,) = await core._usage.get_many([counter])
     assert known >= 1001
+    assert isinstance(known, int), "LiteLLM's sums leave out what is not whole"
+    answer = await router.acompletion("m", messages=MESSAGES)
+    left = answer._hidden_params["additional_headers"]["x-ratelimit-remaining-requests"]
+    assert 0 < left < 2 * 100_000 - 1000
     assert await until(lambda: float(client.get(name)) >= 1001)
 
 

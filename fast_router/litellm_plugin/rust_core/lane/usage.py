@@ -11,9 +11,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 __all__ = ["Books"]
+
+_WHOLE = frozenset({int, type(None)})
 
 
 class Counted(Protocol):
@@ -69,9 +71,19 @@ class Books:
             if counters is None:
                 return None
             tpm, rpm = counters
-            usage = groups._usage_totals(core._usage.get_many_sync((*tpm, *rpm)), len(tpm))
+            values = core._usage.get_many_sync((*tpm, *rpm))
+            usage = (self._total(values[: len(tpm)]), self._total(values[len(tpm) :]))
         remaining: Mapping[str, Any] = groups._remaining_usage(info, None, usage)
         return remaining
+
+    def _total(self, values: Sequence[object]) -> int | None:
+        """Sum the counters as LiteLLM does, which leaves out all but whole numbers; None if there is none."""
+        kinds = set(map(type, values))
+        if kinds <= _WHOLE:
+            # Without a step of Python for each: a group has two counters per deployment.
+            return sum(filter(None, values)) if int in kinds else None  # type: ignore[arg-type]
+        total: int | None = self._groups._usage_totals(values, len(values))[0]
+        return total
 
     def slot(self, core: Any, key: str) -> ExitStack | None:
         """A slot of a deployment that has a limit of calls at a time; None where LiteLLM has to look.
