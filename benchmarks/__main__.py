@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import ast
 import re
 import subprocess
 import sys
@@ -15,6 +17,25 @@ _MAIN = re.compile(r"^if __name__ == .__main__.:", re.MULTILINE)
 def names() -> list[str]:
     """Return the benchmarks there are: the modules here that can be run."""
     return [path.stem for path in sorted(HERE.glob("[!_]*.py")) if _MAIN.search(path.read_text())]
+
+
+def about(name: str) -> str:
+    """Return the first line of what a benchmark says of itself."""
+    text = ast.get_docstring(ast.parse((HERE / f"{name}.py").read_text())) or ""
+    return text.splitlines()[0] if text else ""
+
+
+def asked(arguments: list[str]) -> list[str]:
+    """Return the names given on the command line; `--help` lists all there are."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Run benchmarks, each in a process of its own; all of them if none is named.",
+        epilog="\n".join(f"  {name:16}{about(name)}" for name in names()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", nargs="*", help="which; `python -m benchmarks.NAME --help` has its options")
+    named: list[str] = parser.parse_args(arguments).name
+    return named
 
 
 def main(wanted: list[str]) -> int:
@@ -34,4 +55,4 @@ def main(wanted: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(min(main(sys.argv[1:]), 1))
+    sys.exit(min(main(asked(sys.argv[1:])), 1))
