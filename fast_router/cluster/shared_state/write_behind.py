@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from fast_router.cluster.shared_state.round_trip import Command
 
-__all__ = ["WriteBehind", "behind_of", "register", "succeed", "unregister"]
+__all__ = ["WriteBehind", "behind_of", "own_behind_of", "register", "succeed", "unregister"]
 
 _NEVER: Final = -float("inf")
 _MOST_KEYS: Final = 20_000
@@ -113,12 +113,13 @@ class WriteBehind:
             counter.added = self._clock()
             return counter.total + counter.pending
 
-    def total(self, name: str) -> float | None:
-        """A counter of usage by its name in Redis, as far as it is known here; None if nothing is."""
-        counter, last = self._counters.get(name), self._usage.get(name)
-        if counter is None:
-            return last
-        return max(counter.total, last or 0.0) + counter.pending
+    def totals(self, names: Sequence[str]) -> list[float | None]:
+        """Counters of usage by their names in Redis, as far as they are known here; None where nothing is."""
+        last = self._usage.get
+        return [
+            last(name) if counter is None else max(counter.total, last(name) or 0.0) + counter.pending
+            for name, counter in zip(names, map(self._counters.get, names), strict=True)
+        ]
 
     def saw_usage(self, usage: dict[str, float]) -> None:
         """What stood in Redis for the counters of this minute, by their names there."""
@@ -281,6 +282,11 @@ def behind_of(cache: Any) -> WriteBehind | None:
     """
     found = _caches.registered.get(cache)
     return found if found is not None or not _caches.writers else _caches.other(cache)
+
+
+def own_behind_of(cache: Any) -> WriteBehind | None:
+    """Who writes behind a cache and knows its Router's deployments, None if nobody does."""
+    return _caches.registered.get(cache)
 
 
 def register(cache: Any, behind: WriteBehind) -> None:

@@ -15,17 +15,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fast_router.cluster.shared_state.redis_link import redis_of
-from fast_router.cluster.shared_state.write_behind import behind_of
+from fast_router.cluster.shared_state.write_behind import own_behind_of
 from fast_router.litellm_plugin.rests.store import seconds_left
 from fast_router.litellm_plugin.rust_core.cooldown_reads import PREFIX, SUFFIX
 
 if TYPE_CHECKING:
     from fast_router.cluster.shared_state.write_behind import WriteBehind
 
-__all__ = ["CooldownsHandle", "RedisHandles", "UsageHandle"]
+__all__ = ["CooldownsHandle", "RedisHandles", "UsageHandle", "shares_redis"]
 
 _TERM = 60
 """Seconds that LiteLLM's counters of a minute live."""
+_GROUPS = 64
 
 
 class UsageHandle:
@@ -39,11 +40,13 @@ class UsageHandle:
     def __init__(self, own: Any, cache: Any) -> None:
         self.own = own
         self._cache = cache
+        # Counters that were read together, and their names in Redis: a group asks for the same ones for a minute.
+        self._read: dict[Any, tuple[tuple[Any, ...], list[str]]] = {}
 
     @property
     def has_redis(self) -> bool:
         """Whether the store has to wait for Redis."""
-        return self.own.has_redis and behind_of(self._cache) is None
+        return self.own.has_redis and own_behind_of(self._cache) is None
 
     def _name(self, id_: str, model: str | None, kind: str, minute: str) -> str:
         key = f"global_router:{id_}:{model}:{kind}:{minute}"
@@ -78,7 +81,7 @@ class UsageHandle:
 
     def increment_sync(self, counter: Any, value: float, ttl_seconds: int) -> float:
         """Add to one counter and return it."""
-        behind = behind_of(self._cache)
+        behind = own_behind_of(self._cache)
         if behind is None:
             total: float = self.own.increment_sync(counter, value, ttl_seconds)
             return total
@@ -88,7 +91,7 @@ class UsageHandle:
         self, deployment_id: str, model: str | None, minute: str, tokens: float, requests: int
     ) -> None:
         """Count a deployment's requests and their tokens."""
-        behind = behind_of(self._cache)
+        behind = own_behind_of(self._cache)
         if behind is None:
             self.own.increment_deployment_sync(deployment_id, model, minute, tokens, requests)
             return
@@ -97,12 +100,19 @@ class UsageHandle:
 
     def get_many_sync(self, counters: Sequence[Any]) -> Sequence[float | None]:
         """Return the counters: the fleet's as last heard, and what this process has added since; None for nothing."""
-        behind = behind_of(self._cache)
+        behind = own_behind_of(self._cache)
         if behind is None:
             found: Sequence[float | None] = self.own.get_many_sync(counters)
             return found
-        totals = (behind.total(self._name(c.deployment_id, c.model, c.kind, c.minute)) for c in counters)
-        return [None if total is None else _number(total) for total in totals]
+        wanted = tuple(counters)
+        key = (wanted[:1], len(wanted))
+        read, names = self._read.get(key, (None, []))
+        if read != wanted:
+            names = [self._name(c.deployment_id, c.model, c.kind, c.minute) for c in wanted]
+            if len(self._read) >= _GROUPS:
+                self._read.clear()  # those of minutes that are over among them
+            self._read[key] = (wanted, names)
+        return [None if total is None else _number(total) for total in behind.totals(names)]
 
     def flush_local_counters(self) -> None:
         """As of LiteLLM's. What waits to be sent is the fleet's, and stays."""
@@ -138,9 +148,9 @@ class CooldownsHandle:
         _copy(own, here)
 
     def _behind(self) -> WriteBehind | None:
-        """Who writes behind; None also until Redis was read for the first time."""
-        behind = behind_of(self._cache)
-        return None if behind is None or behind.seen is None else behind
+        """Who writes behind and tells of this Router's rests; None also until Redis was asked for the first time."""
+        behind = own_behind_of(self._cache)
+        return None if behind is None or (behind.seen is None and not behind.away) else behind
 
     @property
     def has_redis(self) -> bool:
@@ -178,7 +188,7 @@ class CooldownsHandle:
         return fails
 
     def _counting(self) -> Any:
-        behind = behind_of(self._cache)
+        behind = own_behind_of(self._cache)
         return self._here if behind is not None and behind.away else self.own
 
     def active(self, model_ids: Sequence[str], send: Any) -> Any:
@@ -204,7 +214,7 @@ class CooldownsHandle:
         """Forget a cooldown."""
         self.own.delete_local(model_id)
         self._here.delete_local(model_id)
-        behind = behind_of(self._cache)
+        behind = own_behind_of(self._cache)
         if behind is not None:
             behind.ended(model_id)
 
@@ -240,6 +250,12 @@ def _copy(from_: Any, to: Any) -> None:
         with contextlib.suppress(Exception):
             if (left := _left(value)) > 0:
                 to.put(key[len(PREFIX) : -len(SUFFIX)], value, left)
+
+
+def shares_redis(store: Any) -> bool:
+    """Whether others on the same Redis hear of what a store of LiteLLM's notes, whoever sends it."""
+    handle = store._handle
+    return bool(handle.own.has_redis if isinstance(handle, CooldownsHandle) else store.has_redis)
 
 
 class RedisHandles:

@@ -23,6 +23,7 @@ from fast_router.litellm_plugin.rests import apart
 from fast_router.litellm_plugin.rests.store import BOUND, seconds_left
 from fast_router.litellm_plugin.rust_core import cooldown_reads
 from fast_router.litellm_plugin.rust_core.cooldown_reads import PREFIX, SUFFIX, ids_of
+from fast_router.litellm_plugin.rust_core.redis_handles import shares_redis
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def _unwanted(store: Any, deployment_id: Any, ttl: Any) -> bool:
 def _stays_here(store: Any, deployment_id: Any) -> bool:
     """Tell whether a rest is told to nobody: the native store would tell all who share its Redis."""
     binding = _binding_of(store)
-    return store.has_redis and binding is not None and binding.engine.untold(str(deployment_id))
+    return shares_redis(store) and binding is not None and binding.engine.untold(str(deployment_id))
 
 
 def _put_apart(store: Any, deployment_id: Any, value: Any, ttl: Any) -> None:

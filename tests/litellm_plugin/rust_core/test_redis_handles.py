@@ -10,9 +10,13 @@ from litellm import Router
 from redis import Redis
 
 import fast_router
+from fast_router.cluster import state_of
 from tests.litellm_plugin.fleet.test_redis_cache import sums
 from tests.litellm_plugin.fleet.test_shared_state import MESSAGES, _enabled, make, settle, upstreams  # noqa: F401 - fixtures
 from tests.support.waiting import until
+
+if hasattr(Router, "from_config") and fast_router.status()["band"] == "1.110":
+    from litellm.redis.stores.router_usage import UsageCounter
 
 pytestmark = [
     pytest.mark.services,
@@ -30,12 +34,10 @@ async def test_native_counters_are_the_fleets(make, redis_url):  # noqa: F811
     core = router._core
     behind = state.exchange.behind
     minute = time.strftime("%H-%M", time.gmtime(state.exchange.minute() * 60))
-    from litellm.redis.stores.router_usage import UsageCounter
-
     counter = UsageCounter("f0", "openai/test-model", minute, "rpm")
     name = f"global_router:f0:openai/test-model:rpm:{minute}"
     client.incrbyfloat(name, 1000)
-    assert await until(lambda: (behind.total(name) or 0) >= 1000), client.keys("global_router:f0*")
+    assert await until(lambda: (behind.totals([name])[0] or 0) >= 1000), client.keys("global_router:f0*")
     core._usage.increment_deployment_sync("f0", "openai/test-model", minute, 7, 1)
     (known,) = await core._usage.get_many([counter])
     assert known >= 1001
@@ -84,3 +86,38 @@ async def test_switched_off_the_native_stores_write_themselves_again(make, redis
         assert sums(client, "global_router:h*:rpm:*") == 1
     finally:
         fast_router.enable()
+
+
+async def test_a_router_that_shares_no_more_keeps_its_books_itself(make, redis_url):  # noqa: F811
+    """Not by way of another Router's shared state, which knows nothing of its deployments."""
+    client = Redis.from_url(redis_url)
+    one, two = make(prefix="i"), make(prefix="j")
+    for router in (one, two):
+        await settle(router)
+    store = one._core._cooldowns.cooldown_store
+    assert not store.has_redis
+    state_of(fast_router.advanced_router(one)).close()
+    assert store.has_redis
+    assert not two._core._cooldowns.cooldown_store.has_redis
+    now = {"exception_received": "x", "status_code": "429", "timestamp": time.time(), "cooldown_time": 60.0}
+    await store.async_put("i0", now, 60)
+    assert client.exists("deployment:i0:cooldown")
+
+
+async def test_counters_of_several_groups_are_told_apart(make):  # noqa: F811
+    router = make(strategy="simple-shuffle", prefix="k", rpm=100_000)
+    _, state = await settle(router)
+    usage = router._core._usage
+    minute = time.strftime("%H-%M", time.gmtime(state.exchange.minute() * 60))
+    one, two = ([UsageCounter(id_, "x", minute, "rpm")] for id_ in ("one", "two"))
+    both = [*one, *two]
+    for _ in range(2):
+        usage.increment_deployment_sync("one", "x", minute, 0, 1)
+    usage.increment_deployment_sync("two", "x", minute, 0, 1)
+    for _ in range(2):
+        assert [usage.get_many_sync(asked) for asked in (one, two, both, [two[0], one[0]])] == [
+            [2],
+            [1],
+            [2, 1],
+            [1, 2],
+        ]
