@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from fast_router import operator_holds
+from fast_router import operator_holds, settings
 from fast_router.observe import exposure
 from fast_router.observe.history import history
 from fast_router.observe.identity import identity
@@ -131,6 +131,10 @@ def _history(question: Mapping[str, Any]) -> dict[str, Any]:
     return {"history": history.read(model if isinstance(model, str) else None, [i for i in ids if isinstance(i, str)])}
 
 
+def _settings(_question: Mapping[str, Any]) -> dict[str, Any]:
+    return {"settings": settings.in_force(), "no_options": settings.unknown_variables()}
+
+
 _ANSWERS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "status": _status,
     "holds": _holds,
@@ -139,4 +143,5 @@ _ANSWERS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "explain": _explain,
     "trace": _trace,
     "history": _history,
+    "settings": _settings,
 }
