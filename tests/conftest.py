@@ -15,6 +15,10 @@ import pytest
 
 # LiteLLM fetches its price map at import unless told to use the copy it ships.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+# And waits half a second and more before a retry, and after the last one as well. Nothing is asserted of how long;
+# a provider's Retry-After and a Router's `retry_after` are waited for in full.
+os.environ.setdefault("INITIAL_RETRY_DELAY", "0.01")
+os.environ.setdefault("JITTER", "0.01")
 
 # A busy machine is no failure. CI tries the same examples each time: chance is for runs that are looked at.
 hypothesis.settings.register_profile(

@@ -107,11 +107,13 @@ def _explain(question: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _trace(question: Mapping[str, Any]) -> dict[str, Any]:
+    from fast_router.litellm_plugin import hook  # noqa: PLC0415
     from fast_router.observe.trace import trace  # noqa: PLC0415
     from fast_router.router import live_routers  # noqa: PLC0415
 
     seconds, model = question.get("on"), question.get("model")
     if isinstance(seconds, (int, float)) and seconds > 0:
+        hook.bind_all()  # a Router that has had no request yet is bound by its first one, and would not be traced
         trace.on(live_routers(), float(seconds))
     elif question.get("off"):
         trace.off()
