@@ -207,9 +207,7 @@ def main() -> None:
     parser.add_argument("--strategy", action="append", choices=STRATEGIES)
     options = parser.parse_args()
     if within_a_walk():
-        print(
-            "LiteLLM picks within its core's walk here; the Router's whole share of a request: python -m benchmarks lane"
-        )
+        print("This LiteLLM picks within its core's walk; what a request costs there: python -m benchmarks lane")
         return
     for name in ("LiteLLM", "LiteLLM Router"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
