@@ -13,13 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from fast_router.litellm_plugin.rust_core import cooldown_reads
 from fast_router.litellm_plugin.tally import tally
-
-if TYPE_CHECKING:
-    from fast_router.litellm_plugin.rust_core.lane.guard import Open
 
 __all__ = ["Retries", "Walked"]
 
@@ -109,6 +106,24 @@ class Retries:
         self.silent: set[tuple[str, _Kind]] = set()
 
 
+class Served(Protocol):
+    """How a group is served, as far as its retries go; `guard.Open` is one.
+
+    Attributes:
+        handle: LiteLLM's handle of its core.
+        ids: The members.
+        retries: What is known of its retries.
+    """
+
+    handle: Any
+    ids: Sequence[str]
+    retries: Retries
+
+    def holds(self, core: Any) -> bool:
+        """Whether the Router is still as it was."""
+        ...
+
+
 class Walked:
     """A call of LiteLLM's core, as its driver sees it: `next` gives the next step.
 
@@ -123,7 +138,7 @@ class Walked:
 
     __slots__ = ("_steps",)
 
-    def __init__(self, call: Any, core: Any, found: Open, op: str, inputs: Mapping[str, Any], failed_id: str) -> None:
+    def __init__(self, call: Any, core: Any, found: Served, op: str, inputs: Mapping[str, Any], failed_id: str) -> None:
         self._steps = _steps(call, core, found, op, inputs, failed_id)
         next(self._steps)
 
@@ -135,7 +150,7 @@ class Walked:
 _Steps = Generator[Any, Any, None]
 
 
-def _steps(call: Any, core: Any, found: Open, op: str, inputs: Mapping[str, Any], failed_id: str) -> _Steps:
+def _steps(call: Any, core: Any, found: Served, op: str, inputs: Mapping[str, Any], failed_id: str) -> _Steps:
     retries = found.retries
     answers: list[Any] = []
     attempted, kind = False, None
@@ -199,7 +214,7 @@ def _told(call: Any, asked: Mapping[str, Any], owed: Sequence[tuple[str, Any]]) 
     return step
 
 
-def _id_of(found: Open, deployment: Any) -> str | None:
+def _id_of(found: Served, deployment: Any) -> str | None:
     if type(deployment) is not dict:
         return None
     id_ = (deployment.get("model_info") or {}).get("id")
@@ -224,7 +239,7 @@ def _kind_of(inputs: Mapping[str, Any], outcome: Any, failed_id: str) -> _Kind |
 
 
 def _remembered(
-    found: Open,
+    found: Served,
     op: str,
     inputs: Mapping[str, Any],
     answers: Sequence[Any],
@@ -260,7 +275,7 @@ def _remembered(
 
 
 def _counted_alone(
-    found: Open, op: str, inputs: Mapping[str, Any], answers: Sequence[Any], asked: Mapping[str, Any], failed_id: str
+    found: Served, op: str, inputs: Mapping[str, Any], answers: Sequence[Any], asked: Mapping[str, Any], failed_id: str
 ) -> bool:
     """Whether the core counts this failure among the deployment's requests only, and makes nothing of the count."""
     call = found.handle.start(op, inputs)
@@ -273,7 +288,7 @@ def _counted_alone(
 
 
 def _rehearsed(
-    found: Open,
+    found: Served,
     op: str,
     inputs: Mapping[str, Any],
     answers: Sequence[Any],
