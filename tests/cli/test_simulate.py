@@ -172,7 +172,7 @@ def test_without_matplotlib_the_extra_is_named(config, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
     done = call(config, "--plot", tmp_path / "out.svg")
     assert done.exit_code == 2
-    assert "fast-router[plots]" in done.output
+    assert "needs matplotlib, which is not installed: pip install matplotlib, or pip install '.[plots]'" in done.output
 
 
 def test_without_rich_the_table_is_plain(config, monkeypatch):
