@@ -395,3 +395,54 @@ def test_it_is_on_and_says_so(ask):
     assert "celery_routing" in status["features"]
     assert "celery_routing" not in status["skipped"]
     assert status["celery"]["connected"]
+
+
+@pytest.mark.slow
+async def test_no_request_is_lost_when_the_worker_and_then_the_broker_die(own_rabbit, celery, fleet, monkeypatch):
+    own = settings_for(own_rabbit.url, celery.redis_url)
+    settings.reset()
+    fast_router.configure(**options_for(own, celery_deadline=2.0))
+    monkeypatch.setattr(process, "_routing", None)
+    ask = Asking(own)
+    made, errors, stop = three(servers_of(fleet)), [], asyncio.Event()
+
+    async def load():
+        while not stop.is_set():
+            try:
+                await chat(made)
+            except Exception as error:
+                errors.append(error)
+            await asyncio.sleep(0.005)
+
+    async def more(what):
+        def found():
+            stats = ask.stats()
+            return stats["granted"] if what == "granted" else sum(stats["local"].values())
+
+        before = found()
+        await until(lambda: found() > before + 5)
+
+    first = Worker(own)
+    callers = [asyncio.create_task(load()) for _ in range(3)]
+    try:
+        assert await ask.routing.start(60)
+        await more("granted")
+        first.kill()
+        await more("local")
+        with Worker(own):
+            await more("granted")
+            own_rabbit.kill()
+            await more("local")
+            await asyncio.to_thread(own_rabbit.start)
+            await more("granted")
+            stop.set()
+            await asyncio.gather(*callers)
+            assert errors == []
+            await ask.nothing_left(made)
+    finally:
+        stop.set()
+        first.stop()
+        await asyncio.gather(*callers)
+        await ask.routing.close()
+        ask.client.close()
+        discard()
