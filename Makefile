@@ -39,7 +39,9 @@ docs: $(VENV)/.stamp-docs  ## Build the site into site/; fail if a link leads no
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "make docs: site/index.html"
 
-test: lint types pytest examples  ## Install what the suite needs; ruff, mypy --strict, pytest, every example
+test: lint servers  ## Install what the suite needs; ruff, mypy --strict, every example, pytest
+	@$(MAKE) --no-print-directory --jobs 2 types examples
+	@$(MAKE) --no-print-directory pytest
 	@echo "make test: all passed"
 
 lint: $(VENV)/.stamp-dev

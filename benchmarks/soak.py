@@ -239,6 +239,18 @@ async def _watch(side: _Side, began: float) -> None:
         await asyncio.sleep(_SAMPLES)
 
 
+async def _tell(sides: list[_Side], seconds: float) -> None:
+    """Say each minute how far it is: two hours without a word look like a hang."""
+    for minute in itertools.count(1):
+        await asyncio.sleep(60.0)
+        told = (
+            f"{side.proxy.name} {sum(side.sent.values()):,} requests, {sum(side.failed.values()):,} failed, "
+            f"{side.memory[-1][1]:.0f} MiB"
+            for side in sides
+        )
+        print(f"soak: {minute} of {seconds / 60:.0f} min: {'; '.join(told)}", file=sys.stderr, flush=True)
+
+
 async def _soaked(side: _Side, rate: float, seconds: float) -> None:
     others = [asyncio.create_task(each) for each in (_break(side), _edit(side), _watch(side, time.monotonic()))]
     try:
@@ -305,7 +317,11 @@ async def _run(seconds: float, rate: float, *, compare: bool) -> list[str]:
             for side in sides:
                 side.proxy.start()
             await asyncio.gather(*(side.proxy.ready() for side in sides))
-            await asyncio.gather(*(_soaked(side, rate, seconds) for side in sides))
+            telling = asyncio.create_task(_tell(sides, seconds))
+            try:
+                await asyncio.gather(*(_soaked(side, rate, seconds) for side in sides))
+            finally:
+                telling.cancel()
             for side in sides:
                 left, workers = await _settled(side)
                 lines = side.proxy.log()

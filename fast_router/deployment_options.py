@@ -98,7 +98,7 @@ def _metric(value: Any) -> str:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise _WrongError("a dict")
+        raise _WrongError("a mapping, such as {load: tokens}")
     return value
 
 
@@ -152,7 +152,7 @@ def options_of(entry: Mapping[str, Any], where: str = "") -> DeploymentOptions:
         where: How messages name the deployment; empty for its own id.
 
     Raises:
-        ConfigurationError: A value is wrong: the message names the deployment, the key and what it must be.
+        ConfigurationError: Values are wrong: the message names the deployment, each such key and what it must be.
     """
     info = entry.get("model_info")
     said = info.get("fast_router") if isinstance(info, Mapping) else None
@@ -160,9 +160,12 @@ def options_of(entry: Mapping[str, Any], where: str = "") -> DeploymentOptions:
         return _NONE
     where = where or f"deployment {(info or {}).get('id')!r}"
     if not isinstance(said, Mapping):
-        raise ConfigurationError(f"{where}.model_info: 'fast_router' must be a dict, not {type(said).__name__}")
+        raise ConfigurationError(
+            f"{where}: model_info.fast_router must be a mapping, such as {{strategy: peak_ewma}}, not {in_words(said)}"
+        )
     found: dict[str, Any] = {}
     breaker: dict[str, float] = {}
+    wrong: list[str] = []
     for key, value in said.items():
         if value is None:
             continue
@@ -171,10 +174,14 @@ def options_of(entry: Mapping[str, Any], where: str = "") -> DeploymentOptions:
                 found[key] = _PLAIN[key](value)
             elif key in _BREAKER:
                 breaker[key] = _breaker(key, value)
-        except _WrongError as wrong:
+        except _WrongError as error:
             # A value of another kind could be anything, a secret at the wrong place included.
             told = f", not {in_words(value)}" if isinstance(value, (str, bool, int, float)) else ""
-            raise ConfigurationError(f"{where}: model_info.fast_router: '{key}' must be {wrong}{told}") from None
+            wrong.append(f"'{key}' must be {error}{told}")
+    if wrong:
+        # Alone those are no error, and they are as likely what is wrong here.
+        wrong += [f"{key!r} means nothing; {remedy}" for key, remedy in unknown_keys(entry).items()]
+        raise ConfigurationError(f"{where}: model_info.fast_router: {'; '.join(wrong)}")
     return DeploymentOptions(**found, breaker=breaker) if breaker else DeploymentOptions(**found)
 
 

@@ -91,7 +91,7 @@ def read_entry(entry: Mapping[str, Any], where: str, index: int = 0) -> Spec:
     """
     given: object = entry
     if not isinstance(given, Mapping):
-        msg = f"{where} must be a dict with at least 'model_name', not {type(entry).__name__}"
+        msg = f"{where} must be a mapping with at least 'model_name', not {type(entry).__name__}"
         raise ConfigurationError(msg)
     name = entry.get("model_name")
     if not isinstance(name, str) or not name:
@@ -165,7 +165,7 @@ def _section(place: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any
     if value is None:
         return _EMPTY
     if not isinstance(value, Mapping):
-        msg = f"{where}: '{key}' must be a dict, not {type(value).__name__}"
+        msg = f"{where}: '{key}' must be a mapping, not {type(value).__name__}"
         raise ConfigurationError(msg)
     return value
 

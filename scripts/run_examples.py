@@ -17,12 +17,15 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fast_router.testing.servers import RabbitServer, RedisServer
 
 ROOT = Path(__file__).resolve().parent.parent
+# They wait for their servers and processes more than they compute.
+_AT_ONCE = 2
 _MARK = re.compile(r"^# example: (.+)$", re.MULTILINE)
 _MAIN = re.compile(r"^if __name__ == .__main__.:", re.MULTILINE)
 
@@ -106,13 +109,19 @@ def main() -> int:
         if "rabbitmq" in needed:
             given = os.environ.get("FAST_ROUTER_TEST_AMQP_URL")
             environment["AMQP_URL"] = given or stack.enter_context(RabbitServer()).url
-        for example in examples:
-            if example.by_hand:
+
+        def timed(example: Example) -> tuple[str | None, float]:
+            began = time.monotonic()
+            return run(example, environment), time.monotonic() - began
+
+        pool = stack.enter_context(ThreadPoolExecutor(_AT_ONCE))
+        running = [(example, None if example.by_hand else pool.submit(timed, example)) for example in examples]
+        for example, answer in running:
+            if answer is None:
                 print(f"  {example.name}: {example.by_hand}")
                 continue
-            began = time.monotonic()
-            wrong = run(example, environment)
-            print(f"  {example.name}: {'FAILED' if wrong else 'ok'} ({time.monotonic() - began:.1f} s)", flush=True)
+            wrong, seconds = answer.result()
+            print(f"  {example.name}: {'FAILED' if wrong else 'ok'} ({seconds:.1f} s)", flush=True)
             if wrong:
                 failed += 1
                 print(wrong)

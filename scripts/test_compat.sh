@@ -27,12 +27,13 @@ for version in "$@"; do
     if [[ $version != 1.* || $minor -ge 110 ]]; then
         # A core in Rust has its own adapter. Its extra for the proxy cannot be installed: what it needs is listed here,
         # and the real proxy is run as well, wrapped in each of the ways.
+        wrapped=' tests/launch/test_proxy_wrapping.py tests/launch/test_proxy_mistakes.py tests/launch/test_proxy_unchanged.py'
         mkdir -p .venvs
         for list in in txt; do
             grep -v '^litellm==' "scripts/proxy_1.110.$list" >".venvs/proxy.$list"
         done
-        package=litellm marks='not slow' pins=(--requirement .venvs/proxy.in --constraint .venvs/proxy.txt)
-        [[ -n ${COMPAT_TESTS:-} ]] || tests+=' tests/launch/test_proxy_wrapping.py'
+        package=litellm marks='not slow or proxy' pins=(--requirement .venvs/proxy.in --constraint .venvs/proxy.txt)
+        [[ -n ${COMPAT_TESTS:-} ]] || tests+=$wrapped
         tests=${COMPAT_TESTS_1_110:-$tests}
     fi
     stamp=$folder/.stamp

@@ -18,7 +18,7 @@ if [[ -n ${PYTHONS:-} ]]; then
     read -ra candidates <<<"$PYTHONS"
 else
     candidates=()
-    for folder in ${PATH//:/ } "${PYENV_ROOT:-$HOME/.pyenv}"/versions/*/bin "$HOME"/.local/share/uv/python/*/bin; do
+    for folder in ${PATH//:/ } "${PYENV_ROOT:-$HOME/.pyenv}"/versions/*/bin "${UV_PYTHON_INSTALL_DIR:-$HOME/.local/share/uv/python}"/*/bin; do
         candidates+=("$folder"/python3.[1-9][0-9])
     done
 fi

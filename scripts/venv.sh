@@ -55,4 +55,6 @@ fi
 
 # LiteLLM is large: compiled once here, and not again by each of the many processes that will import it.
 echo "venv: compiling litellm"
-env -u PYTHONDONTWRITEBYTECODE LITELLM_LOCAL_MODEL_COST_MAP=True "$folder/bin/python" -c "import litellm"
+modules="litellm"
+[[ $extra == dev ]] && modules="litellm.proxy.proxy_server"
+env -u PYTHONDONTWRITEBYTECODE LITELLM_LOCAL_MODEL_COST_MAP=True "$folder/bin/python" -c "import $modules" >/dev/null

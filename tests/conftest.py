@@ -15,6 +15,10 @@ import pytest
 
 # LiteLLM fetches its price map at import unless told to use the copy it ships.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+# And waits half a second and more before a retry, and after the last one as well. Nothing is asserted of how long;
+# a provider's Retry-After and a Router's `retry_after` are waited for in full.
+os.environ.setdefault("INITIAL_RETRY_DELAY", "0.01")
+os.environ.setdefault("JITTER", "0.01")
 
 # A busy machine is no failure. CI tries the same examples each time: chance is for runs that are looked at.
 hypothesis.settings.register_profile(
@@ -45,6 +49,8 @@ def pytest_unconfigure(config):
 # -- which tests come first ------------------------------------------------------------------------------------
 
 _STARTERS = ("proxy", "browser", "services", "slow")
+# Each may run out of patience on a crowded machine, whatever we do. All other tests have one try, in CI as well.
+_MAY_TRY_AGAIN = ("proxy", "browser", "services")
 
 
 def _skip_what_needs_a_core_in_python(items):
@@ -57,41 +63,24 @@ def _skip_what_needs_a_core_in_python(items):
             item.add_marker(pytest.mark.skip(reason="looks into a core written in Python; this LiteLLM's is not"))
 
 
-# By what a test that starts servers or processes of its own is known, besides its mark.
-_STARTING_FIXTURES = {
-    "fleet",
-    "fleets",
-    "upstream",
-    "upstreams",
-    "servers",
-    "door",
-    "door_to",
-    "vllm",
-    "openai_upstream",
-}
-_STARTING_NAMES = ("Fleet", "Upstream", "subprocess")
-
-
-def _starts_something(item):
-    return (
-        any(item.get_closest_marker(name) for name in _STARTERS)
-        or not _STARTING_FIXTURES.isdisjoint(item.fixturenames)
-        or any(hasattr(item.module, name) for name in _STARTING_NAMES)
-    )
-
-
 def _let_starters_try_again(items):
-    """Let what starts servers or processes try again in CI, where on a crowded machine one may run out of patience."""
+    """Let what starts a proxy, a browser, Redis or RabbitMQ try again in CI."""
     for item in items:
-        if _starts_something(item):
+        if any(item.get_closest_marker(name) for name in _MAY_TRY_AGAIN):
             item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=1))
 
 
 def pytest_collection_modifyitems(config, items):
-    """Put what takes long first, so that no worker is left alone with it."""
+    """Put what takes long first, so that no worker is left alone with it.
+
+    Behind the proxies, browsers and services come the files that start programs: most of these load LiteLLM.
+    """
 
     def first_marker(item):
-        return next((place for place, name in enumerate(_STARTERS) if item.get_closest_marker(name)), len(_STARTERS))
+        marked = next((place for place, name in enumerate(_STARTERS) if item.get_closest_marker(name)), None)
+        if marked is not None:
+            return marked
+        return len(_STARTERS) + (not any(hasattr(item.module, name) for name in ("run_python", "subprocess")))
 
     _skip_what_needs_a_core_in_python(items)
     if os.environ.get("CI") and config.pluginmanager.hasplugin("rerunfailures"):
@@ -148,13 +137,21 @@ def _as_if_alone():
         direct._live.clear()
 
 
-@pytest.fixture
-def browser():
-    """A real browser, to look at the dashboard."""
+@pytest.fixture(scope="module")
+def _module_browser():
     from tests.support.browser import chromium
 
     with chromium() as driver:
         yield driver
+
+
+@pytest.fixture
+def browser(_module_browser):
+    """A real browser, to look at the dashboard; one for all tests of a file, as if new for each."""
+    from tests.support.browser import as_new
+
+    as_new(_module_browser)
+    return _module_browser
 
 
 @pytest.fixture

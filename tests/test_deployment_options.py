@@ -40,7 +40,14 @@ def test_what_it_says_is_what_it_meant():
     ("said", "told"),
     [
         ({"strategy": 1}, "'strategy' must be a text, not 1"),
-        ({"options": [1]}, "'options' must be a dict"),
+        ({"options": [1]}, "'options' must be a mapping, such as {load: tokens}"),
+        (
+            {"capacity": "two", "strategyy": "peak_ewma", "retries": -1},
+            (
+                "'capacity' must be a number, not 'two'; 'retries' must be a number, zero or more, not -1; "
+                "'strategyy' means nothing; did you mean 'strategy'\\?"
+            ),
+        ),
         ({"aliases": "other"}, "'aliases' must be a list of names, not 'other'"),
         ({"capacity": "two"}, "'capacity' must be a number, not 'two'"),
         ({"capacity": True}, "'capacity' must be a number, zero or more, not True"),
@@ -63,7 +70,8 @@ def test_a_wrong_value_is_one_error_that_names_deployment_and_key(said, told):
 
 
 def test_something_else_in_its_place_is_an_error():
-    with pytest.raises(ConfigurationError, match=r"^here\.model_info: 'fast_router' must be a dict, not list$"):
+    told = r"^here: model_info\.fast_router must be a mapping, such as {strategy: peak_ewma}, not a list$"
+    with pytest.raises(ConfigurationError, match=told):
         options_of({"model_info": {"fast_router": ["strategy"]}}, "here")
 
 

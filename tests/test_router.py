@@ -224,14 +224,14 @@ def test_round_robin_over_the_callers_list_takes_turns():
     [
         ("gpt-4", "must be a list"),
         ({"model_name": "m"}, "must be a list"),
-        ([1], r"model_list\[0\] must be a dict"),
+        ([1], r"model_list\[0\] must be a mapping"),
         ([{"model_name": "m"}, {"litellm_params": {}}], r"model_list\[1\]: 'model_name'"),
         ([{"model_name": ""}], "non-empty string"),
         ([{"model_name": "m", "weight": -1}], r"model_list\[0\]: 'weight' must be a number, zero or more"),
         ([{"model_name": "m", "litellm_params": {"rpm": "many"}}], "'rpm' must be a number"),
         ([{"model_name": "m", "capacity": True}], "'capacity'"),
         ([{"model_name": "m", "weight": float("inf")}], "'weight'"),
-        ([{"model_name": "m", "litellm_params": "sk-secret"}], "'litellm_params' must be a dict, not str"),
+        ([{"model_name": "m", "litellm_params": "sk-secret"}], "'litellm_params' must be a mapping, not str"),
         ([{"model_name": "m", "id": "a"}, {"model_name": "m", "id": "a"}], r"model_list\[1\]: the id 'a'"),
     ],
 )

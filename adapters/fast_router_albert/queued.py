@@ -9,7 +9,7 @@ import logging
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from fast_router import settings
+from fast_router import extras, settings
 
 if TYPE_CHECKING:
     from fast_router.celery_routing.grant import Grant
@@ -155,9 +155,8 @@ def queue_for(config: AlbertConfig, engine: AdvancedRouter, former: Queue | None
         from fast_router_albert.celery_options import settings_of  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
         logger.warning(
-            "%s enables Celery, and %s is missing (pip install 'fast-router[celery]'): every process picks for itself",
-            config.source,
-            error.name,
+            "%s; until then every process picks for itself",
+            extras.needs(f"{config.source}: Celery routing", error.name, "celery"),
         )
         return None
     wanted = settings_of(config)

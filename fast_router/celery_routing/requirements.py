@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from fast_router import extras
+
 __all__: list[str] = []
 
 for _name in ("redis", "kombu", "amqp"):
     try:
         import_module(_name)
     except ModuleNotFoundError as error:
-        msg = f"Celery routing needs {error.name}: pip install 'fast-router[celery]'"
-        raise ModuleNotFoundError(msg, name=error.name) from None
+        raise ModuleNotFoundError(extras.needs("Celery routing", error.name, "celery"), name=error.name) from None

@@ -16,6 +16,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from fast_router import extras
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -118,9 +120,7 @@ def _console() -> Console:
     try:
         from rich.console import Console  # noqa: PLC0415
     except ImportError:
-        raise click.ClickException(
-            "the demo's table needs rich: pip install 'fast-router[cli]' (or use --json)"
-        ) from None
+        raise click.ClickException(extras.needs("the demo's table", "rich") + "; or use --json") from None
     return Console()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from fast_router.cli.asked import named, nobody
 from fast_router.cli.columns import Column, figure, show
 from fast_router.errors import ConfigurationError
 from fast_router.observe import asking
@@ -25,14 +26,17 @@ __all__ = ["explain"]
 def explain(model: str, facts: Sequence[str], pid: int | None, as_json: bool) -> None:
     """Say for each deployment of MODEL whether it would be picked now, why not, and what the strategy compares."""
     question = {"do": "explain", "model": model, **_request(facts)}
-    answers = [each for each in asking.ask_all(question) if pid in (None, each.get("pid"))]
+    everybody = asking.ask_all(question)
+    answers = [each for each in everybody if pid in (None, each.get("pid"))]
     found = [each for each in answers if each.get("explained")]
     if as_json:
         click.echo(json.dumps(found, indent=2))
+    if not answers:
+        raise ConfigurationError(nobody(pid, everybody))
     if not found:
         known = sorted({name for each in answers for name in each.get("models") or ()})
         if not known:
-            msg = "no process answers, or none has a Router yet: `fast-router status` says more"
+            msg = f"no Router was made yet in process {', '.join(map(named, answers))}"
             raise ConfigurationError(msg)
         msg = f"no process has a model {model!r}; there are: {', '.join(known[:20])}"
         raise ConfigurationError(msg)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fast_router import extras
 from fast_router.errors import FastRouterError
 from fast_router.litellm_plugin import hook
 
@@ -99,26 +100,9 @@ class _Lazy(click.Group):
             raise _needs(ctx.command_path, error) from error
 
 
-_EXTRAS = {
-    "rich": "cli",
-    "prometheus_client": "metrics",
-    "starlette": "dashboard",
-    "uvicorn": "dashboard",
-    "redis": "redis",
-    "celery": "celery",
-    "kombu": "celery",
-    "matplotlib": "plots",
-    "zmq": "kv-events",
-    "msgspec": "kv-events",
-}
-
-
 def _needs(command: str, error: ModuleNotFoundError) -> Exception:
     """One line that says what to install; an import error that is no missing extra stays what it is."""
-    missing = (error.name or "").partition(".")[0]
-    if missing not in _EXTRAS:
-        return error
-    return click.ClickException(f"{command} needs {missing}: pip install 'fast-router[{_EXTRAS[missing]}]'")
+    return click.ClickException(extras.needs(command, error.name)) if extras.is_extra(error.name) else error
 
 
 def _without_extra(name: str, error: Exception) -> click.Command:

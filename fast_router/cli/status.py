@@ -9,23 +9,17 @@ from typing import Any
 
 import click
 
+from fast_router.cli.asked import nobody
 from fast_router.cli.columns import Column, figure, show
 from fast_router.cli.fleet import away, show_fleet
 from fast_router.cli.left_out import left_out
 from fast_router.cli.rollout import show_rollouts
 from fast_router.cli.trouble import changes_in, since, troubles
 from fast_router.observe import asking
-from fast_router.observe.runtime_dir import directories
 from fast_router.observe.summary import idle_parents, summarise
 
-__all__ = ["COLUMNS", "cells", "gather", "status", "to_watch"]
+__all__ = ["COLUMNS", "cells", "status", "to_watch"]
 
-_NOTHING = (
-    "no process answers in {directories}. A process is seen if it was started by `fast-router run`, is a proxy with "
-    "fast_router in its startup hooks or callbacks, or has FAST_ROUTER_STATUS=1; only after it imported LiteLLM, and "
-    "not while FAST_ROUTER_ENABLED=0. "
-    "One with a FAST_ROUTER_RUNTIME_DIR or a user of its own is asked with the same variable, as the same user."
-)
 # As many rows as a screen or two hold.
 _MOST = 40
 _PER_GROUP = 10
@@ -57,7 +51,8 @@ _CACHED = (Column("cached", number=True), Column("said", number=True))
 def status(model: str | None, pid: int | None, everything: bool, watch: bool, fleet: bool, as_json: bool) -> None:
     """Show how the processes of this user pick; exit code 1 if there is none."""
     while True:
-        documents = gather(pid)
+        everybody = asking.processes()
+        documents = [each for each in everybody if pid in (None, each.get("pid"))]
         if watch:
             click.clear()
         if as_json:
@@ -67,7 +62,7 @@ def status(model: str | None, pid: int | None, everything: bool, watch: bool, fl
             if fleet:
                 show_fleet(documents)
         if not documents:
-            click.echo(_NOTHING.format(directories=", ".join(map(str, directories()))), err=True)
+            click.echo(nobody(pid, everybody), err=True)
             if not watch:
                 raise SystemExit(1)
         if not watch:
@@ -76,12 +71,6 @@ def status(model: str | None, pid: int | None, everything: bool, watch: bool, fl
             time.sleep(3)
         except KeyboardInterrupt:
             return
-
-
-def gather(pid: int | None = None) -> list[dict[str, Any]]:
-    """Ask every process, or one."""
-    found = asking.processes()
-    return [each for each in found if pid is None or each.get("pid") == pid]
 
 
 def _show(documents: Sequence[Mapping[str, Any]], model: str | None, *, everything: bool) -> None:

@@ -18,8 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from fast_router.cli.columns import COLOURS, figure
-from fast_router.cli.status import gather, to_watch, why
+from fast_router.cli.status import to_watch, why
 from fast_router.cli.trouble import troubles
+from fast_router.observe import asking
 from fast_router.observe.summary import SEVERITY, summarise
 
 __all__ = ["Screen", "top"]
@@ -207,10 +208,10 @@ def _keys() -> Iterator[Callable[[float], str]]:
 def top(model: str | None, interval: float, once: bool) -> None:
     """Show all deployments live, the ones in trouble first; `q` leaves."""
     screen, console = Screen(model), Console()
-    screen.take(gather(), time.monotonic())
+    screen.take(asking.processes(), time.monotonic())
     if once:
         time.sleep(interval)
-        screen.take(gather(), time.monotonic())
+        screen.take(asking.processes(), time.monotonic())
         wide = console if console.is_terminal else Console(width=160)
         wide.print(screen.render(10_000, time.time()))
         return
@@ -227,4 +228,4 @@ def top(model: str | None, interval: float, once: bool) -> None:
             if time.monotonic() >= due:
                 due = time.monotonic() + screen.pace(interval)
                 if not screen.paused:
-                    screen.take(gather(), time.monotonic())
+                    screen.take(asking.processes(), time.monotonic())

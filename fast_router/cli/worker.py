@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from fast_router import extras
 from fast_router.errors import FastRouterError
 
 __all__ = ["worker"]
@@ -53,7 +54,7 @@ def worker(
         from fast_router.celery_routing.worker.app import check_pool, run_worker, worker_redis  # noqa: PLC0415
         from fast_router.celery_routing.worker.models import ModelWatch  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        raise click.ClickException(f"{error.name} is missing: pip install 'fast-router[celery]'") from None
+        raise click.ClickException(extras.needs("fast-router worker", error.name, "celery")) from None
     try:
         check_pool(pool)
         settings = load_settings(config, broker_url=broker_url, redis_url=redis_url)

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
+from fast_router import extras
 from fast_router.deployment_options import DeploymentOptions, options_of
 from fast_router.engine.prefix_cache import fleet as fleets
 from fast_router.engine.prefix_cache.exact import ExactMirror
@@ -59,8 +60,7 @@ def endpoint_of(said: DeploymentOptions, where: str) -> Endpoint | None:
     try:
         from fast_router.kv_events.source import Endpoint  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        msg = f"{where}: kv_events needs {error.name}: pip install 'fast-router[kv-events]'"
-        raise ConfigurationError(msg) from None
+        raise ConfigurationError(extras.needs(f"{where}: kv_events", error.name, "kv-events")) from None
     return Endpoint(given["kv_events"], given.get("kv_replay"), given.get("kv_topic", ""))
 
 

@@ -73,8 +73,10 @@ def run(command: Sequence[str], *, options: str | None = None) -> NoReturn:
 
     Raises:
         CommandError: There is no such command, or it is not executable.
-        ConfigurationError: An option is wrong.
+        ConfigurationError: An option is wrong, or the proxy's YAML is not there.
     """
+    if problem := proxy_file.missing(command, os.environ):
+        raise ConfigurationError(problem)
     env = environment(command, options=options)
     program = shutil.which(command[0], path=env.get("PATH"))
     if program is None:

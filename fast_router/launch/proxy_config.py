@@ -6,7 +6,7 @@ a mistake is left to it: names of its own, values from the environment, files th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,11 @@ __all__ = ["check"]
 
 _SURE = 0.85
 """From so much likeness on, a name that nobody knows is a strategy misspelt, and none that a callback will register."""
+_OURS = ("fast_router", "fast-router", "fastrouter", "routing_strategy")
+"""A file with none of these has nothing for us."""
+_CALLBACKS = ("callbacks", "success_callback", "failure_callback")
+_HANDLERS = ("fast_router.handler", "fast_router.handler.handler")
+_TOLD = 10
 _NAMES = ("types/router.py", "router.py", "litellm_core_utils/routing_groups.py")
 """Where LiteLLM's sources name its strategies; read as text, for importing LiteLLM takes seconds."""
 
@@ -28,26 +33,42 @@ def check(path: str) -> None:
         path: The file. One that cannot be read is left to LiteLLM.
 
     Raises:
-        ConfigurationError: One line that names file, entry, value and remedy.
+        ConfigurationError: One line that names file, entry, value and remedy; of several mistakes, a line for each.
     """
     import yaml  # noqa: PLC0415 - only where there is a proxy's file
 
     try:
         text = Path(path).read_text(encoding="utf-8")
-        if "fast_router" not in text and "routing_strategy" not in text:
+        if not any(word in text for word in _OURS):
             return
         # The parser in C, where there is one: a file of a thousand deployments takes the other one a second.
         document = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506, RUF100
     except (OSError, ValueError, yaml.YAMLError):
         return
-    if isinstance(document, Mapping):
-        for where, said in _strategies(document.get("router_settings")):
-            _known(f"{path}: router_settings.{where}routing_strategy", said.get("routing_strategy"))
-            _arguments(f"{path}: router_settings.{where}", said)
-        entries = document.get("model_list")
-        for number, entry in enumerate(entries if isinstance(entries, list) else ()):
-            if isinstance(entry, Mapping):
-                _entry(f"{path}: model_list[{number}]", entry)
+    problems = list(_problems(document, Path(path).parent)) if isinstance(document, Mapping) else []
+    if len(problems) == 1:
+        raise ConfigurationError(f"{path}: {problems[0]}")
+    if problems:
+        more = [f"… and {len(problems) - _TOLD} more"] if len(problems) > _TOLD else []
+        raise ConfigurationError("\n  ".join([f"{path}:", *problems[:_TOLD], *more]))
+
+
+def _problems(document: Mapping[str, Any], folder: Path) -> Iterator[str]:
+    """Each mistake in a sentence."""
+    looks: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+    for where, said in _strategies(document.get("router_settings")):
+        looks.append((_known, (f"router_settings.{where}routing_strategy", said.get("routing_strategy"))))
+        looks.append((_arguments, (f"router_settings.{where}", said)))
+    looks.append((_callbacks, (document.get("litellm_settings"), folder)))
+    entries = document.get("model_list")
+    for number, entry in enumerate(entries if isinstance(entries, list) else ()):
+        if isinstance(entry, Mapping):
+            looks.append((_entry, (f"model_list[{number}]", entry)))
+    for look, arguments in looks:
+        try:
+            look(*arguments)
+        except ConfigurationError as error:
+            yield str(error)
 
 
 def _strategies(settings: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -96,6 +117,24 @@ def _litellm_has(name: str) -> bool:
     folder = Path(spec.origin).parent
     texts = [(folder / each).read_text(encoding="utf-8") for each in _NAMES if (folder / each).is_file()]
     return not texts or any(f"{quote}{name}{quote}" in text for text in texts for quote in "\"'")
+
+
+def _callbacks(settings: Any, folder: Path) -> None:
+    """Refuse what can only be meant as our callback; `folder` is where LiteLLM looks for a user's own."""
+    for key in _CALLBACKS if isinstance(settings, Mapping) else ():
+        said = settings.get(key)
+        for name in said if isinstance(said, list) else [said]:
+            if isinstance(name, str) and name not in _HANDLERS and _ours(name, folder):
+                msg = f"litellm_settings.{key}: there is no {name!r}; did you mean {_HANDLERS[0]!r}?"
+                raise ConfigurationError(msg)
+
+
+def _ours(name: str, folder: Path) -> bool:
+    module = name.partition(".")[0]
+    if module == _HANDLERS[0].partition(".")[0]:
+        return True
+    near = nearest(name, _HANDLERS[:1], cutoff=_SURE) is not None
+    return near and not (folder / f"{module}.py").exists() and not (module.isidentifier() and find_spec(module))
 
 
 def _entry(where: str, entry: Mapping[str, Any]) -> None:

@@ -181,6 +181,13 @@ class RequestLedger(AttemptLedger):
 ledger: ContextVar[RequestLedger | None] = ContextVar("fast_router_request", default=None)
 """The ledger of the request that is running in this context."""
 
+
+def caller_here(request: Mapping[str, object]) -> Hashable | None:
+    """Tell who makes the request that is running in this context, by its keyword arguments if it has no ledger."""
+    running = ledger.get()
+    return caller_of(request) if running is None else running.caller()
+
+
 on_end: list[Callable[[Attempt, BaseException | None, bool], None]] = []
 """Called at the end of each attempt that had a lease: (attempt, error, cancelled)."""
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from fast_router import operator_holds
+from fast_router import operator_holds, settings
 from fast_router.observe import exposure
 from fast_router.observe.history import history
 from fast_router.observe.identity import identity
@@ -107,11 +107,13 @@ def _explain(question: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _trace(question: Mapping[str, Any]) -> dict[str, Any]:
+    from fast_router.litellm_plugin import hook  # noqa: PLC0415
     from fast_router.observe.trace import trace  # noqa: PLC0415
     from fast_router.router import live_routers  # noqa: PLC0415
 
     seconds, model = question.get("on"), question.get("model")
     if isinstance(seconds, (int, float)) and seconds > 0:
+        hook.bind_all()  # a Router that has had no request yet is bound by its first one, and would not be traced
         trace.on(live_routers(), float(seconds))
     elif question.get("off"):
         trace.off()
@@ -131,6 +133,10 @@ def _history(question: Mapping[str, Any]) -> dict[str, Any]:
     return {"history": history.read(model if isinstance(model, str) else None, [i for i in ids if isinstance(i, str)])}
 
 
+def _settings(_question: Mapping[str, Any]) -> dict[str, Any]:
+    return {"settings": settings.in_force(), "no_options": settings.unknown_variables()}
+
+
 _ANSWERS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "status": _status,
     "holds": _holds,
@@ -139,4 +145,5 @@ _ANSWERS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "explain": _explain,
     "trace": _trace,
     "history": _history,
+    "settings": _settings,
 }

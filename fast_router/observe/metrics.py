@@ -135,9 +135,9 @@ def serve(port: int, address: str = "127.0.0.1") -> tuple[Any, threading.Thread]
 def _client() -> Any:
     try:
         import prometheus_client  # noqa: PLC0415 - an extra
-    except ModuleNotFoundError:
-        from fast_router.errors import ConfigurationError  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        from fast_router import extras  # noqa: PLC0415 - as above
+        from fast_router.errors import ConfigurationError  # noqa: PLC0415 - as above
 
-        msg = "fast_router's metrics need prometheus-client: pip install 'fast-router[metrics]'"
-        raise ConfigurationError(msg) from None
+        raise ConfigurationError(extras.needs("Prometheus's metrics", error.name)) from None
     return prometheus_client

@@ -32,12 +32,14 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = [
+    "DEFAULT",
     "PREFIX",
     "Row",
     "Settings",
     "configure",
     "current",
     "has_section",
+    "in_force",
     "load",
     "markdown",
     "on_change",
@@ -52,6 +54,8 @@ __all__ = [
 _LITELLM_SECTIONS = frozenset(
     {"model_list", "litellm_settings", "router_settings", "general_settings", "environment_variables", "include"}
 )
+DEFAULT = "default"
+"""Where the value of an option is from that nothing sets."""
 # What a URL may begin with. Celery routing needs a single Redis: it refuses the two with +cluster itself.
 _SCHEMES = {
     "redis_url": ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster"),
@@ -261,6 +265,7 @@ def _complaint(row: Row, value: object, error: ValueError) -> str:
 _lock = threading.RLock()
 _arguments: dict[str, object] = {}
 _current: Settings | None = None
+_sources: dict[str, str] = {}
 _listeners: list[Callable[[Settings], None]] = []
 
 
@@ -270,24 +275,25 @@ def current() -> Settings:
     Raises:
         ConfigurationError: A value is wrong (see `load`), and `FAST_ROUTER_ENABLED` does not switch us off.
     """
-    global _current  # noqa: PLW0603 - one process, one set of options
+    global _current, _sources
     seen = _current
     if seen is None:
         with _lock:
             if _current is None:
-                _current = _read()
+                _current, _sources = _read()
                 _set_log_level(_current)
             seen = _current
     return seen
 
 
-def _read() -> Settings:
+def _read() -> tuple[Settings, dict[str, str]]:
     try:
-        return load(_arguments)[0]
+        return load(_arguments)
     except ConfigurationError:
         if not environment_switch.off():
             raise
-        return Settings(enabled=False)  # off always starts, whatever the other options say
+        # Off always starts, whatever the other options say.
+        return Settings(enabled=False), {"enabled": f"{PREFIX}ENABLED"}
 
 
 def configure(**arguments: object) -> Settings:
@@ -299,10 +305,10 @@ def configure(**arguments: object) -> Settings:
     Raises:
         ConfigurationError: An option is unknown or its value wrong; nothing has changed then.
     """
-    global _current  # noqa: PLW0603
+    global _current, _sources  # noqa: PLW0603
     with _lock:
         merged = {**_arguments, **arguments}
-        settings, _ = load(merged)
+        settings, _sources = load(merged)
         _arguments.clear()
         _arguments.update({name: value for name, value in merged.items() if value is not None})
         _current = settings
@@ -322,9 +328,27 @@ def _set_log_level(settings: Settings) -> None:
 
 
 def sources() -> dict[str, str]:
-    """Where each option that is not at its default got its value."""
+    """Where each option that is not at its default got its value, as it was read: the file may differ by now.
+
+    Raises:
+        ConfigurationError: As `current` does.
+    """
     with _lock:
-        return load(_arguments)[1]
+        current()
+        return dict(_sources)
+
+
+def in_force() -> dict[str, dict[str, str]]:
+    """Every option's `value` as tables show it, without secrets, and in `from` where it is from.
+
+    Raises:
+        ConfigurationError: As `current` does.
+    """
+    with _lock:
+        values, known = current(), sources()
+    return {
+        row.name: {"value": row.told(getattr(values, row.name)), "from": known.get(row.name, DEFAULT)} for row in rows()
+    }
 
 
 def on_change(listener: Callable[[Settings], None]) -> Callable[[], None]:

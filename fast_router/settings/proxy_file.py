@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, MutableMapping, Sequence
 
 from fast_router import settings
+from fast_router.errors import did_you_mean
 
-__all__ = ["adopt", "named_by_command", "named_by_environment"]
+__all__ = ["adopt", "missing", "named_by_command", "named_by_environment"]
+
+_APPLICATION = re.compile(r"(?:litellm\.proxy\.proxy_server|fast_router\.asgi):")
 
 
 def adopt(environ: MutableMapping[str, str], command: Sequence[str] = ()) -> None:
@@ -37,6 +41,27 @@ def named_by_command(command: Sequence[str]) -> str | None:
         if flag in ("--config", "-c"):
             return value or (command[index + 1] if index + 1 < len(command) else None)
     return None
+
+
+def missing(command: Sequence[str], environ: Mapping[str, str]) -> str:
+    """Say so if the YAML that LiteLLM's proxy is told to read is not there; empty where it is, or that is not sure.
+
+    Args:
+        command: The proxy's command and arguments.
+        environ: Its environment.
+    """
+    path = environ.get("CONFIG_FILE_PATH") if any(_APPLICATION.match(word) for word in command) else None
+    source = "CONFIG_FILE_PATH"
+    if os.path.basename(command[0]) == "litellm":  # noqa: PTH119 - pathlib costs an import
+        path, source = named_by_command(command), "--config"
+    # LiteLLM can have it in a bucket instead.
+    if not path or "LITELLM_CONFIG_BUCKET_NAME" in environ or os.path.exists(path):  # noqa: PTH110 - as above
+        return ""
+    folder, name = os.path.split(os.path.abspath(path))  # noqa: PTH100 - as above
+    if not os.path.isdir(folder):  # noqa: PTH112 - as above
+        return f"{source}: there is no folder {folder}"
+    files = [each for each in os.listdir(folder) if each.endswith((".yaml", ".yml"))]  # noqa: PTH208 - as above
+    return f"{source}: there is no file {name} in {folder}; {did_you_mean(name, files, 'give the path of the YAML')}"
 
 
 def named_by_environment(environ: Mapping[str, str]) -> str | None:

@@ -16,6 +16,7 @@ error. `settings` reads the values.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -396,7 +397,20 @@ class Row:
         self.section = spec.section
         self.secret = spec.secret
 
+    def told(self, value: object) -> str:
+        """A value of this option with its unit, for eyes that may see no secret."""
+        if value is None or value in ((), {}):
+            return self.default
+        text = _withheld(value) if self.secret else shown(value)
+        return f"{text} {self.unit}" if self.unit and text[:1].isdigit() else text
 
+
+# A password with one of the characters that end it in a URL makes the rest look like a host or a path: what does not
+# match to its end is not shown at all.
+_PLACE = re.compile(
+    r"(?P<scheme>(?:rediss?(?:\+cluster)?|amqps?)://)(?P<credentials>[^@/?#]*@)?"
+    r"(?P<place>[A-Za-z0-9._-]+(?::\d+)?(?:/\d*)?)(?:\?[^@#]*)?"
+)
 _KINDS = {
     "LogLevel": "level",
     "Rescue": "bool or threads",
@@ -418,6 +432,14 @@ def shown(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}: {shown(each)}" for key, each in value.items())
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _withheld(value: object) -> str:
+    """The place that a URL names, if it is one of whose parts only the credentials can be a secret."""
+    found = _PLACE.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        return "set, not shown"
+    return f"{found['scheme']}{'***@' if found['credentials'] else ''}{found['place']}"
 
 
 def rows() -> Iterator[Row]:

@@ -1,6 +1,7 @@
 """Requests made at random by one caller: whatever they are, the others are served as without them.
 
-FAST_ROUTER_ATTACKS sets how many are tried; the suite tries the first of those that `make test-slow` does.
+FAST_ROUTER_ATTACKS sets how many are tried; the suite tries the first of those that `make test-slow` does, which are
+FAST_ROUTER_MANY_ATTACKS.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from tests.attack.requests import ROUTERS, attacks
 
 # Requests that are tried.
 ATTACKS = int(os.environ.get("FAST_ROUTER_ATTACKS") or 128)
-MANY = 4000
+MANY = int(os.environ.get("FAST_ROUTER_MANY_ATTACKS") or 4000)
 # Attacks on one Router at the same time, each on a group of its own; on an average each is two requests.
 SIDE_BY_SIDE, EACH = 8, 2
 # Seconds until the caller hangs up, which is an attack, too; many requests ask for long waits and many retries.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import os
 import subprocess
 import sys
+import textwrap
 
 import pytest
 import yaml
@@ -258,9 +261,111 @@ def test_the_command_lists_values_sources_and_strangers(monkeypatch):
     assert done.output.startswith("Of this shell.")
     assert done.exit_code == 0
     assert "FAST_ROUTER_MAX_WAIT = 2 seconds  (FAST_ROUTER_MAX_WAIT)" in done.output
-    assert "FAST_ROUTER_REDIS_URL = set, not shown" in done.output
+    assert "FAST_ROUTER_REDIS_URL = redis://***@host  (FAST_ROUTER_REDIS_URL)" in done.output
     assert "FAST_ROUTER_MAXWAIT is set, but there is no such option" in done.output
     assert PASSWORD not in done.output
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        (f"redis://:{PASSWORD}@10.0.0.5:6379/1", "redis://***@10.0.0.5:6379/1"),
+        (f"rediss://user:{PASSWORD}@host/0?ssl_cert_reqs=none", "rediss://***@host/0"),
+        ("redis://host:6379", "redis://host:6379"),
+        # Characters that end a password, in the eyes of whoever takes the URL apart.
+        *((f"redis://:{PASSWORD}{mark}{PASSWORD}@host/0", "set, not shown") for mark in "/?#@"),
+        (f"redis://{PASSWORD}:1/{PASSWORD}@host", "set, not shown"),
+        (f"unix:///run/redis.sock?password={PASSWORD}", "set, not shown"),
+        (f"redis://host/0?password={PASSWORD}", "redis://host/0"),
+    ],
+)
+def test_of_a_url_only_the_place_is_told(url, told):
+    row = next(row for row in settings.rows() if row.name == "redis_url")
+    assert row.told(settings.load({"redis_url": url}, {})[0].redis_url) == told
+
+
+RUNS = """
+    import sys
+    import fast_router
+    from fast_router.observe import process_status
+    fast_router.configure(**eval(sys.argv[1]))
+    assert process_status.start()
+    print("ready", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def two(runtime, tmp_path):
+    """Two processes with a file, an environment and arguments of their own, and their pids."""
+    file = tmp_path / "config.yaml"
+    file.write_text("model_list: []\nfast_router:\n  max_wait: 3\n")
+    environment = {
+        **os.environ,
+        "FAST_ROUTER_CONFIG": str(file),
+        "FAST_ROUTER_REDIS_URL": f"redis://:{PASSWORD}@10.0.0.5/0",
+        "FAST_ROUTER_MAXWAIT": "1",
+    }
+    with contextlib.ExitStack() as running:
+        found = []
+        for arguments in ({}, {"max_wait": 5}):
+            each = subprocess.Popen(
+                [sys.executable, "-c", textwrap.dedent(RUNS), repr(arguments)],
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            running.enter_context(each)
+            running.callback(each.stdin.close)
+            assert each.stdout.readline() == "ready\n"
+            found.append(each.pid)
+        # What it says from now on counts at their next start.
+        file.write_text("fast_router: {max_wait: 7, hedge_percent: 1}")
+        yield file, *found
+
+
+def test_processes_that_run_say_what_counts_in_them_and_where_they_differ(two):
+    file, one, other = two
+    done = CliRunner().invoke(main, ["settings", "--running"])
+    assert done.exit_code == 0
+    assert PASSWORD not in done.output
+    for line in (
+        "The processes differ in: max_wait",
+        f"  FAST_ROUTER_MAX_WAIT = 3 seconds  ({file}: max_wait)  in {one}",
+        f"                       = 5 seconds  (configure(max_wait=…))  in {other}",
+        "  FAST_ROUTER_REDIS_URL = redis://***@10.0.0.5/0  (FAST_ROUTER_REDIS_URL)",
+        "  FAST_ROUTER_HEDGE_PERCENT = 0  (default)",
+    ):
+        assert line in done.output.splitlines()
+    assert done.output.count("FAST_ROUTER_MAXWAIT is set, but there is no such option") == 1
+    alone = CliRunner().invoke(main, ["settings", "--pid", str(one), "--changed"]).output
+    assert f"  FAST_ROUTER_MAX_WAIT = 3 seconds  ({file}: max_wait)\n" in alone
+    assert "(default)" not in alone
+    assert "differ" not in alone
+    document = json.loads(CliRunner().invoke(main, ["settings", "--running", "--json"]).output)
+    assert {each["pid"]: each["settings"]["max_wait"]["value"] for each in document} == {
+        one: "3 seconds",
+        other: "5 seconds",
+    }
+
+
+@pytest.mark.parametrize("command", [["settings"], ["status"], ["explain", "m"]])
+def test_a_process_that_does_not_answer_is_told_with_those_that_do(two, command):
+    _, one, other = two
+    done = CliRunner().invoke(main, [*command, "--pid", "999999"])
+    assert done.exit_code in {1, 2}
+    said = done.output.removeprefix("Error: ")
+    assert said.startswith("process 999999 does not answer; those that do: ")
+    assert f"{one} (python -c)" in said
+    assert f"{other} (python -c)" in said
+
+
+@pytest.mark.parametrize("command", [["settings", "--running"], ["status"], ["explain", "m"]])
+def test_where_no_process_answers_each_command_says_what_one_must_have(runtime, command):
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code in {1, 2}
+    assert "no process answers in" in done.output
 
 
 def test_the_command_prints_the_table_for_the_documentation():

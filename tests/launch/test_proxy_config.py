@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from fast_router.cli import main
 from fast_router.errors import ConfigurationError
 from fast_router.launch.environment import environment
+from fast_router.settings import proxy_file
 
 ENTRY = "model_list: [{model_name: m, litellm_params: {model: openai/x}, model_info: {fast_router: {%s}}}]"
 WRONG = {
@@ -32,6 +33,14 @@ WRONG = {
     ),
     ENTRY % "qos_metric: inflght": "'qos_metric' must be one of inflight, ttft, latency, performance; did you mean",
     ENTRY % "capacity: many": "model_list[0]: model_info.fast_router: 'capacity' must be a number, not 'many'",
+    ENTRY % "max_parallel: lots, stratgy: peak_ewma": (
+        "model_list[0]: model_info.fast_router: 'max_parallel' must be a number, not 'lots'; "
+        "'stratgy' means nothing; did you mean 'strategy'?"
+    ),
+    "litellm_settings: {callbacks: [prometheus, fast_router.handlr]}": (
+        "litellm_settings.callbacks: there is no 'fast_router.handlr'; did you mean 'fast_router.handler'?"
+    ),
+    "litellm_settings: {success_callback: fast-router.handler}": "did you mean 'fast_router.handler'?",
     "fast_router: {max_weit: 2}": "max_weit: no such option; did you mean 'max_wait'?",
 }
 
@@ -71,6 +80,9 @@ def test_a_mistake_is_one_line(config, text):
         "model_list: routing_strategy",
         "model_list: [5, {model_info: fast_router}]",
         ENTRY % "strategy: my_own",
+        "litellm_settings: {callbacks: [fast_router.handler, fast_router_callback.handler, my_callbacks.handler, 5]}",
+        "litellm_settings: {callbacks: fast_router.handler.handler}",
+        "litellm_settings: [fast_router]",
         ENTRY % "capacity: os.environ/CAPACITY",
         "routing_strategy: {",
         "\x00 routing_strategy",
@@ -78,6 +90,55 @@ def test_a_mistake_is_one_line(config, text):
 )
 def test_what_may_be_no_mistake_is_left_to_litellm(config, text):
     environment(["litellm", "--config", config(text)], environ={})
+
+
+def test_a_callback_of_the_users_own_may_be_called_nearly_as_ours(config, tmp_path):
+    path = config("litellm_settings: {callbacks: [fastrouter.handler]}")
+    with pytest.raises(ConfigurationError, match=r"there is no 'fastrouter\.handler'; did you mean"):
+        environment(["litellm", "--config", path], environ={})
+    (tmp_path / "fastrouter.py").touch()
+    environment(["litellm", "--config", path], environ={})
+
+
+def test_several_mistakes_are_a_line_each(config):
+    entries = ", ".join(f"{{model_name: m{i}, model_info: {{fast_router: {{capacity: x}}}}}}" for i in range(12))
+    path = config(f"router_settings: {{routing_strategy: peak_ewmaa}}\nmodel_list: [{entries}]")
+    done = CliRunner().invoke(main, ["run", "--", "litellm", "--config", path])
+    assert done.exit_code == 2
+    first, *lines = done.output.splitlines()
+    assert first == f"Error: {path}:"
+    assert lines[0].startswith("  router_settings.routing_strategy: unknown strategy 'peak_ewmaa'")
+    assert lines[9] == "  model_list[8]: model_info.fast_router: 'capacity' must be a number, not 'x'"
+    assert lines[10:] == ["  … and 3 more"]
+
+
+@pytest.mark.parametrize(
+    ("command", "environ", "told"),
+    [
+        (["litellm", "--config", "{}/confg.yaml"], {}, "--config: there is no file confg.yaml in {}; did you mean"),
+        (["/bin/litellm", "-c", "{}/x/config.yaml"], {}, "--config: there is no folder {}/x"),
+        (["uvicorn", "fast_router.asgi:app"], {"CONFIG_FILE_PATH": "{}/z"}, "CONFIG_FILE_PATH: there is no file z in"),
+        (["litellm", "--config", "{}/config.yaml"], {}, ""),
+        (["litellm", "--port", "4000"], {}, ""),
+        (["python", "-c", "print(1)"], {}, ""),
+        (["gunicorn", "-c", "nowhere.py", "app:app"], {"CONFIG_FILE_PATH": "{}/z"}, ""),
+        (["litellm", "--config", "{}/confg.yaml"], {"LITELLM_CONFIG_BUCKET_NAME": "b"}, ""),
+    ],
+)
+def test_a_yaml_that_is_not_there_is_one_line(config, tmp_path, command, environ, told):
+    config("model_list: []")
+    command = [word.replace("{}", str(tmp_path)) for word in command]
+    environ = {name: value.replace("{}", str(tmp_path)) for name, value in environ.items()}
+    found = proxy_file.missing(command, environ)
+    assert found.startswith(told.replace("{}", str(tmp_path)))
+    assert bool(found) is bool(told)
+
+
+def test_a_missing_yaml_ends_the_command(tmp_path):
+    done = CliRunner().invoke(main, ["run", "--", "litellm", "--config", str(tmp_path / "config.yml")])
+    assert done.exit_code == 2
+    told = f"Error: --config: there is no file config.yml in {tmp_path}; give the path of the YAML\n"
+    assert done.output == told
 
 
 def test_off_always_starts_and_the_environment_names_the_file_too(config):

@@ -167,8 +167,7 @@ def test_the_names_of_features_are_those_that_are_installed():
     assert {"hedging", "stream_failover", "waiting"} <= on
 
 
-@pytest.mark.parametrize(("name", "told"), [("FAST_ROUTER_MAXWAIT", 1), ("FAST_ROUTER_TEST_X", 0)])
-def test_a_variable_that_is_no_option_is_one_warning_when_litellm_is_patched(name, told):
+def test_a_variable_that_is_no_option_is_one_warning_when_litellm_is_patched():
     found = run_python(
         """
 import json, logging
@@ -184,11 +183,14 @@ fast_router.disable()
 fast_router.enable()
 print(json.dumps({"early": early, "said": [line for line in said if "no such option" in line]}))
 """,
-        **{name: "3"},
+        FAST_ROUTER_MAXWAIT="3",
+        FAST_ROUTER_TEST_X="3",  # the suite's own: no warning
     )
     assert found["early"] == []
-    assert len(found["said"]) == told
-    assert all(name in line and "did you mean 'FAST_ROUTER_MAX_WAIT'?" in line for line in found["said"])
+    (line,) = found["said"]
+    assert "FAST_ROUTER_MAXWAIT" in line
+    assert "FAST_ROUTER_TEST_X" not in line
+    assert "did you mean 'FAST_ROUTER_MAX_WAIT'?" in line
 
 
 def test_the_file_of_settings_can_leave_litellm_untouched(tmp_path):

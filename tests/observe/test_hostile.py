@@ -36,7 +36,8 @@ json_values = st.recursive(
 questions = st.fixed_dictionaries(
     {
         "do": st.one_of(
-            st.sampled_from(["status", "holds", "wake", "explain", "trace", "history", "metrics"]), json_values
+            st.sampled_from(["status", "holds", "wake", "explain", "trace", "history", "metrics", "settings"]),
+            json_values,
         )
     },
     optional=dict.fromkeys(
@@ -58,6 +59,8 @@ def router():
     path = Path(tempfile.mkdtemp(prefix="fr-"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FAST_ROUTER_RUNTIME_DIR", str(path))
+        patch.setenv("FAST_ROUTER_CELERY_BROKER_URL", f"amqp://user:{KEY}@broker//")
+        patch.setenv("FAST_ROUTER_ROUTER_SETTINGS", f"{{redis_password: {KEY}}}")
         fast_router.settings.reset()
         gc.collect()
         made = AdvancedRouter(
@@ -124,6 +127,12 @@ def test_what_is_no_question_is_told_so(router, raw):
         is_question = False
     if not is_question:
         assert answer["error"] == "a question is one line of JSON, an object"
+
+
+def test_settings_are_answered_without_the_secrets_in_them(router):
+    answer = send(b'{"do": "settings"}')
+    assert answer["settings"]["router_settings"] == {"value": "set, not shown", "from": "FAST_ROUTER_ROUTER_SETTINGS"}
+    assert answer["settings"]["celery_broker_url"]["from"] == "FAST_ROUTER_CELERY_BROKER_URL"
 
 
 @pytest.mark.parametrize("raw", [b"[" * 60_000, b'{"do":' * 9000, b"x" * 60_000, b'{"do": [1]}', b'{"do": {}}'])

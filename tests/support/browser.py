@@ -24,7 +24,7 @@ def chromium() -> Iterator[Any]:
         pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
     options = webdriver.ChromeOptions()
     options.binary_location = found["chromium"]
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,1200"):
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(found["chromedriver"]))
@@ -33,6 +33,14 @@ def chromium() -> Iterator[Any]:
         yield driver
     finally:
         driver.quit()
+
+
+def as_new(driver: Any) -> None:
+    """Have a browser show nothing, at its size. What a page has stored is its own: each has a port of its own."""
+    driver.get("about:blank")
+    driver.execute_cdp_cmd("Network.clearBrowserCookies", {})
+    driver.set_window_size(1400, 1200)
+    driver.get_log("browser")  # what is read is gone
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ import pytest
 
 from fast_router.errors import ConfigurationError
 from fast_router.testing import SHAPES, Behaviour, Fleet, Rule, Spec, Upstream
+from fast_router.testing.server import UpstreamServer
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hello there"}]}
 
@@ -284,6 +285,24 @@ def test_a_client_that_leaves_a_stream_is_recorded(client):
         records = upstream.wait_for(lambda seen: seen.in_flight == 0)
         assert (records.aborted, records.served) == (1, 0)
         assert records.seen[-1].aborted
+
+
+def test_a_client_that_leaves_while_it_is_written_to_is_no_error(client, caplog, monkeypatch):
+    with Upstream(tokens=5) as upstream:
+        serve = UpstreamServer._serve
+
+        async def left_already(self, request, *args, **more):
+            request.transport.close()
+            return await serve(self, request, *args, **more)
+
+        monkeypatch.setattr(UpstreamServer, "_serve", left_already)
+        with pytest.raises(httpx.RemoteProtocolError):
+            post(client, upstream, stream=True)
+        records = upstream.wait_for(lambda seen: seen.in_flight == 0)
+        assert (records.aborted, records.served) == (1, 0)
+        monkeypatch.undo()
+        assert post(client, upstream).status_code == 200
+    assert [record for record in caplog.records if record.name.startswith("aiohttp")] == []
 
 
 def test_slots_make_a_line_and_widen_while_in_use(client):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fast_router import extras
 from fast_router.cache_world import Outcome as CacheOutcome
 from fast_router.errors import ConfigurationError
 from fast_router.simulation import Outcome
@@ -26,8 +27,8 @@ def check(path: Path) -> None:
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
-    except ModuleNotFoundError:
-        raise ConfigurationError("--plot needs matplotlib: pip install 'fast-router[plots]'") from None
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(extras.needs("--plot", error.name, "plots")) from None
     formats = sorted(FigureCanvasAgg.get_supported_filetypes())
     if path.suffix.lstrip(".") not in formats:
         raise ConfigurationError(f"--plot {path}: the name must end in one of {', '.join(formats)}; svg is a good one")

@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from fast_router import extras
 from fast_router.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from fast_router.cluster.shared_state.options import ClusterOptions
 
 __all__ = ["Link", "Target", "find_target", "redis_of"]
-
-_NO_REDIS = "shared state needs the redis package: pip install 'fast-router[redis]'"
 
 
 @dataclass(frozen=True)
@@ -209,7 +208,7 @@ def _redis() -> Any:
     try:
         return importlib.import_module("redis.asyncio")
     except ImportError as error:
-        raise ConfigurationError(_NO_REDIS) from error
+        raise ConfigurationError(extras.needs("shared state", "redis")) from error
 
 
 def _no_retry() -> Any:

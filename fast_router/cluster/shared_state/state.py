@@ -195,6 +195,7 @@ class ClusterState:
             try:
                 await self._session()
             except Exception as error:  # noqa: BLE001 - whatever it is, the next attempt may work
+                self._answers(False)  # also where there was no connection yet, which is how it may begin
                 self._counts["errors"] += 1
                 failures = 0 if self._counts["connects"] > connects else failures + 1
                 self.quiet.trouble(

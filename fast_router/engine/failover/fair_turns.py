@@ -8,11 +8,10 @@ callers would starve a backlog.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Hashable
-from typing import NamedTuple, Protocol, TypeVar
+from collections.abc import Hashable
+from typing import NamedTuple
 
-__all__ = ["FairTurns", "Place", "gives_way"]
+__all__ = ["FairTurns", "Place"]
 
 _FEW = 64
 
@@ -62,33 +61,3 @@ class FairTurns:
     def served(self, place: Place) -> None:
         """Note that a request has its turn."""
         self._now = max(self._now, place.turn)
-
-
-class _Standing(Protocol):
-    @property
-    def caller(self) -> Hashable | None: ...
-
-    @property
-    def place(self) -> Place: ...
-
-
-Standing = TypeVar("Standing", bound=_Standing)
-
-
-def gives_way(line: Collection[Standing], caller: Hashable | None) -> Standing | None:
-    """Give who has to leave a full line for a newcomer.
-
-    Args:
-        line: Those who stand in it.
-        caller: The newcomer's, None if that is not known.
-
-    Returns:
-        The latest request of whoever has the most in line; None if the newcomer's caller would then have as many.
-    """
-    places = Counter(standing.caller for standing in line if standing.caller is not None)
-    if not places:
-        return None
-    (greediest, most), *_ = places.most_common(1)
-    if most <= places[caller] + 1:
-        return None
-    return max((standing for standing in line if standing.caller == greediest), key=lambda standing: standing.place)

@@ -11,7 +11,7 @@ The queue knows no event loop and no thread: a waiter brings a callback, and who
   gone returns to its old place (`again`).
 
 One caller cannot fill it: callers take turns (`fair_turns`), and where no place is left, the latest request of whoever
-has the most gives way to a caller that has fewer.
+has the most gives way to a caller that has fewer (`shares`). No step looks at everybody in line.
 
 Callbacks are called outside the lock, so that they may call back into the queue.
 """
@@ -23,7 +23,8 @@ import threading
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
-from fast_router.engine.failover.fair_turns import FairTurns, Place, gives_way
+from fast_router.engine.failover.fair_turns import FairTurns, Place
+from fast_router.engine.failover.shares import Shares
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -81,7 +82,10 @@ class WaitQueue:
         self._clock = clock
         self._max_length = max_length
         self._lock = threading.Lock()
+        # Those who leave stay in both until they are first, or too many (`_compact`).
         self._heap: list[Ticket] = []
+        self._deadlines: list[tuple[float, int, Ticket]] = []
+        self._shares: Shares[Ticket] = Shares()
         self._waiting = 0
         self._woken = 0
         self._turns = FairTurns()
@@ -131,6 +135,7 @@ class WaitQueue:
             ticket = Ticket(self._turns.place(caller, priority), caller, deadline, tell)
             missed = epoch is not None and epoch != self._epoch
             self._push(ticket)
+            heappush(self._deadlines, (deadline, ticket.place.order, ticket))
             if missed:
                 told += self._wake(1)
         self._tell(told)
@@ -196,46 +201,49 @@ class WaitQueue:
     def expire(self) -> int:
         """Turn away everybody whose deadline is over; each is told. Returns how many."""
         now = self._clock()
+        late: list[Ticket] = []
         with self._lock:
-            late = [t for t in self._heap if t.state is TicketState.WAITING and t.deadline <= now]
-            for ticket in late:
-                ticket.state = TicketState.EXPIRED
-            self._waiting -= len(late)
+            while self._deadlines and self._deadlines[0][0] <= now:
+                ticket = heappop(self._deadlines)[2]
+                if ticket.state is TicketState.WAITING:
+                    self._take_out(ticket, TicketState.EXPIRED)
+                    late.append(ticket)
             self._compact()
         self._tell(late)
         return len(late)
-
-    def next_deadline(self) -> float | None:
-        """Give the earliest deadline among the waiters, None if nobody waits."""
-        with self._lock:
-            return min((t.deadline for t in self._heap if t.state is TicketState.WAITING), default=None)
 
     # Inside the lock.
 
     def _make_room(self, caller: Hashable | None) -> list[Ticket]:
         """Turn the latest request of whoever has the most places away, for a caller that has fewer."""
-        latest = gives_way([ticket for ticket in self._heap if ticket.state is TicketState.WAITING], caller)
+        latest = self._shares.gives_way(caller)
         if latest is None:
             raise QueueFullError(f"{self._waiting} requests wait already")
-        latest.state = TicketState.EXPIRED
-        self._waiting -= 1
+        self._take_out(latest, TicketState.EXPIRED)
         self._compact()
         return [latest]
 
     def _push(self, ticket: Ticket) -> None:
         heappush(self._heap, ticket)
+        self._shares.add(ticket)
         self._waiting += 1
+
+    def _take_out(self, ticket: Ticket, state: TicketState) -> None:
+        """Let a waiter wait no longer."""
+        ticket.state = state
+        self._shares.discard(ticket)
+        self._waiting -= 1
 
     def _leave(self, ticket: Ticket) -> bool:
         """Take a ticket out; True if it had been woken."""
-        state, ticket.state = ticket.state, TicketState.LEFT
-        if state is TicketState.WAITING:
-            self._waiting -= 1
+        if ticket.state is TicketState.WAITING:
+            self._take_out(ticket, TicketState.LEFT)
             self._compact()
-        elif state is TicketState.WOKEN:
-            self._woken -= 1
-            return True
-        return False
+            return False
+        woken = ticket.state is TicketState.WOKEN
+        self._woken -= woken
+        ticket.state = TicketState.LEFT
+        return woken
 
     def _wake(self, count: int) -> list[Ticket]:
         told: list[Ticket] = []
@@ -244,12 +252,11 @@ class WaitQueue:
             ticket = heappop(self._heap)
             if ticket.state is not TicketState.WAITING:
                 continue
-            self._waiting -= 1
             if ticket.deadline <= now:
-                ticket.state = TicketState.EXPIRED
+                self._take_out(ticket, TicketState.EXPIRED)
                 count += 1
             else:
-                ticket.state = TicketState.WOKEN
+                self._take_out(ticket, TicketState.WOKEN)
                 self._woken += 1
                 self._turns.served(ticket.place)
             told.append(ticket)
@@ -267,10 +274,14 @@ class WaitQueue:
         return told
 
     def _compact(self) -> None:
-        """Keep the heap of the order of the number of waiters: those who left stay in it until popped."""
+        """Keep the heaps of the order of the number of waiters: those who left stay in them until popped."""
         if len(self._heap) > 32 and len(self._heap) > 2 * self._waiting:
             self._heap = [t for t in self._heap if t.state is TicketState.WAITING]
             heapify(self._heap)
+        if len(self._deadlines) > 32 and len(self._deadlines) > 2 * (self._waiting + self._woken):
+            alive = (TicketState.WAITING, TicketState.WOKEN)
+            self._deadlines = [due for due in self._deadlines if due[2].state in alive]
+            heapify(self._deadlines)
 
     @staticmethod
     def _tell(tickets: list[Ticket]) -> None:

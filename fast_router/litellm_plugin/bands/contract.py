@@ -1,8 +1,9 @@
 """What a layer, a pick or a feature may know of LiteLLM.
 
 Each range of LiteLLM's versions that has its seams at the same places is a band, and has an adapter: `methods` for
-1.83 to 1.109, `rust` for 1.110, `unknown` for any other. An adapter says which seams it has; features and capabilities
-declare the ones that they need (`feature_table`, `overhead`), and are left out with a reason where a band lacks one.
+1.83 to 1.109, `rust` for 1.110 and for what follows it (there a self-test decides), `unknown` where members are
+missing. An adapter says which seams it has; features and capabilities declare the ones that they need (`feature_table`,
+`overhead`), and are left out with a reason where a band lacks one.
 Versions, LiteLLM's spellings and whether it has a member are an adapter's affair: a test keeps it so.
 """
 

@@ -13,12 +13,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from bisect import insort
+from bisect import bisect_left, insort
 from typing import TYPE_CHECKING, Any
 
 from fast_router import settings
 from fast_router.engine.failover.failures import FailureKind, classify
-from fast_router.engine.failover.fair_turns import FairTurns, Place, gives_way
+from fast_router.engine.failover.fair_turns import FairTurns, Place
+from fast_router.engine.failover.shares import Shares
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Mapping
@@ -68,6 +69,7 @@ class Outage:
         self.clock = clock
         self._lock = threading.Lock()
         self._line: list[_Standing] = []
+        self._shares: Shares[_Standing] = Shares()
         self._turns = FairTurns()
         self._next_try = 0.0
         self._pause = _FIRST_PAUSE
@@ -125,6 +127,7 @@ class Outage:
                 return False
             standing = _Standing(self._turns.place(caller, priority), caller, tell)
             insort(self._line, standing)
+            self._shares.add(standing)
         try:
             while not mine.is_set():
                 now = self.clock()
@@ -140,20 +143,29 @@ class Outage:
                     await asyncio.wait_for(mine.wait(), max(0.001, seconds))
             return not standing.turned_away
         finally:
-            with self._lock, contextlib.suppress(ValueError):
-                self._line.remove(standing)
+            with self._lock:
+                self._take_out(standing)
+
+    # Inside the lock.
 
     def _make_room(self, caller: Hashable | None) -> bool:
-        latest = gives_way(self._line, caller)
+        latest = self._shares.gives_way(caller)
         if latest is None:
             return False
-        self._line.remove(latest)
+        self._take_out(latest)
         latest.turned_away = True
         latest.tell()
         return True
 
+    def _take_out(self, standing: _Standing) -> None:
+        at = bisect_left(self._line, standing)
+        if at < len(self._line) and self._line[at] is standing:
+            del self._line[at]
+            self._shares.discard(standing)
+
     def _wake(self, count: int) -> None:
         for standing in self._line[:count]:
+            self._shares.discard(standing)
             self._turns.served(standing.place)
             standing.tell()
         del self._line[:count]

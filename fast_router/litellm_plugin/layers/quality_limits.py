@@ -2,7 +2,8 @@
 
 The engine holds a deployment that is at its limit, so a pick goes elsewhere by itself. What is left is the moment in
 which nobody has room: LiteLLM would then send the request to a deployment that refuses it. Here it waits as often as
-the entry says (`model_info.fast_router.retries`, `retry_countdown` seconds apart) and is then refused as busy.
+the entry says (`model_info.fast_router.retries`, `retry_countdown` seconds apart) and is then refused as busy. Places
+are kept for callers who were refused (`kept_places`), so that none has all of them while others get none.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fast_router.deployment_options import DeploymentOptions, options_of
 from fast_router.engine.deployment import CLOSED, FULL, QOS
 from fast_router.errors import ConfigurationError
+from fast_router.litellm_plugin.layers.kept_places import kept_places_of
 from fast_router.litellm_plugin.layers.stack import Around, Installed, Pick, plug
 from fast_router.litellm_plugin.litellm_errors import busy
-from fast_router.litellm_plugin.request import here
+from fast_router.litellm_plugin.request import caller_here, here
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from fast_router.engine import Deployment, ModelGroup
     from fast_router.litellm_plugin.bands.methods import Band
     from fast_router.litellm_plugin.patching import PatchSet
@@ -58,7 +62,11 @@ def install(patches: PatchSet, band: Band) -> list[str]:
 
 def _wanted(binding: Binding, core: Any) -> bool:
     entries = binding.band.read(core, "model_list") or ()
-    return any(isinstance(entry, Mapping) and limited(entry) is not None for entry in entries)
+    if any(isinstance(entry, Mapping) and limited(entry) is not None for entry in entries):
+        return True
+    if binding.kept is not None:
+        binding.kept.clear()
+    return False
 
 
 def _around(inner: Pick, binding: Binding) -> Pick:
@@ -81,8 +89,9 @@ def _around(inner: Pick, binding: Binding) -> Pick:
             tally.failed(error, "the admission of a request")
         if rule is None:
             return await inner(lane, core, model, *rest)
+        request = rest[0] if rest and isinstance(rest[0], dict) else {}
         for left in range(rule.retries, -1, -1):
-            if has_room(rule):
+            if has_room(rule, caller_here(request)):
                 picked = await inner(lane, core, model, *rest)
                 if not _handed_back(rule, picked):
                     return picked
@@ -104,11 +113,20 @@ def rule_of(binding: Binding, group: ModelGroup) -> Rule | None:
     return Rule(binding, group, max(one.retries for one in said), max(one.retry_countdown for one in said))
 
 
-def has_room(rule: Rule) -> bool:
-    """Whether somebody may take it, or nobody may for a reason that is no limit of ours: LiteLLM tells that one."""
+def has_room(rule: Rule, caller: Hashable | None) -> bool:
+    """Tell whether a caller may have a place, or nobody may for a reason of LiteLLM's, which LiteLLM tells."""
     rule.binding.engine.settle()
     held = [member.held for member in rule.group.members]
-    return not all(held) or not any(bits & _OVER for bits in held)
+    full = all(held) and any(bits & _OVER for bits in held)
+    try:
+        kept = kept_places_of(rule.binding)
+        if not full and kept.admits(rule.group, caller):
+            return True
+        kept.refused(rule.group, caller)
+    except Exception as error:  # noqa: BLE001 - the limit itself is kept all the same
+        tally.failed(error, "the places kept for others")
+        return not full
+    return False
 
 
 def _handed_back(rule: Rule, picked: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from fast_router import settings
+from fast_router import extras, settings
 
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.methods import Band
@@ -29,8 +29,8 @@ def install(patches: PatchSet, band: Band) -> list[str]:
         from fast_router.litellm_plugin.layers import routing_worker  # noqa: PLC0415
     except ModuleNotFoundError as error:
         _log.warning(
-            "Celery routing is off, requests are picked locally: %s is missing, pip install 'fast-router[celery]'",
-            error.name,
+            "%s; until then it is off, and requests are picked locally",
+            extras.needs("Celery routing", error.name, "celery"),
         )
         raise
     return routing_worker.install(patches, band)

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 from fast_router import settings
 from fast_router.engine.failover.waiting import QueueFullError, Ticket, TicketState, WaitQueue
 from fast_router.litellm_plugin import request as running
-from fast_router.litellm_plugin.callers import caller_of
 from fast_router.litellm_plugin.layers.outage import Outage, outlast
 from fast_router.litellm_plugin.layers.stack import Around, Call, CallSync, Installed, Pick, is_asynchronous, plug
 from fast_router.litellm_plugin.picks.binding import Binding, existing
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from fast_router.engine import Deployment, Lease, ModelGroup
     from fast_router.litellm_plugin.bands.methods import Band
@@ -213,11 +212,6 @@ def priority_of(request: Mapping[str, Any]) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _caller(request: Mapping[str, Any]) -> Hashable | None:
-    ledger = running.ledger.get()
-    return caller_of(request) if ledger is None else ledger.caller()
-
-
 def _patience(request: Mapping[str, Any], seconds: float) -> float:
     """Give how long a request waits: no longer than the timeout that its caller chose."""
     timeout = request.get("timeout")
@@ -342,7 +336,7 @@ class Waiting:
 
         try:
             ticket = queue.enter(
-                tell, deadline=deadline, priority=priority_of(request), caller=_caller(request), epoch=epoch
+                tell, deadline=deadline, priority=priority_of(request), caller=running.caller_here(request), epoch=epoch
             )
         except QueueFullError:
             return None

@@ -105,6 +105,7 @@ class Binding:
         around_sync: The same for synchronous picks.
         failover: Its breakers and budgets, made at the first request that needs them.
         waiting: Those of its requests that wait, as `layers.wait` keeps them.
+        kept: The places that are kept for refused callers, as `layers.kept_places` has them.
         calls: What stands around its requests and attempts, by the name of LiteLLM's method.
         stacked: The version that `calls` and the layers around picks were composed for.
         detour: Zero while the fast lane is open: no layer must see each pick, and nobody queues.
@@ -132,6 +133,7 @@ class Binding:
         "detour",
         "engine",
         "failover",
+        "kept",
         "lock",
         "look",
         "plans",
@@ -160,6 +162,7 @@ class Binding:
         self.stacked = -1
         self.failover: Failover | None = None
         self.waiting: Any = None
+        self.kept: Any = None
         self.detour = 0
         self._closed = False
         # The version and the length of the model list that `on_change` was told last.

@@ -18,7 +18,7 @@ from fast_router.litellm_plugin.rust_core.binding import binding_of
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Hashable, Mapping
 
     from fast_router.litellm_plugin.bands.rust.band import RustBand
     from fast_router.litellm_plugin.layers.quality_limits import Rule
@@ -37,7 +37,7 @@ def _pre_route(original: Any, band: RustBand) -> Any:
                 walking.ledger.refusals += 1
                 raise walking.refused
             rule = _rule(band, self, step)
-            if rule is not None and not await _admitted(rule):
+            if rule is not None and not await _admitted(rule, walking.ledger.caller()):
                 walking.refused = busy(step.get("model"), retry_after=RETRY_AFTER, final=True)
                 _count_refusal(walking, step.get("model"))
                 raise walking.refused
@@ -63,9 +63,9 @@ def _count_refusal(walking: Walk, model: Any) -> None:
         tally.event("refused", model)
 
 
-async def _admitted(rule: Rule) -> bool:
+async def _admitted(rule: Rule, caller: Hashable | None) -> bool:
     for left in range(rule.retries, -1, -1):
-        if has_room(rule):
+        if has_room(rule, caller):
             return True
         if left:
             await asyncio.sleep(rule.countdown)

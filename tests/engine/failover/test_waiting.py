@@ -81,12 +81,10 @@ def test_deadlines(clock):
     queue, told = WaitQueue(clock=clock), []
     late = queue.enter(told.append, deadline=1)
     alive = queue.enter(told.append, deadline=9)
-    assert queue.next_deadline() == 1
     clock.now = 2
     assert queue.expire() == 1
     assert told == [late]
     assert late.state is TicketState.EXPIRED
-    assert queue.next_deadline() == 9
     queue.notify()
     assert told == [late, alive]
     clock.now = 10
@@ -109,7 +107,7 @@ def test_those_who_left_take_no_memory(clock):
     for _ in range(1000):
         queue.leave(queue.enter(lambda _: None, deadline=9))
     assert len(queue) == 0
-    assert len(queue._heap) <= 64
+    assert max(len(queue._heap), len(queue._deadlines)) <= 64
 
 
 @pytest.mark.parametrize("end", ["leave", "done"])

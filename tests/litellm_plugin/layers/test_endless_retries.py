@@ -8,6 +8,7 @@ import threading
 import pytest
 from litellm import Router
 
+from fast_router import settings
 from fast_router.litellm_plugin.layers import retry_timing
 from fast_router.litellm_plugin.request import RequestLedger
 from fast_router.testing import Behaviour, Fleet, Rule, Spec
@@ -36,7 +37,14 @@ def entry(group, server, id_):
 
 
 @pytest.fixture
-def router(plugin, servers):
+def budget():
+    """Settings of the retry budget."""
+    return {}
+
+
+@pytest.fixture
+def router(plugin, servers, budget):
+    settings.configure(**budget)
     made = Router(model_list=[entry("m", servers[name], name) for name in "abc"], num_retries=0, retry_after=0)
     yield made
     made.discard()
@@ -79,6 +87,8 @@ def test_a_prompt_that_all_fail_on_ends_synchronously(router):
     assert raised, "the request goes on for ever"
 
 
+# Few retries per second: however slowly this machine makes them, it makes more.
+@pytest.mark.parametrize("budget", [{"retry_budget_per_second": 0.5}])
 async def test_under_a_retry_policy_it_waits_ever_longer(router, monkeypatch):
     """There LiteLLM makes all the retries that the policy grants, whatever each is told."""
     pauses = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from urllib.parse import urlsplit
 
 import pytest
 from litellm import Router
@@ -11,6 +12,7 @@ from redis import Redis
 
 import fast_router
 from fast_router.cluster import state_of
+from fast_router.litellm_plugin.fleet.shared_state import SETTLED_PICKS
 from tests.litellm_plugin.fleet.test_redis_cache import sums
 from tests.litellm_plugin.fleet.test_shared_state import MESSAGES, _enabled, make, settle, upstreams  # noqa: F401 - fixtures
 from tests.support.waiting import until
@@ -102,6 +104,50 @@ async def test_a_router_that_shares_no_more_keeps_its_books_itself(make, redis_u
     now = {"exception_received": "x", "status_code": "429", "timestamp": time.time(), "cooldown_time": 60.0}
     await store.async_put("i0", now, 60)
     assert client.exists("deployment:i0:cooldown")
+
+
+@pytest.mark.parametrize(
+    "served",
+    [
+        pytest.param(False, id="no request before it is back", marks=pytest.mark.slow),
+        pytest.param(True, id="requests while it is away"),
+    ],
+)
+async def test_a_redis_that_is_away_from_the_start_holds_up_nobody_and_is_used_once_it_is_there(
+    make,  # noqa: F811
+    own_redis,
+    served,
+):
+    """A connection refused when the Router is made and at the first request; what happened meanwhile is told later."""
+    own_redis.kill()
+    where = urlsplit(own_redis.url)
+    router = make(strategy="simple-shuffle", prefix="n", redis_host=where.hostname, redis_port=where.port, rpm=100_000)
+    now = {"exception_received": "x", "status_code": "429", "timestamp": time.time(), "cooldown_time": 600.0}
+    store = router._core._cooldowns.cooldown_store
+    if served:
+        for _ in range(SETTLED_PICKS):
+            assert (await router.acompletion("m", messages=MESSAGES)).choices
+        state = await until(lambda: state_of(fast_router.advanced_router(router)))
+        await until(lambda: state.exchange.behind is not None and state.exchange.behind.away)
+        assert not store.has_redis, "the store would wait for Redis at each question"
+        await store.async_put("n0", now, 600)
+        assert store.increment_allowed_fails("n1", None, 60) == 1
+        assert [id_ for id_, _ in store.active_sync(["n0", "n1"])] == ["n0"]
+        answers = [await router.acompletion("m", messages=MESSAGES) for _ in range(4)]
+        assert {answer._hidden_params["model_id"] for answer in answers} == {"n1"}
+    own_redis.start()
+    client = Redis.from_url(own_redis.url)
+    _, state = await settle(router)
+    await until(lambda: not state.exchange.behind.away and state.exchange.behind.seen is not None)
+    for _ in range(4):
+        await router.acompletion("m", messages=MESSAGES)
+    assert await until(lambda: sums(client, "global_router:n*:rpm:*") >= 4)
+    if served:
+        assert await until(lambda: client.exists("deployment:n0:cooldown"))
+    else:
+        await store.async_put("n0", now, 600)
+    client.set("deployment:n1:cooldown", json.dumps(now), ex=600)
+    assert await until(lambda: {id_ for id_, _ in store.active_sync(["n0", "n1"])} == {"n0", "n1"})
 
 
 async def test_counters_of_several_groups_are_told_apart(make):  # noqa: F811
