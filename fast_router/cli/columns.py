@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
 
-__all__ = ["COLOURS", "Column", "duration", "figure", "show"]
+__all__ = ["COLOURS", "Column", "duration", "figure", "show", "show_lines"]
 
 # State → colour, in words that rich and click both know.
 COLOURS = {
@@ -54,6 +54,14 @@ def show(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, title: str
     console.print(rich_table(columns, rows))
 
 
+def show_lines(columns: Sequence[Column], rows: Sequence[Sequence[str]], below: Sequence[str]) -> None:
+    """Print a table with some lines of text below each row."""
+    for row, text in zip(_lines(columns, [[column.heading for column in columns], *rows]), ["", *below], strict=True):
+        click.echo(row)
+        if text:
+            click.echo(text)
+
+
 def rich_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Any:
     """The same as an object of rich's."""
     from rich import box  # noqa: PLC0415 - an extra
@@ -69,16 +77,21 @@ def rich_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Any:
 
 
 def _plain(columns: Sequence[Column], rows: Sequence[Sequence[str]], title: str) -> None:
-    widths = [max([len(c.heading), *(len(row[i]) for row in rows)]) for i, c in enumerate(columns)]
     limit = shutil.get_terminal_size((_WIDE, 24)).columns if sys.stdout.isatty() else None
     if title:
         click.secho(title, bold=True)
-    for row in ([column.heading for column in columns], *rows):
+    for line in _lines(columns, [[column.heading for column in columns], *rows]):
+        click.echo(line if limit is None else line[:limit])
+
+
+def _lines(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Each row as a line, its cells under each other."""
+    widths = [max(len(row[place]) for row in rows) for place in range(len(columns))]
+    for row in rows:
         cells = []
         for column, width, cell in zip(columns, widths, row, strict=True):
             cells.append(cell.rjust(width) if column.number else cell.ljust(width))
-        line = "  ".join(cells).rstrip()
-        click.echo(line if limit is None else line[:limit])
+        yield "  ".join(cells).rstrip()
 
 
 def _width(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> int:

@@ -17,6 +17,8 @@ from fast_router.observe.orders import Order, give, in_flight, seconds_of
 __all__ = ["drain", "rest", "wake", "weight"]
 
 _POLL = 0.5
+# The states that a wake ends.
+_WOKEN = frozenset({"held", "draining", "drained", "resting", "failing", "probing", "due"})
 
 
 def _common(command: Any) -> Any:
@@ -71,7 +73,21 @@ def drain(target: str, model: str | None, length: str | None, force: bool, no_wa
 @_common
 def wake(target: str, model: str | None) -> None:
     """Let a deployment or a server take calls again: ends an operator's hold, and a rest."""
-    _say("takes calls again", give("wake", target, model=model), None)
+    documents = asking.processes()
+    order = give("wake", target, model=model, documents=documents)
+    away = {
+        (name, row["id"])
+        for document in documents
+        for router in document.get("routers") or ()
+        for name, group in router["models"].items()
+        for row in group["deployments"]
+        if row["state"] in _WOKEN
+    }
+    for woken in order.targets:
+        was = (woken.model, woken.id) in away
+        what = "takes calls again" if was else "was neither held nor resting"
+        click.echo(f"{woken.model} on {woken.server} (id {woken.short}) {what}")
+    _say_told(order)
 
 
 @click.command()
@@ -117,6 +133,10 @@ def _say(what: str, order: Order, seconds: float | None) -> None:
     for target in order.targets:
         until = f" for {duration(seconds)}" if seconds is not None else ""
         click.echo(f"{target.model} on {target.server} (id {target.short}) {what}{until}")
+    _say_told(order)
+
+
+def _say_told(order: Order) -> None:
     click.echo(f"{order.told} process{'' if order.told == 1 else 'es'} told")
     for pid in order.silent:
         click.echo(f"process {pid} did not answer; it reads the order within ten seconds", err=True)

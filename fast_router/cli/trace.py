@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import click
 
-from fast_router.cli.columns import Column, duration, figure, show
+from fast_router.cli.columns import Column, duration, figure, show_lines
 from fast_router.observe import asking
 from fast_router.observe.orders import seconds_of
 
 __all__ = ["trace"]
 
-_COLUMNS = (
-    Column("at"),
-    Column("pid", number=True),
-    Column("model"),
-    Column("picked"),
-    Column("outcome"),
-    Column("seconds", number=True),
-    Column("1st token", number=True),
-    Column("candidates, with what was compared"),
-)
+_WIDE = 100
+_NAMED = 6
+_NO_NUMBERS = frozenset({"id", "server"})
 
 
 @click.command()
@@ -50,36 +45,65 @@ def trace(length: str | None, off: bool, model: str | None, last: int, as_json: 
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     elif rows:
-        show(_COLUMNS, [_cells(row) for row in rows])
+        _show(rows)
     else:
         click.echo("no pick was noted; `fast-router trace --on 60s` notes them for a while", err=True)
         raise SystemExit(1)
 
 
-def _cells(row: dict[str, object]) -> list[str]:
-    at = float(row["at"])  # type: ignore[arg-type]  # from JSON
-    moment = time.strftime("%H:%M:%S", time.localtime(at)) + f"{at % 1:.3f}"[1:]
-    seconds, first = row["seconds"], row["first_token"]
-    return [
-        moment,
-        str(row["pid"]),
-        str(row["model"]),
-        str(row["picked"] or "–"),
-        str(row["outcome"]),
-        figure(seconds if isinstance(seconds, (int, float)) else None),
-        figure(first if isinstance(first, (int, float)) else None),
-        _candidates(row),
-    ]
+def _show(rows: list[dict[str, Any]]) -> None:
+    """Print a line per pick, and below it the candidates; what is the same everywhere is said once or not at all."""
+    alike = {key for key in ("pid", "model") if len({row[key] for row in rows}) == 1}
+    if alike:
+        words = [f"{'process' if key == 'pid' else key} {rows[0][key]}" for key in sorted(alike)]
+        click.secho(", ".join(words), bold=True)
+    columns = {
+        "at": Column("at"),
+        "pid": Column("pid", number=True),
+        "model": Column("model"),
+        "picked": Column("picked"),
+        "outcome": Column("outcome"),
+        "seconds": Column("seconds", number=True),
+        "first_token": Column("1st token", number=True),
+    }
+    shown = [key for key in columns if key not in alike]
+    cells = [[_cell(row, key) for key in shown] for row in rows]
+    width = min(_WIDE, shutil.get_terminal_size((_WIDE, 24)).columns)
+    below = [click.wrap_text(_candidates(row), width, initial_indent="    ", subsequent_indent="    ") for row in rows]
+    show_lines([columns[key] for key in shown], cells, below)
 
 
-def _candidates(row: dict[str, object]) -> str:
+def _cell(row: Mapping[str, Any], key: str) -> str:
+    value = row.get(key)
+    if key == "at":
+        return time.strftime("%H:%M:%S", time.localtime(row["at"])) + f"{row['at'] % 1:.3f}"[1:]
+    if key == "picked":
+        return _name(row.get("server"), value)
+    return figure(value) if key in ("seconds", "first_token") else str(value)
+
+
+def _name(server: Any, id_: Any) -> str:
+    """A deployment; without a server its id says all that is known."""
+    return str(id_ or "–") if server in (None, "–") else f"{server} ({id_})"
+
+
+def _candidates(row: Mapping[str, Any]) -> str:
     candidates = row["candidates"]
     if not isinstance(candidates, list):
         return "LiteLLM chose"
-    shown = []
-    for each in candidates[:4]:
-        known = [(key.replace("_", " "), value) for key, value in each.items() if key != "id" and value is not None]
-        numbers = ", ".join(f"{key} {figure(value)}" for key, value in known)
-        shown.append(f"{each['id']} ({numbers})" if numbers else str(each["id"]))
-    more = len(candidates) - len(shown)
-    return f"{len(candidates)} of {row['of']}: " + ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+    keys = [key for key in (candidates[0] if candidates else ()) if key not in _NO_NUMBERS]
+    same = [key for key in keys if len({each.get(key) for each in candidates}) == 1]
+    named = []
+    for each in candidates[:_NAMED]:
+        numbers = _numbers(each, [key for key in keys if key not in same])
+        name = str(each["id"] if each.get("server") in (None, "–") else each["server"])
+        named.append(f"{name} ({numbers})" if numbers else name)
+    more = len(candidates) - len(named)
+    found = f"{len(candidates)} of {row['of']}: {', '.join(named)}" + (f" and {more} more" if more > 0 else "")
+    alike = _numbers(candidates[0], same) if candidates else ""
+    return f"{found}; each: {alike}" if alike else found
+
+
+def _numbers(candidate: Mapping[str, Any], keys: Iterable[str]) -> str:
+    known = [(key.replace("_", " "), candidate.get(key)) for key in keys]
+    return ", ".join(f"{key} {figure(value)}" for key, value in known if value is not None)

@@ -87,7 +87,8 @@ def _say(own: str) -> None:
     if own not in _Said.names:
         _Said.names |= {own}
         LOGGER.warning(
-            "fast_router's strategies are off: LiteLLM lacks routing_strategy %r and goes by %s meanwhile",
+            "fast_router's strategies are off, and LiteLLM has no routing_strategy %r: until fast_router is on again, "
+            "%s is used instead",
             own,
             _STAND_IN,
         )

@@ -104,7 +104,8 @@ def targets(documents: Sequence[Mapping[str, Any]], word: str, model: str | None
     if not found:
         words = {name for target in every for name in (target.server, target.short)}
         hint = did_you_mean(word, words, "`fast-router status` shows servers and ids", cutoff=0.4)
-        msg = f"nothing is called {word!r}: give an id, its beginning, or a server as host:port; {hint}"
+        forms = f"an id, its beginning ({_LEAST} characters or more), or a server as host:port"
+        msg = f"nothing is called {word!r}: give {forms}; {hint}"
         raise ConfigurationError(msg)
     return found
 

@@ -12,7 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from fast_router.explain import compared
-from fast_router.naming import short_id
+from fast_router.naming import server_of, short_id
 
 if TYPE_CHECKING:
     from fast_router.engine import Deployment, Engine, Lease, ModelGroup
@@ -74,17 +74,23 @@ class _Tracer:
         with self.engine.lock:
             now = self.engine.clock()
             return [
-                {"id": short_id(each.id, ids), **compared(each, group.strategy, now, ask, _UNKNOWN)}
+                {
+                    "id": short_id(each.id, ids),
+                    "server": server_of(each.entry),
+                    **compared(each, group.strategy, now, ask, _UNKNOWN),
+                }
                 for each in candidates[:_CANDIDATES]
             ]
 
     def _note(
         self, lease: Lease | None, model: str, candidates: list[dict[str, Any]] | None, size: int
     ) -> Lease | None:
+        known = self.engine.deployments
         row = {
             "at": round(self.engine.wall(), 3),
             "model": model,
-            "picked": None if lease is None else short_id(lease.id, list(self.engine.deployments)),
+            "picked": None if lease is None else short_id(lease.id, list(known)),
+            "server": None if lease is None or lease.id not in known else server_of(known[lease.id].entry),
             "by": "LiteLLM" if candidates is None else "fast_router",
             "candidates": candidates,
             "of": size,

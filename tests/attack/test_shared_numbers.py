@@ -172,6 +172,37 @@ async def test_long_calls_of_one_caller_are_no_silence(upstreams, door_to):
     assert not rested
 
 
+async def test_a_caller_whose_calls_wait_everywhere_hides_no_hanging_server_from_others(upstreams, door_to):
+    """One of three servers hangs, while one caller's calls have waited at all three for long."""
+    door = door_to(entries(upstreams, "hidden", {}, {"fast_router": {"strategy": "least_busy"}}))
+    engine = fast_router.advanced_router(door.router).engine
+    real, ahead = engine.clock, 0.0
+    engine.clock = lambda: real() + ahead
+    for _ in range(30):
+        assert (await door.chat("hidden")).error is None
+    for upstream in upstreams.values():
+        upstream.reset()
+    long = [asyncio.create_task(door.chat("hidden", "wait-for-me", by=EVE)) for _ in range(9)]
+    await until(lambda: [upstreams[name].records.in_flight for name in MEMBERS] == [3, 3, 3])
+    rules = upstreams["b"].behaviour.rules
+    upstreams["b"].order(rules=[Rule({"hold": True}), *rules])
+    try:
+        asked = [asyncio.create_task(door.chat("hidden", "a question")) for _ in range(6)]
+        await until(lambda: upstreams["b"].records.in_flight > 3)
+        for _ in range(400):
+            ahead += 0.5
+            asked.append(asyncio.create_task(door.chat("hidden", "a question")))
+            await asyncio.wait({asked[-1]}, timeout=0.05)
+            if len(asked) > 40 and all(call.done() for call in asked):
+                break
+        assert [call.result().error for call in asked if call.done()] == [None] * len(asked)
+        assert not any(call.done() for call in long)
+    finally:
+        upstreams["b"].order(rules=rules)
+        release(upstreams)
+    await asyncio.gather(*long)
+
+
 async def test_a_limit_of_its_own_rests_no_deployment_beyond_its_cooldown(upstreams, door_to):
     """`enforce_model_rate_limits` refuses here, in this process: the Retry-After of its refusal is no provider's."""
     door = door_to(

@@ -308,7 +308,7 @@ def test_keys_filter_theme_and_a_narrow_screen(router, browser):
         assert "gpu2:8000" in page.text("#models")
         browser.switch_to.active_element.send_keys(Keys.ESCAPE)
         page.until(lambda: "gpu1:8000" in page.text("#models"))
-        for width in (1400, 1000, 700, 360):
+        for width in (1600, 1400, 1300, 1100, 1001, 700, 360):
             browser.set_window_size(width, 900)
             page.until(
                 lambda: browser.execute_script(
@@ -316,6 +316,8 @@ def test_keys_filter_theme_and_a_narrow_screen(router, browser):
                 ),
                 10,
             )
+            wide = browser.execute_script("return document.querySelector('#models td.why').clientWidth")
+            assert wide >= 160, f"{wide} px are left for the reason at a width of {width}"
 
 
 @pytest.mark.browser

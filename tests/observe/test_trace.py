@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import pytest
@@ -9,7 +10,7 @@ from click.testing import CliRunner
 
 from fast_router import AdvancedRouter
 from fast_router.cli import main
-from fast_router.observe import process_status
+from fast_router.observe import answers, process_status
 from fast_router.observe.trace import trace
 
 
@@ -74,9 +75,30 @@ def test_the_command_switches_it_on_and_shows_it(runtime, router):
     assert "1 process note picks for 1 min 0 s" in done.output
     router.acquire("m").release()
     done = run(main, ["trace"])
-    assert "3 of 3: d0 (in flight 0, outside 0)" in done.output
+    assert "3 of 3: d0, d1, d2; each: in flight 0, outside 0\n" in done.output
     assert run(main, ["trace", "--off"]).exit_code == 0
     assert not trace.active
+
+
+def test_servers_are_named_and_no_line_is_wider_than_a_hundred_columns(runtime):
+    entries = [
+        {"model_name": "assistant", "id": f"{i:02x}" * 32, "endpoint": f"http://10.0.0.{i}:8000/v1"}
+        for i in range(10, 20)
+    ]
+    router = AdvancedRouter("peak_ewma", model_list=entries)
+    process_status.start()
+    CliRunner().invoke(main, ["trace", "--on", "60s"])
+    with router.lease("assistant") as lease:
+        router.acquire("assistant", exclude=[lease.id]).release(TimeoutError())
+    lines = CliRunner().invoke(main, ["trace"]).output.splitlines()
+    assert lines[0] == f"model assistant, process {os.getpid()}"
+    assert lines[1].split() == ["at", "picked", "outcome", "seconds", "1st", "token"]
+    picked = lease.entry["endpoint"].removeprefix("http://").removesuffix("/v1")
+    assert f"  {picked} ({lease.id[:8]})" in lines[2]
+    assert "10 of 10: 10.0.0.10:8000, " in lines[3]
+    assert " and 4 more; each: in flight 0, outside 0" in " ".join(map(str.strip, lines[3:6]))
+    assert "TimeoutError" in "".join(lines)
+    assert max(map(len, lines)) <= 100
 
 
 def test_litellms_picks_are_traced_too():
@@ -97,6 +119,19 @@ def test_litellms_picks_are_traced_too():
     (row,) = trace.read()
     assert (row["picked"], row["outcome"]) == ("d0", "ok")
     assert "secret words" not in str(row)
+
+
+def test_a_router_that_has_had_no_request_yet_is_traced():
+    import litellm
+
+    import fast_router
+
+    fast_router.enable()
+    params = {"model": "openai/x", "api_base": "http://gpu0:1", "api_key": "k"}
+    made = litellm.Router(model_list=[{"model_name": "m", "litellm_params": params, "model_info": {"id": "first"}}])
+    answers.answer({"do": "trace", "on": 60}, 0.0)
+    made.completion("m", messages=[{"role": "user", "content": "words"}], mock_response="hello")
+    assert [row["picked"] for row in trace.read("m")] == ["first"]
 
 
 def test_what_cache_aware_compared_was_of_this_prompt():

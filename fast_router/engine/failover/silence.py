@@ -7,8 +7,9 @@ makes them, and the first sign of life of any of them brings it back. Nothing is
 a moment's share of the traffic.
 
 Long calls are no silence: where the calls under way are known one by one, a deployment is silent only if another one
-that may be picked has none that waits as long. Where several callers use a group and the calls of one of them are all
-that waits, it is silent on that caller's word: the others find out for themselves.
+that may be picked has none that waits as long. One caller who has such calls at all of them could hide any silence from
+the others, and is left out. Where several callers use a group and the calls of one of them are all that waits, it is
+silent on that caller's word: the others find out for themselves.
 
 Nothing is noted per call. Deployments are looked at every now and then, and what is certain follows from two looks:
 of the calls that were open at the first one, so many must still be.
@@ -16,7 +17,7 @@ of the calls that were open at the first one, so many must still be.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -223,8 +224,9 @@ class Silences:
         """Tell whether a call to one that rests or comes back began before then, and none waits as long elsewhere."""
         if self._calls is None or self._late is None or not self._doubtful(member.id):
             return False
-        waits = any(not call.heard and call.started <= before for call in self._calls(member))
-        return waits and self._others_answer(member, members, before)
+        hiding = self._hiding(member, members, before)
+        waits = any(voice != hiding for voice in self._waits(member, before))
+        return waits and self._others_answer(member, members, before, hiding)
 
     def _around(self, group: _Group, members: Sequence[Deployment], now: float) -> int:
         """Count the callers that have used the group lately."""
@@ -242,17 +244,45 @@ class Silences:
         """Give whose calls have waited here since before then; None if they are too few, or all wait elsewhere, too."""
         if self._calls is None:
             return set()
-        waiting = [call.voice for call in self._calls(member) if not call.heard and call.started <= before]
-        if len(waiting) < self._options.calls or not self._others_answer(member, members, before):
+        waiting = self._waits(member, before)
+        if len(waiting) < self._options.calls:
             return None
-        return set(waiting)
+        hiding = self._hiding(member, members, before)
+        if sum(voice != hiding for voice in waiting) < self._options.calls:
+            return None
+        return set(waiting) if self._others_answer(member, members, before, hiding) else None
 
-    def _others_answer(self, member: Deployment, members: Sequence[Deployment], before: float) -> bool:
-        """Tell whether another one, that may be picked, has no call that began before then."""
+    def _waits(self, member: Deployment, before: float) -> list[Hashable]:
+        """Give whose calls have waited there since before then, a voice per call."""
         assert self._calls is not None
-        calls = self._calls
+        return [call.voice for call in self._calls(member) if not call.heard and call.started <= before]
+
+    def _hiding(self, member: Deployment, members: Sequence[Deployment], before: float) -> Hashable | None:
+        """Give the caller whose calls wait as long at all the others that may be picked, several in all; None for none.
+
+        A second such caller hides a silence, as calls do that are long for everybody.
+        """
+        everywhere: Counter[Hashable] | None = None
+        for other in members:
+            if other is member or other.held:
+                continue
+            waits = Counter(self._waits(other, before))
+            if everywhere is None:
+                everywhere = waits
+            else:
+                everywhere = Counter({who: n + waits[who] for who, n in everywhere.items() if waits[who]})
+            if not everywhere:
+                return None
+        several = self._options.calls
+        found = [who for who, calls in (everywhere or {}).items() if calls >= several]
+        return found[0] if len(found) == 1 else None
+
+    def _others_answer(
+        self, member: Deployment, members: Sequence[Deployment], before: float, hiding: Hashable | None
+    ) -> bool:
+        """Tell whether another one, that may be picked, has no call that began before then, but of who hides it."""
         return any(
-            not other.held and all(call.heard or call.started > before for call in calls(other))
+            not other.held and all(voice == hiding for voice in self._waits(other, before))
             for other in members
             if other is not member
         )

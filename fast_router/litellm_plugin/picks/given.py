@@ -16,12 +16,14 @@ class Given:
         options: That strategy's options.
         groups: Our strategies and their options, by routing group.
         allowed_fails: Whether `allowed_fails` was set, be it to LiteLLM's default value.
+        stand_in_told: Whether it was said by what LiteLLM's arm of a rollout picks instead.
     """
 
-    __slots__ = ("allowed_fails", "groups", "options", "router")
+    __slots__ = ("allowed_fails", "groups", "options", "router", "stand_in_told")
 
     def __init__(self) -> None:
         self.router: str | None = None
         self.options: Mapping[str, Any] = {}
         self.groups: dict[str, tuple[str, Mapping[str, Any]]] = {}
         self.allowed_fails = False
+        self.stand_in_told = False

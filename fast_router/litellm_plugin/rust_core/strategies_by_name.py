@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fast_router.engine.strategies import check_arguments
 from fast_router.litellm_plugin.picks import strategies_by_name
 from fast_router.litellm_plugin.router_state import given_now, given_to
+from fast_router.litellm_plugin.tally import LOGGER
 
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.rust.band import RustBand
@@ -102,13 +103,34 @@ def shuffle_alone(patches: PatchSet, band: RustBand, alone: Callable[[], bool]) 
     def routing_fields(original: Any) -> Any:
         def _routing_fields(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
             fields = original(self, request, *args, **kwargs)
-            if "routing_strategy" in fields or not alone() or not _all_ours(self):
+            if "routing_strategy" in fields or not alone():
                 return fields
-            return {**fields, "routing_strategy": _SHUFFLE}
+            if _all_ours(self):
+                return {**fields, "routing_strategy": _SHUFFLE}
+            _warn_of_stand_in(self)
+            return fields
 
         return _routing_fields
 
     patches.replace(band.core, "_routing_fields", routing_fields)
+
+
+def _warn_of_stand_in(core: Any) -> None:
+    """Say once per Router with whom a rollout compares us where only some models have a strategy of LiteLLM's."""
+    given = given_now(core)
+    if given is None or given.stand_in_told:
+        return
+    ours = sorted({own for own in (given.router, *(own for own, _ in given.groups.values())) if own is not None})
+    if not ours:
+        return
+    given.stand_in_told = True
+    LOGGER.warning(
+        "rollout: LiteLLM's arm picks by %s where the configuration says %s: beside strategies of LiteLLM's own its "
+        "core can be told nothing else. To compare with what you run today leave routing_strategy and routing_groups "
+        "as they were, and name ours for each model: model_info: {fast_router: {strategy: …}}",
+        _STAND_IN,
+        ", ".join(ours),
+    )
 
 
 def _all_ours(core: Any) -> bool:

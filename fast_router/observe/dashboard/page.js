@@ -351,14 +351,14 @@ function tick() {
   text($("clock"), view.paused ? "paused" : `as of ${clock(view.data.now)}${age > 10 ? `, ${duration(age)} ago` : ""}`);
   for (const card of $("trouble").children) {
     if (!card.row) continue;
-    text(card.querySelector(".since"), card.row.since ? `since ${duration(now() - card.row.since)} (${clock(card.row.since)})` : "");
+    text(card.querySelector(".since"), card.row.since ? `for ${duration(now() - card.row.since)}, since ${clock(card.row.since)}` : "");
     const wait = left(card.row);
-    text(card.querySelector(".countdown"), wait === null ? "" : wait > 0 ? `${AWAY.has(card.row.state) ? "until" : "next try in"} ${duration(wait)}` : "its next call is the try");
+    text(card.querySelector(".countdown"), wait === null ? "" : wait > 0 ? `${AWAY.has(card.row.state) ? "ends in" : "next try in"} ${duration(wait)}` : "its next call is the try");
   }
   for (const tr of document.querySelectorAll("#models tbody tr")) {
     const row = tr.row, wait = row && left(row);
     if (!row || (!row.reason && !row.since && !wait)) { if (tr.children[10].textContent) text(tr.children[10], ""); continue; }
-    const parts = [row.reason, row.since && !AWAY.has(row.state) ? `since ${duration(now() - row.since)}` : "", wait ? `${row.state === "warming" ? "full share" : AWAY.has(row.state) ? "ends" : "next try"} in ${duration(wait)}` : ""];
+    const parts = [row.reason, row.since && !AWAY.has(row.state) ? `for ${duration(now() - row.since)}` : "", wait ? `${row.state === "warming" ? "full share" : AWAY.has(row.state) ? "ends" : "next try"} in ${duration(wait)}` : ""];
     text(tr.children[10], parts.filter(Boolean).join(", "));
   }
 }

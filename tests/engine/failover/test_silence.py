@@ -310,6 +310,35 @@ def test_calls_that_wait_as_long_everywhere_are_no_silence():
     assert not c.told
 
 
+@pytest.mark.parametrize("waits_here_too", [False, True])
+def test_one_caller_whose_calls_wait_everywhere_hides_no_silence_from_others(waits_here_too):
+    c = Callers()
+    [c.ask("hostile", to) for to in (1, 1, 2, 2, *[0] * waits_here_too)]
+    waiting = {c.ask("one", 0), c.ask("one", 0)}
+    siblings_answer(c.f, 5)
+    assert state(c.f) is BreakerState.OPEN
+    assert any(waiting <= told for told in c.told)
+    assert c.disputed() is not waits_here_too  # where both wait it is no single caller's word
+    assert [state(c.f, other) for other in (1, 2)] == [BreakerState.CLOSED] * 2
+
+
+def test_one_caller_whose_calls_wait_everywhere_makes_none_silent():
+    c = Callers()
+    [c.ask("hostile", to) for to in (0, 0, 0, 1, 1, 2, 2)]
+    c.ask("one", 0)  # a single call that takes long
+    siblings_answer(c.f, 60)
+    assert {state(c.f, to) for to in range(3)} == {BreakerState.CLOSED}
+    assert not c.told
+
+
+def test_calls_that_are_long_for_several_callers_are_no_silence():
+    c = Callers()
+    [c.ask(caller, to) for caller, to in zip("abcabc", (0, 0, 1, 1, 2, 2), strict=True)]
+    siblings_answer(c.f, 60)
+    assert {state(c.f, to) for to in range(3)} == {BreakerState.CLOSED}
+    assert not c.told
+
+
 def test_a_second_probe_is_not_left_behind_when_the_first_has_failed():
     c = Callers(options=dataclasses.replace(OPTIONS_OF_BREAKERS, probe_timeout=2))
     [c.ask("one", 0) for _ in range(2)]

@@ -95,7 +95,7 @@ def test_where_only_we_have_the_strategy_litellms_arm_shuffles(servers, rollout,
     assert fast_router.advanced_router(r).stats()["strategy"] == "peak_ewma"
 
 
-def test_a_strategy_of_litellms_own_stays_in_its_arm(servers):
+def test_a_strategy_of_litellms_own_stays_in_its_arm(servers, caplog):
     """One that a routing group names, beside ours for the rest."""
     prices = [{"input_cost_per_token": n + 1.0, "output_cost_per_token": n + 1.0} for n in (2, 1, 0)]
     entries = [entry(f"d{n}", server.api_base, **prices[n]) for n, server in enumerate(servers)]
@@ -105,6 +105,10 @@ def test_a_strategy_of_litellms_own_stays_in_its_arm(servers):
     for _ in range(6):
         asyncio.run(ask(r))
     assert [server.records.requests for server in servers] == [0, 0, 6]
+    told = [record.getMessage() for record in caplog.records if "arm picks by least-busy" in record.getMessage()]
+    # Other models would be picked by simple-shuffle up to 1.109.
+    assert len(told) == int("lane" in fast_router.status()["features"])
+    assert all("the configuration says peak_ewma" in each for each in told)
 
 
 def play(servers, arrangement):
