@@ -31,7 +31,7 @@ def ran(code, **env):
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=250,
         env={**os.environ, "FAST_ROUTER_RUNTIME_DIR": "", **env},
     )
 
