@@ -183,8 +183,13 @@ class UpstreamServer:
 
     def _handler(self, answer: Answer) -> Callable[[web.Request], Any]:
         async def handle(request: web.Request) -> web.StreamResponse:
-            async with self._recorded(request) as (seen, body):
-                return await self._answer(request, answer, seen, body)
+            try:
+                async with self._recorded(request) as (seen, body):
+                    return await self._answer(request, answer, seen, body)
+            except ConnectionResetError:
+                # The client has left while it was written to. aiohttp would log that as this handler's error; what it
+                # does for a client that leaves meanwhile, it does without a word.
+                raise asyncio.CancelledError from None
             raise AssertionError("unreachable: _recorded never swallows an error")
 
         return handle
