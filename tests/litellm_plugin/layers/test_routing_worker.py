@@ -107,7 +107,7 @@ def run(settings, body, **environment):
         env={**os.environ, **own, **environment},
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=250,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -260,7 +260,7 @@ def test_off_by_default():
         [sys.executable, "-W", "ignore", "-c", program],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=250,
         check=False,
         env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
     )
