@@ -146,7 +146,7 @@ def merged(rows: list[Row]) -> list[Row]:
 
 
 def kept(page: str) -> list[Row]:
-    """The table that a page has."""
+    """The table that a page has, the newest releases first."""
     table = page.partition(BEGIN)[2].partition(END)[0]
     rows: list[Row] = []
     for line in table.splitlines()[2:]:
@@ -179,7 +179,7 @@ def main() -> None:
             print(f"LiteLLM {release}: {done}", file=sys.stderr, flush=True)
     rows = [row for row in answers.values() if isinstance(row, Row)]
     # Of releases that were named, nothing is known about those between.
-    table = HEAD + "".join(row.text() for row in (rows if options.releases else merged(rows)))
+    table = HEAD + "".join(row.text() for row in reversed(rows if options.releases else merged(rows)))
     print(table)
     page = PAGE.read_text()
     if options.update:

@@ -6,6 +6,8 @@ Half-way through, one upstream and one worker are killed. Every request must be 
 private servers of this run, or the ones that FAST_ROUTER_CELERY_BROKER_URL and FAST_ROUTER_REDIS_URL name.
 """
 
+# example: timeout 300
+
 from __future__ import annotations
 
 import asyncio

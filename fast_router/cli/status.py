@@ -117,9 +117,10 @@ def _states(groups: Sequence[Mapping[str, Any]]) -> str:
 
 def _heading(group: Mapping[str, Any], *, both: bool) -> str:
     arms = " in both arms" if both else ""
+    picks = f"{group['picks']} pick{'' if group['picks'] == 1 else 's'}"
     return (
         f"{group['model']} ({group['strategy']}): {group['up']} of {group['size']} up, "
-        f"{group['in_flight']} in flight, {group['picks']} picks{arms}, {group['failures']} failed"
+        f"{group['in_flight']} in flight, {picks}{arms}, {group['failures']} failed"
     )
 
 

@@ -320,6 +320,7 @@ class Aside(NamedTuple):
         enters_own: Whether LiteLLM makes a deployment of what a caller has brought along.
         worker_asked: Whether a routing worker was asked for the pick that runs: LiteLLM answers some asynchronous picks
             with its synchronous one.
+        picks_alone: Whether 1.110's core is asked for a pick without a call.
         walk: The walk of 1.110's core that runs, a `rust_core.steps.Walk`.
         carried: The ledger for the walk that begins next, of a request that has tried something already.
         replay: What 1.110's lane hands over to LiteLLM's walk, a `rust_core.lane.replay.Replay`.
@@ -329,6 +330,7 @@ class Aside(NamedTuple):
     permits: Callable[[str], bool] | None = None
     enters_own: bool = False
     worker_asked: bool = False
+    picks_alone: bool = False
     walk: object | None = None
     carried: RequestLedger | None = None
     replay: object | None = None

@@ -309,7 +309,7 @@ def test_the_status_shows_local_picks_by_reason():
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=250,
         check=False,
     )
     shutil.rmtree(runtime)
@@ -328,7 +328,7 @@ def test_without_its_packages_celery_routing_says_once_what_to_install():
         env=bare_environment(FAST_ROUTER_ROUTING="celery"),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=250,
         check=False,
     )
     assert "kombu" in done.stdout

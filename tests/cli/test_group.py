@@ -77,7 +77,7 @@ WRONG = {
 
 def start(command: list[str], *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, **environment}
-    return subprocess.run([*command, *words], env=env, capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run([*command, *words], env=env, capture_output=True, text=True, timeout=250, check=False)
 
 
 @pytest.mark.parametrize("name", WRONG)

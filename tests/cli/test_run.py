@@ -27,7 +27,7 @@ def run(*command, env=None, **more):
         env={**environ, **(env or {})},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
         check=False,
         **more,
     )
@@ -58,7 +58,7 @@ def test_spawned_workers_have_it_too(tmp_path):
                 answers = context.Queue()
                 worker = context.Process(target=work, args=(answers,))
                 worker.start()
-                print(answers.get(timeout=60))
+                print(answers.get(timeout=250))
                 worker.join()
         """)
     )

@@ -203,7 +203,7 @@ def test_lines_of_the_level_asked_for_are_seen_once(level, setup, shown):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FAST_ROUTER_")}
     environment |= {} if level is None else {"FAST_ROUTER_LOG_LEVEL": level}
     done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=250, check=True
     )
     # With its time, level and logger in front where the program has set up no logging.
     assert [line.split(": ")[-1] for line in done.stderr.splitlines()] == shown

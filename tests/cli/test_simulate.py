@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from fast_router.cli.group import main
-from fast_router.simulation import Fault, ServerSpec, World, simulate
+from fast_router.cli.simulate import show
+from fast_router.simulation import Fault, Outcome, ServerSpec, World, simulate
 from fast_router.testing import Fleet, Spec
 from fast_router.testing.behaviour import Behaviour
 
@@ -43,6 +44,7 @@ def test_the_table_and_the_plot(config):
     assert done.exit_code == 0, done.output
     assert "m: 2 deployments" in done.output
     assert "peak_ewma" in done.output
+    assert "\nConclusion: at 10 requests/s " in done.output
     assert "▁" in done.output
 
 
@@ -170,7 +172,7 @@ def test_without_matplotlib_the_extra_is_named(config, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
     done = call(config, "--plot", tmp_path / "out.svg")
     assert done.exit_code == 2
-    assert "fast-router[plots]" in done.output
+    assert "needs matplotlib, which is not installed: pip install matplotlib, or pip install '.[plots]'" in done.output
 
 
 def test_without_rich_the_table_is_plain(config, monkeypatch):
@@ -276,3 +278,23 @@ def test_load_stays_within_twice_the_optimum(strategy, change):
     for name, there in present.items():
         served = outcome.attempts[name] - outcome.wasted[name]
         assert served <= 2 * per_second * there
+
+
+def outcome(name, latencies, errors=0):
+    return Outcome(name, latencies=latencies, errors=errors)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "said"),
+    [
+        ([outcome("a", [1.0]), outcome("b", [1.05])], "no difference to speak of at 40 requests/s; any of these"),
+        (
+            [outcome("a", [1.0]), outcome("b", [0.5]), outcome("c", [0.52])],
+            "at 40 requests/s b does best (p99 0.500 s, 0 errors); within 10 % of it: c.",
+        ),
+        ([outcome("a", [0.1], errors=1), outcome("b", [9.0])], "b does best (p99 9.00 s, 0 errors)."),
+        ([outcome("a", [], errors=3), outcome("b", [], errors=3)], "no request is answered, whatever the strategy."),
+    ],
+)
+def test_the_conclusion_is_fewest_errors_then_the_lowest_p99(outcomes, said):
+    assert said in show.conclusion(outcomes, 40.0)

@@ -64,7 +64,7 @@ class Host:
             env=self.environ,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=250,
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr

@@ -63,8 +63,9 @@ def test_it_is_said_once_per_name(caplog, monkeypatch):
         for _ in range(2):
             router(entry("a"), routing_strategy="peak_ewma")
     (line,) = (line for line in caplog.messages if "peak_ewma" in line)
-    assert line.startswith(
-        "fast_router's strategies are off: LiteLLM lacks routing_strategy 'peak_ewma' and goes by simple-shuffle"
+    assert line == (
+        "fast_router's strategies are off, and LiteLLM has no routing_strategy 'peak_ewma': "
+        "until fast_router is on again, simple-shuffle is used instead"
     )
 
 

@@ -154,7 +154,7 @@ def run_python(text: str, **environment: str) -> dict[str, Any]:
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
         check=True,
     )
     found: dict[str, Any] = json.loads(result.stdout.strip().splitlines()[-1])

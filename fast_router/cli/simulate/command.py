@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from fast_router.cache_world import WORKLOADS, ServerShape, Workload, read_trace
+from fast_router.cli import tables
 from fast_router.cli.simulate import caches, fleets, measure, plot, show
 from fast_router.engine.strategies import known_strategies, strategy_class
 from fast_router.errors import ConfigurationError
@@ -50,7 +51,13 @@ class _Output:
 @click.option("--seconds", default=60.0, show_default=True, type=click.FloatRange(1, 3600), help="How long they come.")
 @click.option("--seed", default=1, show_default=True, help="The same seed gives the same arrivals.")
 @click.option("--latency", type=click.FloatRange(0.001), help="Median seconds, for deployments that say nothing.")
-@click.option("--measure", "measured", type=click.IntRange(1, 100), metavar="N", help="Send N real requests to each.")
+@click.option(
+    "--measure",
+    "measured",
+    type=click.IntRange(1, 100),
+    metavar="N",
+    help="Send N real requests to each deployment; a provider bills them.",
+)
 @click.option("--timeout", default=10.0, show_default=True, type=click.FloatRange(0.01), help="Seconds per attempt.")
 @click.option("--retries", default=2, show_default=True, type=click.IntRange(0, 20), help="Attempts after the first.")
 @click.option("--workload", type=click.Choice(list(WORKLOADS)), help="Servers with prefix caches, generated requests.")
@@ -74,7 +81,7 @@ class _Output:
 @click.option("--plot", "plotted", type=click.Path(dir_okay=False, path_type=Path), help="Write a plot, say out.svg.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON in place of the tables.")
 def simulate(config: Path | None, module: str | None, plotted: Path | None, **given: Any) -> None:
-    """Compare strategies in simulated time, on a fleet of yours, without a single request to it.
+    """Compare strategies in simulated time, on a fleet of yours; only --measure sends requests to it.
 
     \b
     fast-router simulate config.yaml --latency 0.8
@@ -133,6 +140,8 @@ def _latencies(config: Path, given: dict[str, Any], output: _Output) -> None:
     show.shares("Shares of the attempts, %", {outcome.name: outcome.attempts for outcome in outcomes})
     click.echo()
     show.bars(outcomes)
+    click.echo()
+    click.echo(tables.wrapped(show.conclusion(outcomes, world.rate), 0))
     _written(output)
 
 

@@ -12,11 +12,12 @@ from fast_router.cache_world import Outcome as CacheOutcome
 from fast_router.cli import tables
 from fast_router.simulation import Outcome
 
-__all__ = ["bars", "cache_json", "cache_table", "latency_json", "latency_table", "shares"]
+__all__ = ["bars", "cache_json", "cache_table", "conclusion", "latency_json", "latency_table", "shares"]
 
 _BARS = "▁▂▃▄▅▆▇█"
 _COLUMNS = 40
 _TIED = "\N{NO-BREAK SPACE}"
+_TIE = 0.1  # p99s that differ by less are called equal: other arrivals would change their order
 _NAMED = 8  # servers whose shares are all named
 
 
@@ -90,6 +91,35 @@ def bars(outcomes: Sequence[Outcome]) -> None:
     click.echo(f"Slowest answer, {width} s per bar, full height {top:.2f} s")
     for name, values in drawn.items():
         click.echo(f"{name:>{longest}}  {_spark(values, top)}")
+
+
+def conclusion(outcomes: Sequence[Outcome], rate: float) -> str:
+    """Say which strategy served this fleet best: fewest errors, and among those the lowest p99.
+
+    Args:
+        outcomes: One per strategy.
+        rate: Requests per second.
+    """
+    fewest = min(outcome.errors for outcome in outcomes)
+    best = min((outcome for outcome in outcomes if outcome.errors == fewest), key=_slowest)
+    if math.isinf(_slowest(best)):
+        return f"Conclusion: at {rate:g} requests/s no request is answered, whatever the strategy."
+    close = [
+        outcome.name
+        for outcome in outcomes
+        if outcome.errors == fewest and _slowest(outcome) <= (1 + _TIE) * _slowest(best)
+    ]
+    if len(close) == len(outcomes):
+        return f"Conclusion: no difference to speak of at {rate:g} requests/s; any of these will do."
+    figures = f"p99 {_seconds(best.percentile(0.99))} s, {best.errors} errors"
+    others = [name for name in close if name != best.name]
+    equal = f"; within 10 % of it: {', '.join(others)}" if others else ""
+    return f"Conclusion: at {rate:g} requests/s {best.name} does best ({figures}){equal}."
+
+
+def _slowest(outcome: Outcome) -> float:
+    p99 = outcome.percentile(0.99)
+    return math.inf if math.isnan(p99) else p99
 
 
 def latency_json(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:

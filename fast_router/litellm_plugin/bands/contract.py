@@ -63,6 +63,9 @@ class Keeper(Protocol):
     def admit_picks(self, patches: PatchSet, install: Callable[[PatchSet], object]) -> None:
         """Have every asynchronous pick admitted by the fleet: `install` puts that into the stack around picks."""
 
+    def ask_workers(self, patches: PatchSet, install: Callable[[PatchSet], object]) -> None:
+        """Have a routing worker asked before every pick: `install` puts that into the stack around picks."""
+
     def write_behind(self, core: Any) -> None:
         """Have a core's own stores leave to us what they would send to Redis, for as long as it is written behind."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fast_router import settings as options
@@ -31,11 +32,11 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.picks.plan import Plan
     from fast_router.litellm_plugin.request import Attempt, Ledger
 
-__all__ = ["candidates_of", "install", "process_routing"]
+__all__ = ["DECIDED", "as_litellm", "install", "install_layer", "keep", "priority_of"]
 
 _EXCLUDED = "_excluded_deployment_ids"
 # Keys with which a request goes to one particular deployment: there is nothing to ask.
-_DECIDED = ("specific_deployment", "deployment_id")
+DECIDED = ("specific_deployment", "deployment_id")
 
 _grants: weakref.WeakKeyDictionary[Attempt, Grant] = weakref.WeakKeyDictionary()
 
@@ -80,8 +81,7 @@ class _Question:
         self.model = group.name
         self.candidates = candidates_of(deployments)
         self.strategy = group.strategy
-        priority = kwargs.get("priority")
-        self.priority = priority if isinstance(priority, int) else 0
+        self.priority = priority_of(kwargs)
         self.grant: Grant | None = None
         # The attempt whose ledger stands in for LiteLLM's request key, and how it was.
         self.steered: tuple[Attempt, Ledger | None, bool] | None = None
@@ -109,10 +109,10 @@ class _Question:
             return
         deployment = self.binding.known(picked)
         attempt = running.here.get().attempt
-        if deployment is None or deployment.id != grant or attempt is None or not attempt.open:
+        if deployment is None or deployment.id != grant:
             grant.release(cancelled=True)
         else:
-            _grants[attempt] = grant
+            keep(grant, attempt)
 
     def dropped(self) -> None:
         """Nothing came of it."""
@@ -137,7 +137,7 @@ def _excludes(band: Band) -> bool:
 def _question(
     routing: CeleryRouting, core: Any, binding: Binding, model: Any, kwargs: Mapping[str, Any] | None, specific: Any
 ) -> _Question | None:
-    if kwargs is None or specific or not isinstance(model, str) or any(kwargs.get(key) for key in _DECIDED):
+    if kwargs is None or specific or not isinstance(model, str) or any(kwargs.get(key) for key in DECIDED):
         return None
     plan = binding.plan_for(core, model)
     if plan.group is None or (running.here.get().attempt is None and not _excludes(binding.band)):
@@ -157,7 +157,22 @@ def _question(
     return _Question(binding, plan, eligible, kwargs) if len(eligible) > 0 else None
 
 
-def _as_litellm(error: ModelBusyError | RoutingTimeoutError, model: Any) -> Exception:
+def priority_of(kwargs: Mapping[str, Any]) -> int:
+    """How urgent a request is."""
+    priority = kwargs.get("priority")
+    return priority if isinstance(priority, int) else 0
+
+
+def keep(grant: Grant, attempt: Attempt | None) -> None:
+    """Have a reservation live as long as an attempt does; without one it is given back."""
+    if attempt is None or not attempt.open:
+        grant.release(cancelled=True)
+    else:
+        _grants[attempt] = grant
+
+
+def as_litellm(error: ModelBusyError | RoutingTimeoutError, model: Any) -> Exception:
+    """A worker's refusal as LiteLLM's error."""
     refusal = busy if isinstance(error, ModelBusyError) else timed_out
     return refusal(model, str(error), retry_after=error.retry_after or 1)
 
@@ -186,7 +201,7 @@ def _around(inner: Pick, binding: Binding) -> Pick:
                     question.model, question.candidates, priority=question.priority, strategy=question.strategy
                 )
         except (ModelBusyError, RoutingTimeoutError) as error:
-            raise _as_litellm(error, model) from None
+            raise as_litellm(error, model) from None
         except Exception as error:  # noqa: BLE001 - the pick is made here
             tally.failed(error, "asking a routing worker")
         rest = (messages, text, specific)
@@ -224,7 +239,7 @@ def _around_sync(inner: PickSync, binding: Binding) -> PickSync:
                     question.model, question.candidates, priority=question.priority, strategy=question.strategy
                 )
         except (ModelBusyError, RoutingTimeoutError) as error:
-            raise _as_litellm(error, model) from None
+            raise as_litellm(error, model) from None
         except Exception as error:  # noqa: BLE001 - the pick is made here
             tally.failed(error, "asking a routing worker")
         rest = (messages, text, specific)
@@ -252,6 +267,11 @@ def _restore(request_kwargs: dict[str, Any], before: dict[str, Any]) -> None:
     request_kwargs.update(before)
 
 
+def install_layer(patches: PatchSet, band: Band) -> None:
+    """Ask before every pick that is a method of LiteLLM's."""
+    plug(patches, band, Around.PICK, "celery_routing", Installed(lambda _binding, _core: True, _around, _around_sync))
+
+
 def install(patches: PatchSet, band: Band) -> list[str]:
     """Ask a routing worker before every pick, if the settings say so when LiteLLM is patched.
 
@@ -261,7 +281,7 @@ def install(patches: PatchSet, band: Band) -> list[str]:
     if options.current().routing != "celery":
         return []
     process_routing()
-    plug(patches, band, Around.PICK, "celery_routing", Installed(lambda _binding, _core: True, _around, _around_sync))
+    band.keeper.ask_workers(patches, partial(install_layer, band=band))
     running.on_end.append(_ended)
     patches.on_restore(lambda: running.on_end.remove(_ended))
     return ["celery_routing"]

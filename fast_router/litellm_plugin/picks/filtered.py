@@ -86,10 +86,7 @@ class Filtered:
             if deployment is not None and not deployment.held:
                 entries[deployment.id] = entry
                 eligible.append(deployment)
-        left: Sequence[Deployment] = eligible
-        tried = self._attempt.ledger if self._attempt is not None else None
-        if tried is not None and tried.tried:
-            left = tried.narrow(left)
+        left = self._best(eligible)
         if not left:
             return _LITELLM
         limits = any(tier.respects_limits for tier in group.tiers.values())
@@ -102,6 +99,11 @@ class Filtered:
         if len(eligible) == 1 and self._others_serve(eligible[0]):
             self.lease.bound = True
         return entries[self.lease.deployment.id]
+
+    def _best(self, eligible: Sequence[Deployment]) -> Sequence[Deployment]:
+        """Those whom the choice is made among."""
+        tried = self._attempt.ledger if self._attempt is not None else None
+        return tried.narrow(eligible) if tried is not None and tried.tried else eligible
 
     def _others_serve(self, deployment: Deployment) -> bool:
         """Whether the filters have left out others that would serve."""

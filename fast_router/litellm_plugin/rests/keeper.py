@@ -61,3 +61,7 @@ class MethodsKeeper:
     def admit_picks(self, patches: PatchSet, install: Callable[[PatchSet], object]) -> None:
         """Have every asynchronous pick admitted by the fleet: `install` puts that into the stack around picks."""
         install(patches)
+
+    def ask_workers(self, patches: PatchSet, install: Callable[[PatchSet], object]) -> None:
+        """Have a routing worker asked before every pick: `install` puts that into the stack around picks."""
+        install(patches)

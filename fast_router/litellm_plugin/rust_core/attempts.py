@@ -59,8 +59,7 @@ class _Walking:
         here.set(self._outer)
         self._walk.ledger.raised = None
         try:
-            self._walk.picked()
-            self._walk.drop()
+            self._walk.over()
         except Exception as ours:  # noqa: BLE001 - the answer, or LiteLLM's error, must reach the caller
             tally.failed(ours, "the end of a request")
 
@@ -122,10 +121,20 @@ def _recover_sync(original: Any) -> Any:
 
 def _begin_attempt(band: RustBand, core: Any, step: Mapping[str, Any]) -> Attempt | None:
     """The attempt of this step, with a lease on its deployment; None if it has none that we know."""
-    walking, id_ = current_walk(), step.get("deployment_id")
+    walking = current_walk()
     if walking is None:
         return None
     walking.step = step
+    attempt = _attempt_on(band, core, walking, step)
+    try:
+        walking.begin(attempt)
+    except Exception as error:  # noqa: BLE001 - the call is made all the same
+        tally.failed(error, "the lease of a pick")
+    return attempt
+
+
+def _attempt_on(band: RustBand, core: Any, walking: Walk, step: Mapping[str, Any]) -> Attempt | None:
+    id_ = step.get("deployment_id")
     if not isinstance(id_, str):
         return None
     try:
@@ -141,7 +150,9 @@ def _begin_attempt(band: RustBand, core: Any, step: Mapping[str, Any]) -> Attemp
         deployment = binding.engine.deployments.get(id_)
         if deployment is None:
             return None
-        if attempt is None or preferred:
+        if walking.assigned is not None and walking.assigned.id == id_:
+            tally.count(tally.filtered, RUST)
+        elif attempt is None or preferred:
             tally.count(tally.delegated, _OWN_PICK)
         attempt = Attempt(step.get("model"), walking.ledger)
         taken = binding.engine.acquire_deployment(deployment)

@@ -87,17 +87,17 @@ class _Attempts:
         assert isinstance(fork, RequestLedger)
         walk = steps.Walk(self._walk.core, fork)
         running_request.set_aside(running_request.aside()._replace(walk=walk))
-        taken = steps.take_other(self._band, walk, self._step, self._walk.kept)
-        if taken is None:
-            raise LookupError(self._step.get("model"))
-        self._taken = taken.id
-        deployment = self._driver._core._handle.deployment(taken.id)
-        self._copy = _beside(self._driver)
         try:
+            taken = await steps.take_other(self._band, walk, self._step, self._driver._request, self._walk.kept)
+            if taken is None:
+                raise LookupError(self._step.get("model"))
+            self._taken = taken.id
+            deployment = self._driver._core._handle.deployment(taken.id)
+            self._copy = _beside(self._driver)
             step = {**self._step, "deployment_id": taken.id, "deployment": deployment}
             return _answered(await self._make(self._copy, step))
         finally:
-            walk.drop()
+            walk.over()
 
     def is_cached(self, answer: Any) -> bool:  # noqa: ARG002 - the answer itself is with the driver
         return is_cache_hit(self._driver._last_response)

@@ -65,3 +65,10 @@ class RustKeeper:
     def admit_picks(self, patches: PatchSet, install: Callable[[PatchSet], object]) -> None:  # noqa: ARG002 - no such method
         """As of any band, where the core's steps are answered."""
         limits.install_strict(patches, self._band)
+
+    def ask_workers(self, patches: PatchSet, install: Callable[[PatchSet], object]) -> None:  # noqa: ARG002 - no such method
+        """As of any band, where the core's steps are answered."""
+        # Not before somebody asks for it: it needs Celery.
+        from fast_router.litellm_plugin.rust_core import routing_worker  # noqa: PLC0415
+
+        routing_worker.install(patches, self._band)

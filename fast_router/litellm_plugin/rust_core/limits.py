@@ -87,8 +87,10 @@ def _answer_callback_filters(original: Any, band: RustBand) -> Any:
             steps.preferred(band, self, step, request, kept)
 
         refused = await _fleet_admits(band, walking, step, again)
+        if refused is not None:
+            return steps.failure(refused), refused
         lease = None if walking.attempt is None else walking.attempt.lease
-        return (kept, None if lease is None else lease.id), refused
+        return (kept, None if lease is None else lease.id), None
 
     return _answer_callback_filters
 
@@ -134,6 +136,7 @@ async def _fleet_admits(
             return None
         deployment = lease.deployment
         walking.drop()
+        walking.assign(None)
         state.limits.refused(deployment, admission.retry_after)
         refusals += 1
         others = [binding.engine.deployments.get(id_) for id_ in step.get("candidates") or ()]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from fast_router import operator_holds, settings
+from fast_router import operator_holds
 from fast_router.errors import FastRouterError
 from fast_router.litellm_plugin.picks import strategies_by_name
 from fast_router.litellm_plugin.picks.filtered import Filtered, filtered_pick, install_selectors
@@ -21,7 +21,8 @@ from fast_router.litellm_plugin.request import Attempt, RequestLedger, aside, se
 from fast_router.litellm_plugin.rests.by_operator import without_held
 from fast_router.litellm_plugin.router_state import given_now
 from fast_router.litellm_plugin.rust_core.binding import binding_of
-from fast_router.litellm_plugin.tally import LOGGER, tally
+from fast_router.litellm_plugin.rust_core.elsewhere import elsewhere
+from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
     from fast_router.engine import Deployment, Lease
@@ -30,12 +31,15 @@ if TYPE_CHECKING:
     from fast_router.litellm_plugin.layers.beside import Beside
     from fast_router.litellm_plugin.layers.wait import Turns
     from fast_router.litellm_plugin.patching import PatchSet
+    from fast_router.litellm_plugin.rust_core.elsewhere import Assignment
 
 __all__ = [
     "RUST",
     "Walk",
     "carrying",
     "current_walk",
+    "eligible",
+    "failure",
     "filters",
     "install",
     "make_ledger",
@@ -53,6 +57,7 @@ class Walk:
     """One walk of the core through attempts, retries and fallbacks.
 
     Attributes:
+        assigned: Whom the latest pick is to take, None if that is for us to say.
         core: The core.
         ledger: What the request has tried.
         attempt: The attempt whose pick is made but whose call is not.
@@ -71,13 +76,14 @@ class Walk:
     """
 
     __slots__ = (
-        "_turn", "attempt", "beside", "core", "counted", "handed", "kept", "ledger", "passed", "picking",
+        "_turn", "assigned", "attempt", "beside", "core", "counted", "handed", "kept", "ledger", "passed", "picking",
         "picks_for", "preferred", "refusal_counted", "refused", "running", "step",
     )  # fmt: skip
 
     def __init__(self, core: Any, ledger: RequestLedger) -> None:
         self.core = core
         self.ledger = ledger
+        self.assigned: Assignment | None = None
         self.attempt: Attempt | None = None
         self.beside: Beside | None = None
         self.counted: Attempt | None = None
@@ -121,6 +127,25 @@ class Walk:
         attempt, self.attempt, self.preferred = self.attempt, None, False
         if attempt is not None:
             attempt.end(cancelled=True)
+
+    def assign(self, assigned: Assignment | None) -> None:
+        """Have the pick that begins take somebody; what became of the one before, if nothing did, is told."""
+        before, self.assigned = self.assigned, assigned
+        if before is not None:
+            before.begun(None)
+
+    def begin(self, attempt: Attempt | None) -> None:
+        """The call is to be made with this attempt, None for one that is not known."""
+        assigned, self.assigned = self.assigned, None
+        if assigned is not None:
+            lease = None if attempt is None else attempt.lease
+            assigned.begun(attempt if lease is not None and lease.id == assigned.id else None)
+
+    def over(self) -> None:
+        """It has ended, or never begun: what its last pick still holds is given back."""
+        self.picked()
+        self.drop()
+        self.assign(None)
 
 
 def current_walk() -> Walk | None:
@@ -180,16 +205,20 @@ class _Choice(Filtered):
         core: The Router's core.
         step: The step.
         asked: The request, its messages and its input.
+        assigned: Whom it is to take, None if that is for us to say.
     """
 
-    __slots__ = ("_asked", "_own")
+    __slots__ = ("_asked", "_assigned", "_own")
 
-    def __init__(self, band: RustBand, core: Any, step: Mapping[str, Any], asked: Sequence[Any]) -> None:
+    def __init__(
+        self, band: RustBand, core: Any, step: Mapping[str, Any], asked: Sequence[Any], assigned: str | None
+    ) -> None:
         walking = current_walk()
         attempt = None if walking is None else walking.next_attempt(step.get("model"))
         # No plan: the core has resolved the name and filtered.
         super().__init__(binding_of(band, core), None, attempt, RUST)
         self._asked = asked
+        self._assigned = assigned
         self._own = _given(core, step)
 
     def choose(
@@ -213,6 +242,9 @@ class _Choice(Filtered):
     ) -> tuple[str, Mapping[str, Any]] | None:
         return strategies_by_name.of_model(candidates) or self._own
 
+    def _best(self, eligible: Sequence[Deployment]) -> Sequence[Deployment]:
+        return [one for one in eligible if one.id == self._assigned] or super()._best(eligible)
+
     def settled(self, picked: Any) -> None:
         """The answer is a list with the id, or with the index where candidates share an id."""
         answer = picked[0] if isinstance(picked, list) and picked else None
@@ -231,19 +263,35 @@ def _given(core: Any, step: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] 
     return None if given.router is None else (given.router, given.options)
 
 
-def _choosing(band: RustBand, core: Any, step: Mapping[str, Any], asked: Sequence[Any]) -> _Choice | None:
+def _choosing(
+    band: RustBand, core: Any, step: Mapping[str, Any], asked: Sequence[Any], assigned: str | None
+) -> _Choice | None:
     try:
-        return _Choice(band, core, step, asked)
+        return _Choice(band, core, step, asked, assigned)
     except Exception as error:  # noqa: BLE001 - LiteLLM's own strategy answers
         tally.failed(error, "a pick")
         return None
+
+
+def _assigned_before(step: Mapping[str, Any]) -> str | None:
+    """Whom this very pick was told to take when the core's filters were about to be asked."""
+    walking = current_walk()
+    if walking is None or walking.assigned is None or walking.assigned.id not in (step.get("candidates") or ()):
+        return None
+    return walking.assigned.id
 
 
 def _answer_select(original: Any, band: RustBand) -> Any:
     async def _answer_select(self: Any, step: Any, *args: Any, **kwargs: Any) -> Any:
         if step.get("stage") != "strategy":
             return await original(self, step, *args, **kwargs)
-        with filtered_pick(_choosing(band, self, step, args), self) as pick:
+        assigned = None
+        if elsewhere:
+            assigned = _assigned_before(step)
+            if assigned is None:
+                request = args[0] if args else kwargs.get("request")
+                assigned = await elsewhere[-1].decide(band, self, step, request, step.get("candidates") or ())
+        with filtered_pick(_choosing(band, self, step, args, assigned), self) as pick:
             return pick.settled(await original(self, step, *args, **kwargs))
 
     return _answer_select
@@ -252,13 +300,22 @@ def _answer_select(original: Any, band: RustBand) -> Any:
 def _answer_select_sync(original: Any, band: RustBand) -> Any:
     def _answer_select_sync(self: Any, step: Any, *args: Any, **kwargs: Any) -> Any:
         stage = step.get("stage")
+        request = args[0] if args else kwargs.get("request")
         if stage == "callback_filters":
             kept = _unheld(band, self, original(self, step, *args, **kwargs))
-            wanted = preferred(band, self, step, args[0] if args else kwargs.get("request"), kept)
+            assigned = None
+            if elsewhere and _shuffles(self, step, request):
+                assigned = elsewhere[-1].decide_sync(band, self, step, request, kept)
+            wanted = preferred(band, self, step, request, kept) or assigned
             return kept if wanted is None else (kept, wanted)
         if stage != "strategy":
             return original(self, step, *args, **kwargs)
-        with filtered_pick(_choosing(band, self, step, args), self) as pick:
+        assigned = None
+        if elsewhere:
+            assigned = _assigned_before(step)
+            if assigned is None:
+                assigned = elsewhere[-1].decide_sync(band, self, step, request, step.get("candidates") or ())
+        with filtered_pick(_choosing(band, self, step, args, assigned), self) as pick:
             return pick.settled(original(self, step, *args, **kwargs))
 
     return _answer_select_sync
@@ -273,10 +330,26 @@ def _answer_callback_filters(original: Any, band: RustBand) -> Any:
         if error is None and isinstance(answer, tuple):
             kept = _unheld(band, self, answer[0])
             wanted = answer[1] if answer[1] in kept else None
-            answer = (kept, wanted if wanted is not None else preferred(band, self, step, request, kept))
+            assigned = None
+            if elsewhere and _shuffles(self, step, request):
+                among = kept if wanted is None else [wanted]
+                try:
+                    assigned = await elsewhere[-1].decide(band, self, step, request, among)
+                except Exception as refused:  # noqa: BLE001 - the core fails the try with it
+                    return failure(refused), refused
+            if wanted is None:
+                wanted = preferred(band, self, step, request, kept) or assigned
+            answer = (kept, wanted)
         return answer, error
 
     return _answer_callback_filters
+
+
+def failure(error: Exception) -> Any:
+    """What the core is answered where a pick is refused: any other answer to its callback filters is a choice."""
+    from litellm.router_rust.core import attempt_failure  # noqa: PLC0415 - LiteLLM is imported
+
+    return attempt_failure(error)
 
 
 def _unheld(band: RustBand, core: Any, kept: Any) -> Any:
@@ -307,7 +380,9 @@ def preferred(band: RustBand, core: Any, step: Mapping[str, Any], request: Any, 
         named = _shuffled_by(core, step, request, members)
         if named is None or len(members) < len(kept):
             return None
-        left = walking.ledger.narrow(_candidates(step, members))
+        left = eligible(walking, step, members)
+        if walking.assigned is not None:
+            left = [member for member in left if member.id == walking.assigned.id] or left
         if not left:
             return None
         name = str(step.get("model"))
@@ -324,6 +399,16 @@ def preferred(band: RustBand, core: Any, step: Mapping[str, Any], request: Any, 
     except Exception as error:  # noqa: BLE001 - the core's own shuffle answers
         tally.failed(error, "a pick")
         return None
+
+
+def _shuffles(core: Any, step: Mapping[str, Any], request: Any) -> bool:
+    """Tell whether the core chooses by itself, once its filters have been asked; else it asks for a strategy."""
+    try:
+        own = request.get("routing_strategy") if isinstance(request, Mapping) else None
+        return bool((own or core._handle.routing_context(str(step.get("model")))[0]) == _SHUFFLE)
+    except Exception as error:  # noqa: BLE001 - the question comes again if it asks
+        tally.failed(error, "a pick")
+        return True
 
 
 def _shuffled_by(
@@ -345,6 +430,12 @@ def _shuffled_by(
     return strategies_by_name.of_model([member.entry for member in members]) or ("simple_shuffle", {})
 
 
+def eligible(walking: Walk | None, step: Mapping[str, Any], members: Sequence[Deployment]) -> Sequence[Deployment]:
+    """Who may take the pick that a step is about: those whom the request has not tried, if there are any."""
+    found = _candidates(step, members)
+    return found if walking is None else walking.ledger.narrow(found)
+
+
 def _candidates(step: Mapping[str, Any], members: Sequence[Deployment]) -> list[Deployment]:
     """Who may take the attempt: LiteLLM's lowest order, or the one that the request is at."""
     left_out = {*(step.get("excluded_ids") or ()), *(step.get("skipped_ids") or ())}
@@ -355,14 +446,19 @@ def _candidates(step: Mapping[str, Any], members: Sequence[Deployment]) -> list[
     return found if order is None else [member for member in found if member.order == order]
 
 
-def take_other(band: RustBand, walking: Walk, step: Mapping[str, Any], kept: Sequence[str] | None) -> Lease | None:
+async def take_other(
+    band: RustBand, walking: Walk, step: Mapping[str, Any], request: Any, kept: Sequence[str] | None
+) -> Lease | None:
     """A lease for an attempt beside that of `step`, on somebody whom the walk's ledger does not know."""
     binding = binding_of(band, walking.core)
     known = binding.engine.deployments
     members = [known[id_] for id_ in kept or () if id_ in known and walking.ledger.knows(id_) is None]
-    left = walking.ledger.narrow(_candidates(step, members))
+    left = eligible(walking, step, members)
     if not left:
         return None
+    if elsewhere:
+        assigned = await elsewhere[-1].decide(band, walking.core, step, request, [member.id for member in left])
+        left = [member for member in left if member.id == assigned] or left
     group = binding.router.groups.get(left[0].name)
     name = group.strategy if group is not None else "simple_shuffle"
     options = group.options if group is not None else {}
@@ -385,13 +481,6 @@ def filters(core: Any) -> bool:
     )
 
 
-def _without_effect(changed: settings.Settings) -> None:
-    if changed.routing == "celery":
-        LOGGER.warning(
-            "fast_router: routing: celery has no effect on this LiteLLM (1.110): picks are made in this process"
-        )
-
-
 def install(patches: PatchSet, band: RustBand) -> list[str]:
     """Choose for the Rust core."""
     core = band.core
@@ -402,6 +491,4 @@ def install(patches: PatchSet, band: RustBand) -> list[str]:
         ("_answer_callback_filters", _answer_callback_filters),
     ):
         patches.replace(core, name, partial(make, band=band))
-    patches.on_restore(settings.on_change(_without_effect))
-    _without_effect(settings.current())
     return ["selection"]

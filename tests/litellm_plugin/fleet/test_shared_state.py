@@ -147,7 +147,8 @@ async def test_disable_ends_it(make):
         fast_router.enable()
 
 
-async def test_strict_limits_hold_over_routers(make, monkeypatch):
+@pytest.mark.parametrize("strategy", ["least-busy", "simple-shuffle"])
+async def test_strict_limits_hold_over_routers(make, monkeypatch, strategy):
     fast_router.disable()
     fast_router.configure(limits="strict", limits_timeout=5.0)
     fast_router.enable()
@@ -155,7 +156,7 @@ async def test_strict_limits_hold_over_routers(make, monkeypatch):
         assert "strict limits" in fast_router.status()["features"]
         for _ in range(3):  # a burst that a minute's end has cut in two says nothing
             counted = refusals()
-            routers = [make(rpm=20), make(rpm=20)]
+            routers = [make(strategy=strategy, rpm=20), make(strategy=strategy, rpm=20)]
             states = [(await settle(router))[1] for router in routers]
             # A slow machine may have attached them before their last settling request.
             before = sum(state.status()["limits"]["admitted"] for state in states)

@@ -401,7 +401,7 @@ def test_names_imported_before_and_after_route(servers, order):
         pytest.skip("this LiteLLM binds functions at import: documented")
     script = textwrap.dedent(IMPORT_ORDER.format(first=first, second=second))
     done = subprocess.run(
-        [sys.executable, "-c", script, servers[0].api_base], capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, "-c", script, servers[0].api_base], capture_output=True, text=True, timeout=250, check=False
     )
     assert done.stdout.split() == ["stop", "1"], done.stderr
     assert servers[0].records.requests == 2

@@ -36,9 +36,25 @@ def differences(before: dict, after: dict) -> list[str]:
     return found
 
 
+@pytest.fixture(scope="module")
+def seen_alone():
+    """What each scenario shows with LiteLLM alone: observed once, not once for each feature."""
+    return {}
+
+
+@pytest.fixture
+def alone(seen_alone, upstreams, cost):
+    async def found(name):
+        if name not in seen_alone:
+            seen_alone[name] = await observe(SCENARIOS[name], upstreams, cost)
+        return seen_alone[name]
+
+    return found
+
+
 @pytest.mark.parametrize("name", SCENARIOS)
-async def test_nothing_differs(name, upstreams, cost, monkeypatch):
-    before = await observe(SCENARIOS[name], upstreams, cost)
+async def test_nothing_differs(name, alone, upstreams, cost, monkeypatch):
+    before = await alone(name)
     with features(monkeypatch, None):
         after = await observe(SCENARIOS[name], upstreams, cost)
     assert before["seen"], "the scenario saw nothing"
@@ -46,18 +62,18 @@ async def test_nothing_differs(name, upstreams, cost, monkeypatch):
 
 
 @pytest.mark.parametrize("feature", FITTING)
-async def test_nothing_differs_with_one_feature(feature, upstreams, cost, monkeypatch):
+async def test_nothing_differs_with_one_feature(feature, alone, upstreams, cost, monkeypatch):
     for name in TELLING:
-        before = await observe(SCENARIOS[name], upstreams, cost)
+        before = await alone(name)
         with features(monkeypatch, {feature}):
             after = await observe(SCENARIOS[name], upstreams, cost)
         assert differences(before, after) == [], name
 
 
 @pytest.mark.parametrize("name", ["plain", "limits", "retries", "streaming"])
-async def test_two_runs_of_litellm_alone_do_not_differ(name, upstreams, cost):
-    """The control: what is compared does not vary by itself."""
-    before = await observe(SCENARIOS[name], upstreams, cost)
+async def test_two_runs_of_litellm_alone_do_not_differ(name, alone, upstreams, cost):
+    """The control: what is compared does not vary by itself, however far apart the runs are."""
+    before = await alone(name)
     assert differences(before, await observe(SCENARIOS[name], upstreams, cost)) == []
     assert before["events"], "no callback was told anything"
     assert before["seen"], "nothing was noted"

@@ -48,7 +48,7 @@ _CORE_MEMBERS = (
 )
 _FACADE_MEMBERS = ("discard", "registry", "select", "settings")
 _HELD = {"cache": "_cache", "cooldown_cache": "_cooldowns"}
-_DRIVER_MEMBERS = ("_failed", "attempt", "attempt_sync", "take_events")
+_DRIVER_MEMBERS = ("_failed", "attempt", "attempt_sync", "select_sync", "take_events")
 
 
 OPS = (
@@ -66,8 +66,6 @@ OPS = (
 _ROOM = "fast_router.litellm_plugin.rust_core"
 _LACKING = {
     Seam.PICK: "LiteLLM's core is not written in Python: it filters, and we choose among whom it leaves",
-    Seam.AWAITED_PICK: "LiteLLM's core, which is not written in Python, does not wait for a worker's answer: picks are "
-    "made in this process",
 }
 
 
@@ -85,6 +83,7 @@ class RustBand(Band):
         {
             Seam.REQUEST,
             Seam.ATTEMPT,
+            Seam.AWAITED_PICK,
             Seam.CHOICE,
             Seam.CHANGES,
             Seam.REST_STORE,

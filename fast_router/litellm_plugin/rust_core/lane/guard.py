@@ -19,6 +19,7 @@ from fast_router.litellm_plugin.router_state import given_now
 from fast_router.litellm_plugin.rust_core.binding import binding_of
 from fast_router.litellm_plugin.rust_core.lane.ordinary import why_entry, why_router
 from fast_router.litellm_plugin.rust_core.lane.rehearsal import Unknown, rehearse
+from fast_router.litellm_plugin.rust_core.lane.retry import Retries
 from fast_router.litellm_plugin.rust_core.lane.template import Template, compile_template
 from fast_router.litellm_plugin.strategy_names import SELECTORS, STRATEGIES, options_of
 from fast_router.litellm_plugin.tally import LOGGER
@@ -67,12 +68,13 @@ class Open:
         paced: Whether a member has a limit of requests per minute.
         remaining: Whether LiteLLM tells remaining limits in headers; None until the first answer.
         counters: The minute, and LiteLLM's counters of the group in it; None until first read.
+        retries: How LiteLLM's core retries here, as far as it is known.
     """
 
     __slots__ = (
         "asks", "cache", "cooldowns", "counters", "counts", "group", "guarded", "handle", "hosted", "ids", "images",
-        "name", "paced", "records", "remaining", "resolved", "rewritten", "seen", "step", "teams", "templates",
-        "version", "why",
+        "name", "paced", "records", "remaining", "resolved", "retries", "rewritten", "seen", "step", "teams",
+        "templates", "version", "why",
     )  # fmt: skip
 
     def __init__(self, core: Any) -> None:
@@ -101,6 +103,7 @@ class Open:
         self.remaining: bool | None = None
         self.counters: tuple[str, Any] | None = None
         self.templates: dict[tuple[str, bool], Template] = {}
+        self.retries = Retries()
 
     def holds(self, core: Any) -> bool:
         """Whether the Router is still as it was compiled for."""

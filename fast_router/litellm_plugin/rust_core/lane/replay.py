@@ -45,12 +45,13 @@ class Replay:
         sync: Whether it was a synchronous call.
         armed: True while LiteLLM's own attempt runs on the deployment.
         done: Whether it has happened again.
+        inputs: What the core was started with, until its walk begins.
         walk: The walk that takes it over, None before its first pick.
     """
 
     __slots__ = (
-        "armed", "attempt", "done", "error", "found", "id", "logged", "model", "op", "reading", "response", "started",
-        "sync", "walk",
+        "armed", "attempt", "done", "error", "found", "id", "inputs", "logged", "model", "op", "reading", "response",
+        "started", "sync", "walk",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +80,7 @@ class Replay:
         self.armed = False
         self.done = False
         self.walk: Walk | None = None
+        self.inputs: Mapping[str, Any] | None = None
 
     def again(self) -> Any:
         """The call, as LiteLLM's attempt makes it."""

@@ -17,6 +17,7 @@ from fast_router.litellm_plugin.rust_core import steps
 from fast_router.litellm_plugin.rust_core.binding import binding_of
 from fast_router.litellm_plugin.rust_core.lane.beside import acquire_other
 from fast_router.litellm_plugin.rust_core.lane.replay import Replay, replaying
+from fast_router.litellm_plugin.rust_core.lane.retry import Walked
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -96,12 +97,41 @@ def _custom_pick_sync(original: Any, lane: Lane) -> Any:
 def _routing_inputs(original: Any) -> Any:
     def _routing_inputs(self: Any, plan: Any, *args: Any, **kwargs: Any) -> Any:
         found = original(self, plan, *args, **kwargs)
-        if plan.sync and replaying() is not None:
+        replay = replaying()
+        if replay is None:
+            return found
+        if plan.sync:
             # Otherwise a synchronous walk does not ask.
-            return {**found, "pre_routes": True}
+            found = {**found, "pre_routes": True}
+        replay.inputs = None if replay.done else found
         return found
 
     return _routing_inputs
+
+
+def _walked(core: Any, plan: Any, call: Any) -> Any:
+    """The core's call, or one that knows how the core retries."""
+    replay = replaying()
+    if replay is None or replay.inputs is None:
+        return call
+    inputs, replay.inputs = replay.inputs, None
+    if replay.done or inputs.get("model") != replay.model or not replay.found.holds(core):
+        return call
+    return Walked(call, core, replay.found, plan.endpoint, inputs, replay.id)
+
+
+def _run(original: Any) -> Any:
+    async def _run(self: Any, plan: Any, call: Any, *args: Any, **kwargs: Any) -> Any:
+        return await original(self, plan, _walked(self, plan, call), *args, **kwargs)
+
+    return _run
+
+
+def _run_sync(original: Any) -> Any:
+    def _run_sync(self: Any, plan: Any, call: Any, *args: Any, **kwargs: Any) -> Any:
+        return original(self, plan, _walked(self, plan, call), *args, **kwargs)
+
+    return _run_sync
 
 
 def _usage_read_scope(original: Any) -> Any:
@@ -142,6 +172,8 @@ def install(patches: PatchSet, lane: Lane) -> None:
     patches.replace(core, "_pre_route", lambda original: _pre_route(original, lane))
     patches.replace(core, "_custom_pick_sync", lambda original: _custom_pick_sync(original, lane))
     patches.replace(core, "_routing_inputs", _routing_inputs)
+    patches.replace(core, "_run", _run)
+    patches.replace(core, "_run_sync", _run_sync)
     patches.replace(core, "_usage_read_scope", _usage_read_scope)
     patches.replace(core, "deployment_tracks_usage", _deployment_tracks_usage)
     patches.replace(prompts, "is_prompt_management_model", _is_prompt_management_model)
