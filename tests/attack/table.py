@@ -120,6 +120,33 @@ def once(prompt: str = "hi", *, embed: bool = False, times: int = 1, **request: 
     return attack
 
 
+def each(prompt: str, requests: list[dict[str, Any]], **request: Any) -> Any:
+    """An attack of one request with each of these arguments; whatever the caller is told of them."""
+
+    async def attack(door: Any, group: str) -> list[Answer]:
+        answers = []
+        for odd in requests:
+            call = door.chat(group, prompt, by=EVE, **request, **odd)
+            try:
+                answers.append(await asyncio.wait_for(call, _PATIENCE))
+            except asyncio.TimeoutError:
+                answers.append(Answer(error=HUNG_UP))
+        return answers
+
+    return attack
+
+
+def _with(name: str, *values: Any) -> list[dict[str, Any]]:
+    return [{name: value} for value in values]
+
+
+async def _many_prompts(door: Any, group: str) -> list[Answer]:
+    answers = [await door.text(group, ["hi"] * 60, by=EVE)]
+    for prompt, more in (("answer-500", {}), ("answer-reset", {}), ("takes-1-s", {"timeout": 0.05})):
+        answers += [await door.text(group, [prompt] * 20, by=EVE, **more) for _ in range(2)]
+    return answers
+
+
 def _own(door: Any) -> str:
     return door.own_endpoint
 
@@ -151,7 +178,58 @@ async def _nine_at_once(door: Any, group: str) -> list[Answer]:
 
 # A failure counts as four times the latency, so four at a time would go to the others first.
 _PEAK = {"info": {"fast_router": {"strategy": "peak_ewma"}}, "question": "takes-100-ms"}
-_NAN = float("nan")
+_NAN, _INFINITE = float("nan"), float("inf")
+# Seconds until a caller with an odd request hangs up.
+_PATIENCE = 0.5
+_ODD = (_NAN, _INFINITE, -1, 0.5, 10**9, 10**400, "x", "nan", [3], {"x": {"y": [1]}})
+_ODD_FALLBACKS = ("x", 5, [1], [None], {"a": "b"}, [{"a": 1}], [[["x"]]], [{"model": "nope"}], ["nowhere"] * 100)
+_POLICIES = ({"InternalServerErrorRetries": 10**9}, {"InternalServerErrorRetries": "x"}, {"x": [1]}, "x", 5)
+_INFOS = ("x", [1], {"id": 5}, {"id": None}, {"id": {"x": 1}}, {"id": "of-another"})
+_ODD_KEYS = [
+    *_with("fallbacks", *_ODD_FALLBACKS),
+    *_with("context_window_fallbacks", "x", 5, [1], {"a": 1}),
+    *_with("content_policy_fallbacks", "x", 5, [1]),
+    *_with("mock_testing_fallbacks", True, "x", {"a": 1}),
+    *_with("mock_response", "litellm.RateLimitError", "litellm.InternalServerError", {"a": 1}, 5),
+    *_with("cooldown_time", -1, 0, 1e9, "x", _NAN, {"a": 1}),
+    *_with("allowed_fails", 0, -1, "x", _NAN, [1]),
+    *_with("retry_policy", *_POLICIES),
+    *_with("retry_after", -1, "x", _NAN),
+    *_with("model_info", *_INFOS),
+    *_with("metadata", "x", 5, [1], {"tags": {"a": 1}}, {"model_group": "other"}, {"model_info": {"id": "x"}}),
+    *_with("metadata", {"session_id": [1]}, {"user_api_key_hash": {"a": 1}}, {"x": "y" * 100_000}, {"priority": "x"}),
+    *_with("tags", "x", 5, [5], [None], {"a": 1}, ["x"] * 1000),
+    *_with("specific_deployment", True, "x", {"a": 1}),
+    *_with("priority", "x", -(10**9), _NAN, 1.5, [1], True),
+    *_with("router_settings_override", {"cooldown_time": 10**6, "allowed_fails": 0}, {"timeout": 0.01}, "x"),
+    *_with("user", 5, ["x"], {"a": 1}, "x" * 100_000),
+    *_with("litellm_session_id", 5, ["x"], "x" * 100_000),
+    *_with("api_base", "x", "http://", "http://[::1", 5),
+    *_with("extra_headers", "x", 5, {"x": "a\r\nb"}, {"x": {"y": 1}}, {"content-length": "5"}, {"x": "y" * 200_000}),
+]
+_HEADERS = [
+    {"http_headers": {name: value}}
+    for name, values in {
+        "x-litellm-num-retries": ("1000000000", "-1", "0.5", "x", "", "nan"),
+        "x-litellm-timeout": ("nan", "-1", "0", "1e400", "x", ""),
+        "x-litellm-stream-timeout": ("nan", "-1", "x"),
+        "x-litellm-tags": ("x", ",,,", b"\xff\xfe", "y" * 8000),
+        "x-litellm-session-id": ("y" * 8000, b"\xc3\xa9", "{}"),
+        "x-litellm-call-id": ("same", b"\xff"),
+        "x-litellm-trace-id": ("y" * 8000,),
+        "x-litellm-model-id": ("of-another", b"\xff"),
+        "x-litellm-model-group": ("of-another",),
+        "x-litellm-attempted-retries": ("1000000000", "x"),
+        "x-litellm-spend-logs-metadata": ("{", "[]", "5"),
+        "x-litellm-end-user-id": ("y" * 8000, b"\xff"),
+        "x-litellm-enable-message-redaction": ("x",),
+        "x-ratelimit-remaining-requests": ("0", "x"),
+        "x-ratelimit-reset-requests": ("86400s",),
+        "retry-after": ("86400",),
+        "x-garbage": (b"\xff" * 100, "y" * 30_000),
+    }.items()
+    for value in values
+]
 _BOTH = frozenset({"router", "proxy"})
 # The proxy is slow: of those that differ by a word alone, one goes through it.
 _HERE = frozenset({"router", "sync"})
@@ -188,6 +266,17 @@ ROWS = [
     Row("prompt answered 500, something else as a fallback", _something_else, groups=2, doors=_BOTH, named=True,
         learns=True),
     Row("429 meant for an end user", once("end-user-429", user="an-end-user"), "Rate", learns=True),
+    # Arguments that are none, and those that a caller's body brings along.
+    Row("prompt answered 500, odd num_retries", each("answer-500", _with("num_retries", *_ODD[:5], [3])), learns=True,
+        doors=_BOTH, named=True),
+    Row("odd timeouts", each("hi", _with("timeout", *_ODD, 1e-9, 0)), learns=True, doors=_HERE),
+    Row("odd stream timeouts", each("hi", _with("stream_timeout", *_ODD, 1e-9, 0), stream=True), learns=True,
+        doors=frozenset({"router"})),
+    Row("prompt answered 500, odd arguments", each("answer-500", _ODD_KEYS), learns=True, doors=frozenset({"router"}),
+        named=True),
+    Row("prompt answered 500, odd headers", each("answer-500", _HEADERS), learns=True, doors=frozenset({"proxy"}),
+        named=True),
+    Row("text completions of many prompts", _many_prompts, learns=True, doors=frozenset({"router"}), named=True),
     # Refusals made in this process.
     Row("nine calls on six slots", _nine_at_once, params={"max_parallel_requests": 2}, patience=1.0, doors=_BOTH,
         at_once=1, learns=True),

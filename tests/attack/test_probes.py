@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 import fast_router
 from tests.attack.doors import EVE, entries
 from tests.attack.test_real_faults import broken
+from tests.attack.upstreams import release
 from tests.support.plugin import until
 
 
@@ -70,3 +72,35 @@ async def test_a_probe_that_fails_for_two_callers_is_enough(upstreams, door_to):
             assert b.held
             # Two, unless the same caller is the one that probes, which is a matter of chance.
             assert b.picks - picks <= 12
+
+
+async def test_a_probe_that_a_caller_keeps_waiting_holds_up_nobody(upstreams, door_to):
+    """The one call that a deployment gets after its rest never ends: the others are served, and it comes back."""
+    door = door_to(entries(upstreams, "held"), cooldown_time=0.2)
+    ours = fast_router.advanced_router(door.router)
+    b = ours.deployments["held-b"]
+    with broken(upstreams["b"], {"error_rate": 1.0}):
+        for turn in range(60):
+            assert (await door.chat("held", by=("sk-second", "sk-third")[turn % 2])).error is None
+            if ours.failover.state("held-b").value == "open":
+                break
+    await until(lambda: ours.engine.settle() or not b.held)
+    calls, picks = [], b.picks
+    try:
+        while b.picks == picks:
+            calls.append(asyncio.create_task(door.chat("held", "wait-for-me", by=EVE)))
+            await until(lambda: sum(d.in_flight for d in ours.deployments.values()) == len(calls))
+        real = ours.engine.clock
+        ahead = 0.0
+        ours.engine.clock = lambda: real() + ahead
+        for _ in range(200):
+            answer = await door.chat("held")
+            assert answer.error is None
+            if answer.deployment == "held-b":
+                break
+            ahead += 5.0
+        assert answer.deployment == "held-b"
+    finally:
+        ours.engine.clock = real
+        release(upstreams)
+    assert {answer.error for answer in await asyncio.gather(*calls)} == {None}

@@ -43,9 +43,12 @@ class Remembered:
         attempt: The retry.
         count: How it counts the success.
         done: Its last step.
+
+    Attributes:
+        ends_in_a_count: Whether it goes on from one counter of the failure, whatever the count.
     """
 
-    __slots__ = ("_attempt", "_count", "_done", "_pick", "_sleep")
+    __slots__ = ("_attempt", "_count", "_done", "_pick", "_sleep", "ends_in_a_count")
 
     def __init__(
         self,
@@ -56,6 +59,7 @@ class Remembered:
         done: Mapping[str, Any],
     ) -> None:
         self._sleep, self._pick, self._attempt, self._count, self._done = sleep, pick, attempt, count, done
+        self.ends_in_a_count = False
 
     def sleep(self) -> Mapping[str, Any]:
         """The step before the retry."""
@@ -153,7 +157,7 @@ _Steps = Generator[Any, Any, None]
 def _steps(call: Any, core: Any, found: Served, op: str, inputs: Mapping[str, Any], failed_id: str) -> _Steps:
     retries = found.retries
     answers: list[Any] = []
-    attempted, kind = False, None
+    attempted, kind, counted = False, None, None
     # What the core has yet to be told, should it be asked again: the kind of its step, and the answer.
     owed: list[tuple[str, Any]] = []
     answer = yield None
@@ -167,8 +171,10 @@ def _steps(call: Any, core: Any, found: Served, op: str, inputs: Mapping[str, An
             break
         step = call.next(answer)
         name = step["kind"]
-        if name == "cache" and kind is not None and step["op"] == "batch_get":
-            break
+        if name == "cache" and kind is not None:
+            if step["op"] == "batch_get":
+                break
+            counted = step["key"] if step["op"] == "increment" else None
         if name == "attempt" and not attempted and step["deployment_id"] == failed_id:
             attempted = True
         elif name not in ("pre_route", "cache") or (attempted and kind is None):
@@ -178,7 +184,7 @@ def _steps(call: Any, core: Any, found: Served, op: str, inputs: Mapping[str, An
     owed.append(("cache", cooling))
     known = None
     if kind is not None and found.holds(core):
-        known = _remembered(found, op, inputs, answers, step, cooling, failed_id, kind)
+        known = _remembered(found, op, inputs, answers, step, cooling, failed_id, kind, counted)
     if known is None:
         yield from _onwards(call, _told(call, step, owed))
         return
@@ -247,6 +253,7 @@ def _remembered(
     cooling: Any,
     failed_id: str,
     kind: _Kind,
+    counted: Any,
 ) -> Remembered | None:
     """What the core will say, if that is known or can be rehearsed."""
     retries = found.retries
@@ -266,7 +273,7 @@ def _remembered(
         if known is not None and len(answers) == _COUNTED and len(retries.silent) < _MOST_SILENT:
             if retries.asked is None:
                 retries.asked = _fresh(asked)
-            if asked == retries.asked and _counted_alone(found, op, inputs, answers, asked, failed_id):
+            if known.ends_in_a_count and _is_of(counted, failed_id) and asked == retries.asked:
                 retries.silent.add((failed_id, kind))
     except Exception as error:  # noqa: BLE001 - the core itself goes on
         tally.failed(error, "a retry from memory")
@@ -274,16 +281,18 @@ def _remembered(
     return known
 
 
-def _counted_alone(
-    found: Served, op: str, inputs: Mapping[str, Any], answers: Sequence[Any], asked: Mapping[str, Any], failed_id: str
+def _is_of(counter: Any, id_: str) -> bool:
+    """Whether it is the counter of a deployment's requests."""
+    return str(counter).startswith(f"global_router:{id_}:")
+
+
+def _makes_nothing_of(
+    found: Served, op: str, inputs: Mapping[str, Any], answers: Sequence[Any], asked: Mapping[str, Any]
 ) -> bool:
-    """Whether the core counts this failure among the deployment's requests only, and makes nothing of the count."""
+    """Whether the core goes on as it did, whatever the last answer, a count."""
     call = found.handle.start(op, inputs)
     for answer in answers[:-1]:
-        step = call.next(answer)
-    key = step.get("key")
-    if step.get("op") != "increment" or not str(key).startswith(f"global_router:{failed_id}:"):
-        return False
+        call.next(answer)
     return bool(call.next(_VERY_MANY) == asked)
 
 
@@ -319,4 +328,7 @@ def _rehearsed(
         and known.count(id_) == count
         and known.done(id_, _OK["total_tokens"]) == done
     )
-    return known if same else None
+    if not same:
+        return None
+    known.ends_in_a_count = len(answers) == _COUNTED and _makes_nothing_of(found, op, inputs, answers, asked)
+    return known

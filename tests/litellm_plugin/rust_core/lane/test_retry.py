@@ -19,8 +19,6 @@ pytestmark = pytest.mark.skipif(
     not hasattr(Router, "from_config") or fast_router.status()["band"] != "1.110", reason="this core is Python"
 )
 
-from litellm.router_python_host import PythonHost  # noqa: E402
-
 from fast_router.litellm_plugin.router_state import state_of  # noqa: E402
 from tests.litellm_plugin.rust_core.lane.walks import ERRORS, answer  # noqa: E402
 
@@ -118,8 +116,8 @@ def ask(router: Router, op: str, fails: Any, called: list[Any]) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(litellm, "acompletion", later)
         patch.setattr(litellm, "completion", stub)
-        patch.setattr(PythonHost, "sleep", no_sleep)
-        patch.setattr(PythonHost, "sleep_sync", lambda *_: None)
+        patch.setattr("litellm.router_python_host.PythonHost.sleep", no_sleep)
+        patch.setattr("litellm.router_python_host.PythonHost.sleep_sync", lambda *_: None)
         try:
             found = getattr(router, op)(model="m", messages=MESSAGES)
             found = asyncio.run(found) if op.startswith("a") else found
