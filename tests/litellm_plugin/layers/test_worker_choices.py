@@ -14,6 +14,7 @@ from fast_router.celery_routing import process
 from fast_router.celery_routing.envelope import Keys
 from fast_router.celery_routing.settings import Candidate
 from fast_router.litellm_plugin.bands.contract import Seam
+from fast_router.litellm_plugin.bands.methods import litellm_version, numbers_of
 from fast_router.litellm_plugin.switch import switch
 from fast_router.testing import Fleet, Spec
 from tests.celery_routing.help import Worker, settings_for
@@ -25,6 +26,9 @@ pytestmark = pytest.mark.services
 
 IDS_OF = ("d0", "d1", "d2")
 ONE_EACH = {"max_parallel_requests": 1}
+
+# Synchronous embeddings and images tell their pick nothing of the request before 1.100.
+SYNC_PICKS_KNOW_THE_REQUEST = numbers_of(litellm_version()) >= (1, 100)
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +165,8 @@ def served(servers):
 
 @pytest.mark.parametrize(("endpoint", "sync"), CALLS, ids=IDS)
 async def test_every_kind_of_request_goes_where_the_worker_says(imported, ask, fleet, endpoint, sync):
+    if sync and endpoint.name in {"aembedding", "aimage_generation"} and not SYNC_PICKS_KNOW_THE_REQUEST:
+        pytest.skip("a pick of this LiteLLM's that says nothing of its request is made here")
     servers = servers_of(fleet, endpoint.kind)
     made = three(servers, each={"model": f"{endpoint.provider}/test-model", **ONE_EACH})
     busy = await ask.others_take("d0", "d2")
