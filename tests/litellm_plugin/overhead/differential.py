@@ -214,7 +214,7 @@ async def observe(scenario: Any, upstreams: Any, cost: dict[str, Any]) -> dict[s
     world = World(upstreams)
     for upstream in upstreams:
         upstream.reset()
-        upstream.order(script=(), error_rate=0, throttle_rate=0, hold=False, retry_after=None)
+        upstream.order(script=(), error_rate=0, error_status=500, throttle_rate=0, hold=False, retry_after=None)
     lines = Lines()
     loggers = [logging.getLogger(name) for name in ("LiteLLM", "LiteLLM Router")]
     levels = [logger.level for logger in loggers]
