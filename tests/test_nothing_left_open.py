@@ -12,6 +12,8 @@ import textwrap
 
 import pytest
 
+from tests.support.plugin import run_python
+
 # A warning that is an error, raised while an object is freed, has nowhere to go but here.
 BEFORE = """
 import gc, sys
@@ -97,3 +99,31 @@ def test_it_is_closed(thing, runtime):
         assert done.returncode == 0, done.stderr
         assert done.stdout == "closed\n"
         assert "ResourceWarning" not in done.stderr
+
+
+SHORT = """
+import importlib.machinery, json, sys, time
+import litellm
+
+class Slowly:
+    def find_spec(self, name, path=None, target=None):
+        if name != "fast_router.observe.answers":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        run = spec.loader.exec_module
+        def slowly(module):
+            time.sleep(1)
+            run(module)
+            print(json.dumps("imported"), flush=True)
+        spec.loader.exec_module = slowly
+        return spec
+
+sys.meta_path.insert(0, Slowly())
+import fast_router.auto
+litellm.Router
+"""
+
+
+def test_a_program_that_ends_at_once_does_not_end_the_thread_within_an_import():
+    """Python would end it with the lock held under which LiteLLM's finalizers import: the program never ended."""
+    assert run_python(SHORT, FAST_ROUTER_STATUS="1") == "imported"

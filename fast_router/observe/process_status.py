@@ -39,6 +39,8 @@ _TIMEOUT = 5.0
 _PATIENCE = 1.0
 _LONGEST_QUESTION = 65536
 _TICK = 10.0
+# Seconds for which the end of the process waits for the thread at the most.
+_LAST = 5.0
 _LIFT = ("ids", "servers", "actions")
 
 
@@ -53,6 +55,7 @@ class _State:
         self.pid = 0
         self.started = time.time()
         self.registered = False
+        self.thread: threading.Thread | None = None
 
 
 _state = _State()
@@ -113,9 +116,12 @@ def start() -> bool:
         _obey(path.parent)
         if not _state.registered:
             _state.registered = True
-            atexit.register(stop)
+            atexit.register(_at_exit)
             os.register_at_fork(after_in_child=_after_fork)
-    threading.Thread(target=_serve, args=(listener, path.parent), name="fast_router-status", daemon=True).start()
+        _state.thread = threading.Thread(
+            target=_serve, args=(listener, path.parent), name="fast_router-status", daemon=True
+        )
+        _state.thread.start()
     return True
 
 
@@ -132,6 +138,14 @@ def stop() -> None:
         if path is not None:
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def _at_exit() -> None:
+    """Stop, and wait for the thread: ended within an import it would keep the lock that finalizers import under."""
+    thread, pid = _state.thread, _state.pid
+    stop()
+    if thread is not None and pid == os.getpid():
+        thread.join(_LAST)
 
 
 def _after_fork() -> None:
