@@ -86,7 +86,7 @@ def test_a_wrong_clock_writes_litellms_keys_of_the_right_minute(redis_url, skew)
     client = Redis.from_url(redis_url)
     names = [client.time()[0] // 60]
     with child(redis_url, "--use", "5", "--rest", "d0:60", "--skew", skew, "--interop"):
-        written = until_sync(lambda: client.keys("global_router:d1:*:rpm:*"))
+        written = until_sync(lambda: client.keys("global_router:d1:*:tpm:*"))
         assert until_sync(lambda: client.exists("deployment:d0:cooldown"))
         value = json.loads(client.get("deployment:d0:cooldown"))
         now = client.time()[0]

@@ -191,5 +191,5 @@ def test_missing_redis_package_is_one_clear_error(monkeypatch, redis_url):
         return real(name, *args)
 
     monkeypatch.setattr(importlib, "import_module", without)
-    with pytest.raises(ConfigurationError, match=r"fast-router\[redis\]"):
+    with pytest.raises(ConfigurationError, match=r"needs redis, .*\[redis\]"):
         fast_router.cluster.attach(AdvancedRouter("least_busy", model_list=entries()), url=redis_url)
