@@ -17,14 +17,16 @@ of the calls that were open at the first one, so many must still be.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from fast_router.engine.deployment import RESTING
+from fast_router.engine.failover.waits import Waits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
     from fast_router.engine.deployment import Deployment
     from fast_router.engine.engine import Engine
@@ -201,13 +203,15 @@ class Silences:
                 group.ears = {id_: ear for id_, ear in group.ears.items() if id_ in present}
             found, late = [], []
             around = self._around(group, members, now)
+            # Most looks find nobody who waits, and count nothing.
+            who_waits = cache(lambda: self._waits(members, now - limit))
             for member in members:
                 ear = group.ears.get(member.id)
                 if ear is None:
                     ear = group.ears.setdefault(member.id, _Ear())
                 waiting = self._waiting(ear, member, listened)
                 voices = (
-                    self._voices(member, members, now - limit)
+                    self._voices(member, who_waits)
                     if waiting and ear.waited is not None and ear.waited >= limit
                     else None
                 )
@@ -216,17 +220,17 @@ class Silences:
                     reason = f"{silence}, the others answer within {slowest:.1f} s"
                     alone = next(iter(voices)) if around > 1 and len(voices) == 1 < options.calls else None
                     found.append((member, reason, alone))
-                elif away <= max(limit / 2, pause) and self._doubtful_waits(member, members, now - limit):
+                elif away <= max(limit / 2, pause) and self._doubtful_waits(member, who_waits):
                     late.append((member, now - limit))
             return found, late
 
-    def _doubtful_waits(self, member: Deployment, members: Sequence[Deployment], before: float) -> bool:
-        """Tell whether a call to one that rests or comes back began before then, and none waits as long elsewhere."""
+    def _doubtful_waits(self, member: Deployment, who_waits: Callable[[], Waits]) -> bool:
+        """Tell whether a call to one that rests or comes back waits too long, and none waits as long elsewhere."""
         if self._calls is None or self._late is None or not self._doubtful(member.id):
             return False
-        hiding = self._hiding(member, members, before)
-        waits = any(voice != hiding for voice in self._waits(member, before))
-        return waits and self._others_answer(member, members, before, hiding)
+        waits = who_waits()
+        hiding = waits.hiding(member)
+        return any(voice != hiding for voice in waits.at(member)) and waits.others_answer(member, hiding)
 
     def _around(self, group: _Group, members: Sequence[Deployment], now: float) -> int:
         """Count the callers that have used the group lately."""
@@ -240,52 +244,28 @@ class Silences:
         group.around = around
         return len(around)
 
-    def _voices(self, member: Deployment, members: Sequence[Deployment], before: float) -> set[Hashable] | None:
-        """Give whose calls have waited here since before then; None if they are too few, or all wait elsewhere, too."""
+    def _voices(self, member: Deployment, who_waits: Callable[[], Waits]) -> set[Hashable] | None:
+        """Give whose calls have waited too long here; None if they are too few, or all wait elsewhere, too."""
         if self._calls is None:
             return set()
-        waiting = self._waits(member, before)
-        if len(waiting) < self._options.calls:
+        waits = who_waits()
+        waiting = waits.at(member)
+        if waiting.total() < self._options.calls:
             return None
-        hiding = self._hiding(member, members, before)
-        if sum(voice != hiding for voice in waiting) < self._options.calls:
+        hiding = waits.hiding(member)
+        if waiting.total() - waiting[hiding] < self._options.calls:
             return None
-        return set(waiting) if self._others_answer(member, members, before, hiding) else None
+        return set(waiting) if waits.others_answer(member, hiding) else None
 
-    def _waits(self, member: Deployment, before: float) -> list[Hashable]:
-        """Give whose calls have waited there since before then, a voice per call."""
-        assert self._calls is not None
-        return [call.voice for call in self._calls(member) if not call.heard and call.started <= before]
+    def _waits(self, members: Sequence[Deployment], before: float) -> Waits:
+        """Give whose calls have waited since before then."""
+        calls = self._calls
+        assert calls is not None
 
-    def _hiding(self, member: Deployment, members: Sequence[Deployment], before: float) -> Hashable | None:
-        """Give the caller whose calls wait as long at all the others that may be picked, several in all; None for none.
+        def voices(member: Deployment) -> Iterator[Hashable]:
+            return (call.voice for call in calls(member) if not call.heard and call.started <= before)
 
-        A second such caller hides a silence, as calls do that are long for everybody.
-        """
-        everywhere: Counter[Hashable] | None = None
-        for other in members:
-            if other is member or other.held:
-                continue
-            waits = Counter(self._waits(other, before))
-            if everywhere is None:
-                everywhere = waits
-            else:
-                everywhere = Counter({who: n + waits[who] for who, n in everywhere.items() if waits[who]})
-            if not everywhere:
-                return None
-        several = self._options.calls
-        found = [who for who, calls in (everywhere or {}).items() if calls >= several]
-        return found[0] if len(found) == 1 else None
-
-    def _others_answer(
-        self, member: Deployment, members: Sequence[Deployment], before: float, hiding: Hashable | None
-    ) -> bool:
-        """Tell whether another one, that may be picked, has no call that began before then, but of who hides it."""
-        return any(
-            not other.held and all(voice == hiding for voice in self._waits(other, before))
-            for other in members
-            if other is not member
-        )
+        return Waits(members, voices, self._options.calls)
 
     def _waiting(self, ear: _Ear, member: Deployment, listened: float) -> int:
         """Count the calls that have waited through the present silence; 0 if that is none yet."""

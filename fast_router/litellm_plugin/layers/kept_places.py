@@ -59,9 +59,10 @@ class KeptPlaces:
 
     def _mind_the_lane(self) -> bool:
         """Close the fast lane while a place is kept; tell whether one is."""
-        if not self._reserves:
-            in_use = False
-        else:
+        if not self._reserves and not self._lane_closed:
+            return False  # the usual case takes no lock
+        in_use = False
+        if self._reserves:
             unused = [name for name, reserve in list(self._reserves.items()) if not reserve.in_use()]
             for name in unused:
                 self._reserves.pop(name, None)

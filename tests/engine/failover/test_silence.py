@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 
 import pytest
 from hypothesis import settings
@@ -251,14 +252,16 @@ def test_a_closed_policy_listens_no_longer():
 class Callers:
     """A group that several callers use, whose calls under way are known one by one."""
 
-    def __init__(self, **policy):
+    def __init__(self, size=3, **policy):
         self.open = []  # (lease, caller)
         self.told = []  # what is to be asked elsewhere: a deployment and which of its calls
-        self.f = Fleet(3, silence=OPTIONS, calls=self.calls, on_silent=self.late, **policy)
+        self.asked = Counter()  # how often a deployment's calls are asked for at a moment
+        self.f = Fleet(size, silence=OPTIONS, calls=self.calls, on_silent=self.late, **policy)
         for n in range(12):
-            answer(self.f, n % 3)
+            answer(self.f, n % size)
 
     def calls(self, deployment):
+        self.asked[deployment.id, self.f.now] += 1
         for lease, caller in self.open:
             if lease.open and lease.deployment is deployment:
                 yield OpenCall(lease.started, lease.seconds_to_first_token is not None, caller)
@@ -329,6 +332,19 @@ def test_one_caller_whose_calls_wait_everywhere_makes_none_silent():
     siblings_answer(c.f, 60)
     assert {state(c.f, to) for to in range(3)} == {BreakerState.CLOSED}
     assert not c.told
+
+
+def test_a_look_goes_once_through_the_calls_however_many_members_wait():
+    c = Callers(size=60)
+    siblings_answer(c.f, 1)
+    [c.ask("hostile", to) for to in range(60) for _ in range(2)]
+    c.asked.clear()
+    siblings_answer(c.f, 5)
+    looks = len({at for _, at in c.asked})
+    assert looks > 5
+    # One to see who is around, one to see who waits.
+    assert max(c.asked.values()) <= 2
+    assert {state(c.f, to) for to in range(60)} == {BreakerState.CLOSED}
 
 
 def test_calls_that_are_long_for_several_callers_are_no_silence():

@@ -109,6 +109,11 @@ class Retries:
         self.asked: Mapping[str, Any] | None = None
         self.silent: set[tuple[str, _Kind]] = set()
 
+    def forget(self) -> None:
+        """Make room: what comes again is rehearsed again."""
+        self.kinds.clear()
+        self.silent.clear()
+
 
 class Served(Protocol):
     """How a group is served, as far as its retries go; `guard.Open` is one.
@@ -265,12 +270,15 @@ def _remembered(
             known = retries.kinds[kind]
             if known is None or (failed_id, kind) in retries.silent:
                 return known
-        elif len(retries.kinds) >= _MOST_KINDS:
-            return None
         else:
+            if len(retries.kinds) >= _MOST_KINDS:
+                # A caller may send what makes kinds of its own; the others' must not stay without room for good.
+                retries.forget()
             known = _rehearsed(found, op, inputs, answers, asked, cooling, failed_id)
             retries.kinds[kind] = known
-        if known is not None and len(answers) == _COUNTED and len(retries.silent) < _MOST_SILENT:
+        if known is not None and len(answers) == _COUNTED:
+            if len(retries.silent) >= _MOST_SILENT:
+                retries.silent.clear()
             if retries.asked is None:
                 retries.asked = _fresh(asked)
             if known.ends_in_a_count and _is_of(counted, failed_id) and asked == retries.asked:

@@ -239,6 +239,8 @@ def test_kinds_are_remembered_within_bounds(monkeypatch):
         ended = ask(router, "acompletion", FAILS["once"](error), [])
         assert ended[0]["x-litellm-attempted-retries"] == 1
     retries = state_of(vars(router)["_core"]).lane.groups["acompletion", "m"].retries
-    assert len(retries.kinds) == 2
+    assert 1 <= len(retries.kinds) <= 2
     assert len(retries.silent) <= 3
+    # The last one found room, whatever came before.
+    assert "APIConnectionError" in str(list(retries.kinds)[-1])
     router.discard()
