@@ -315,8 +315,8 @@ class Aside(NamedTuple):
     """What few contexts hold, each for as long as its owner says; immutable.
 
     Attributes:
-        permits: While LiteLLM judges a failure on our behalf: tells of an id whether the evidence is enough for a
-            cooldown.
+        permits: While LiteLLM judges a failure on our behalf: tells of an id, and the seconds for which LiteLLM would
+            let it cool down, for how many the evidence is enough; None for none.
         enters_own: Whether LiteLLM makes a deployment of what a caller has brought along.
         worker_asked: Whether a routing worker was asked for the pick that runs: LiteLLM answers some asynchronous picks
             with its synchronous one.
@@ -327,7 +327,7 @@ class Aside(NamedTuple):
         rollout: The request of a rollout that runs, or whose stream is being read, a `rollout.request.Request`.
     """
 
-    permits: Callable[[str], bool] | None = None
+    permits: Callable[[str, float], float | None] | None = None
     enters_own: bool = False
     worker_asked: bool = False
     picks_alone: bool = False

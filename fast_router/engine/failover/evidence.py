@@ -18,6 +18,10 @@ whom it lets rest are woken by the first other caller (an appeal), and no other 
 A rest that would leave less than half of a group needs more than one voice, as many confirmed charges as failures in a
 row open a breaker, or a failure that no request can bring about (nobody listens at that address).
 
+How long a provider wants to be left alone (Retry-After) may be about the one caller, too: beyond an ordinary rest it
+holds as far as two voices were told so, or one whose request was then answered elsewhere. For want of any other a known
+caller is believed, and others may appeal.
+
 Where filters (tags, context windows, teams) may leave a request one deployment of its group, that one is a group of its
 own: a rule of ours wants confirmed charges to rest it, which say that requests have others; LiteLLM's rules another
 voice or, as long as nobody else asks, one that others may appeal against.
@@ -218,7 +222,7 @@ class Evidence:
                 self._latest.pop((by.name, case.caller), None)
             if not charge.confirmed:
                 charge.confirmed = True
-                self._breaker(charge.deployment).testimony.confirmed += 1
+                self._breaker(charge.deployment).testimony.confirm(case.voice)
             return None
         found = next((suspect for suspect in case.suspects if suspect[0].name == by.name), None)
         if found is None:
@@ -233,7 +237,7 @@ class Evidence:
             return None  # it has answered since, or the failure counts already
         del testimony.suspicions[case.voice]
         testimony.heard(case.voice)
-        testimony.confirmed += 1
+        testimony.confirm(case.voice)
         return deployment, kind
 
     def may_rest(self, deployment: Deployment, resting: int, needed: int, now: float) -> bool:

@@ -237,6 +237,8 @@ class FailoverPolicy(Rests):
             self._unlearn(deployment, lease)
             self._cancelled(deployment, breaker, generation)
             return
+        asked = self._retry_after(deployment, error)
+        seconds = None if asked is None else self.believed(deployment, case, asked)
         breaker.last_failure = kind
         if case is not None:
             case.counted = True
@@ -250,7 +252,7 @@ class FailoverPolicy(Rests):
                 return
         if breaker.state is BreakerState.HALF_OPEN and generation == breaker.generation:
             self._evidence.probed(case, deployment, certain=certain(error))
-        self._opens(deployment, breaker, kind, generation, self._retry_after(deployment, error))
+        self._opens(deployment, breaker, kind, generation, seconds)
         self.charged(case, deployment)
         if untold:
             self._told_at_last(deployment, breaker)
@@ -296,6 +298,49 @@ class FailoverPolicy(Rests):
             needed = breaker.options.consecutive_server
             return self._evidence.may_rest(deployment, self._ejection.ejected(group), needed, now)
 
+    def believed(self, deployment: Deployment, case: Case | None, seconds: float) -> float | None:
+        """Tell for how long a deployment rests that has asked a request's caller for so many seconds.
+
+        Args:
+            deployment: Who.
+            case: The request; None where a program of its own makes the calls: it is believed.
+            seconds: How long it wants to be left alone.
+
+        Returns:
+            Seconds, or None for as long as it would rest without having asked for anything.
+        """
+        with self.engine.lock:
+            breaker, now = self.breaker(deployment), self.engine.clock()
+            testimony = breaker.testimony
+            if case is None:
+                return seconds
+            testimony.asked(case.voice, now + seconds)
+            ordinary = breaker.options.cooldown
+            if seconds <= ordinary:
+                return seconds
+            agreed = min(seconds, testimony.agreed - now)
+            if agreed > ordinary:
+                return agreed
+            if testimony.corroborated(case.voice):
+                return None  # that it is ill, but not for how long
+            testimony.lone = max(testimony.lone, now + seconds)
+            if case.caller is not None:
+                self._evidence.believe(deployment, case.voice)
+            return seconds
+
+    def may_rest_for(self, deployment: Deployment, case: Case, seconds: float) -> float | None:
+        """Tell for how long LiteLLM may let a deployment rest after a request's failure; None for not at all.
+
+        Args:
+            deployment: Who.
+            case: The request.
+            seconds: How long LiteLLM would.
+        """
+        if not self.may_rest(deployment):
+            return None
+        found = self.believed(deployment, case, seconds)
+        return min(seconds, self.breaker(deployment).options.cooldown) if found is None else found
+
     @property
     def disputed(self) -> bool:
         """Whether somebody rests on the word of one caller; `appeal` is only worth asking then."""
@@ -312,6 +357,12 @@ class FailoverPolicy(Rests):
     def _told_at_last(self, deployment: Deployment, breaker: Breaker) -> None:
         """Let the others know of a rest that was this process's own affair until now."""
         if breaker.state is BreakerState.OPEN and deployment.held & RESTING and not self.disputes(deployment.id):
+            enough = max(self.engine.clock() + breaker.options.cooldown, breaker.testimony.agreed) + _LATER
+            if min(breaker.until, breaker.testimony.lone) > enough:
+                # So long on the first one's word alone, and the second was told nothing of the kind.
+                breaker.testimony.lone = 0.0
+                self._probe_again(deployment, breaker, "nobody else was asked to stay away so long")
+                return
             self._rest(deployment, deployment.resting_until - self.engine.clock())
             until, kind = breaker.until, breaker.last_failure
             self._changes.append((deployment, Change(breaker.state, breaker.state, breaker.reason, until, kind)))
@@ -334,12 +385,15 @@ class FailoverPolicy(Rests):
         self._tell()
 
     def _doubted(self, deployment: Deployment, breaker: Breaker, reason: str) -> None:
-        change = breaker.again(self.engine.clock(), reason) if breaker.testimony.probes else None
-        if change is None:
+        if not breaker.testimony.probes or not self._probe_again(deployment, breaker, reason):
             self._woken(deployment, breaker, reason, gently=False)
-            return
-        self.engine.wake(deployment, quiet=True)
-        self._changes.append((deployment, change))
+
+    def _probe_again(self, deployment: Deployment, breaker: Breaker, reason: str) -> bool:
+        change = breaker.again(self.engine.clock(), reason)
+        if change is not None:
+            self.engine.wake(deployment, quiet=True)
+            self._changes.append((deployment, change))
+        return change is not None
 
     def charged(self, case: Case | None, deployment: Deployment) -> None:
         """Note that a request's charge has opened its deployment's breaker, if it has; see `Charge.opened`."""

@@ -17,6 +17,9 @@ class Testimony:
         voices: Whose charges count.
         suspicions: Whose were taken back, and since when (engine clock, seconds).
         confirmed: How many charges were confirmed.
+        agreed: Until when the provider wants to be left alone as far as two voices were told so, or one whose request
+            was answered elsewhere (engine clock, seconds); 0 for never.
+        lone: Until when, where one voice was believed although it alone was told so; else 0.
         certain: Whether one of the failures can be no request's.
         word: The voice that was believed although it is the only one, None for none.
         probes: Whose probes have failed since the last rest was over, if nothing is certain.
@@ -24,7 +27,7 @@ class Testimony:
             costs fewer calls, and a single voice that goes on failing can make it longer by no more than one rest.
     """
 
-    __slots__ = ("backed", "certain", "confirmed", "probes", "suspicions", "voices", "word")
+    __slots__ = ("_asked", "agreed", "backed", "certain", "confirmed", "lone", "probes", "suspicions", "voices", "word")
 
     def __init__(self) -> None:
         self.voices: set[Hashable] = set()
@@ -34,6 +37,8 @@ class Testimony:
         self.word: Hashable | None = None
         self.probes: set[Hashable] = set()
         self.backed = False
+        self.agreed = self.lone = 0.0
+        self._asked: dict[Hashable, float] = {}
 
     def clear(self) -> None:
         """Forget everything: it has answered."""
@@ -44,6 +49,8 @@ class Testimony:
         self.word = None
         self.probes.clear()
         self.backed = False
+        self.agreed = self.lone = 0.0
+        self._asked.clear()
 
     def rested(self) -> None:
         """Note that a rest is over: whose probes fail is asked anew."""
@@ -66,6 +73,21 @@ class Testimony:
         """Note a voice whose charge does not count by itself."""
         if len(self.suspicions) < _VOICES:
             self.suspicions.setdefault(voice, now)
+
+    def asked(self, voice: Hashable, until: float) -> None:
+        """Note until when the provider has told a voice to stay away."""
+        for other, longest in self._asked.items():
+            if other != voice:
+                self.agreed = max(self.agreed, min(longest, until))
+        if voice in self._asked or len(self._asked) < _VOICES:
+            self._asked[voice] = max(until, self._asked.get(voice, 0.0))
+
+    def confirm(self, voice: Hashable) -> None:
+        """Note that a request of a voice was answered elsewhere: what it was told here was not about that request."""
+        self.confirmed += 1
+        self.agreed = max(self.agreed, self._asked.get(voice, 0.0))
+        if self.word == voice:
+            self.word = None
 
     def corroborated(self, voice: Hashable) -> bool:
         """Tell whether another voice had the same experience."""

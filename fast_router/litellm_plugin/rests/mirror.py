@@ -89,8 +89,14 @@ def _add(original: Any) -> Any:
     def add_deployment_to_cooldown(self: Any, *args: Any, **kwargs: Any) -> Any:
         id_ = kwargs.get("model_id", args[0] if args else None)
         permit = aside().permits
-        if permit is not None and not permit(str(id_)):
-            return None
+        if permit is not None:
+            given = kwargs.get("cooldown_time", args[3] if len(args) > 3 else None)
+            asked = float(self.default_cooldown_time if given is None else given)
+            permitted = permit(str(id_), asked)
+            if permitted is None:
+                return None
+            if permitted < asked:
+                args, kwargs = args[:3], {**kwargs, "cooldown_time": permitted}
         reference = vars(self).get(BOUND)
         binding = reference() if reference is not None else None
         result = None

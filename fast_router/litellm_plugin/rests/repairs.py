@@ -107,11 +107,14 @@ def _add_deployment_to_cooldown(original: Any) -> Any:
     def add_deployment_to_cooldown(
         self: Any, model_id: str, original_exception: Any, exception_status: Any, cooldown_time: float | None
     ) -> Any:
+        seconds = self.default_cooldown_time if cooldown_time is None else cooldown_time
         permit = aside().permits
-        if permit is not None and not permit(str(model_id)):
+        permitted = seconds if permit is None else permit(str(model_id), seconds)
+        if permitted is None:
             return None
+        if permitted < seconds:
+            seconds = cooldown_time = permitted
         try:
-            seconds = self.default_cooldown_time if cooldown_time is None else cooldown_time
             left = _seconds_left(self, model_id)
             if left is not None and left > 0:
                 if left >= seconds:
@@ -227,8 +230,12 @@ def judge(
     if details is None:
         return
     before = _counters(core, failed.id)
+
+    def permits(id_: str, seconds: float) -> float | None:
+        return seconds if id_ != failed.id else policy.may_rest_for(deployment, case, seconds)
+
     outer = aside()
-    set_aside(outer._replace(permits=lambda id_: id_ != failed.id or policy.may_rest(deployment)))
+    set_aside(outer._replace(permits=permits))
     try:
         band.call(core, "deployment_callback_on_failure", details, None, details["start_time"], details["end_time"])
     finally:

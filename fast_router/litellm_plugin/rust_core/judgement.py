@@ -17,6 +17,7 @@ from fast_router.litellm_plugin.request import RequestLedger, aside, set_aside
 
 if TYPE_CHECKING:
     from fast_router.engine import Deployment
+    from fast_router.engine.failover.blame import Case
     from fast_router.engine.failover.policy import FailoverPolicy
 
 __all__ = ["judged", "told_from_outside"]
@@ -47,14 +48,14 @@ def judged(core: Any, ledger: RequestLedger, deployment: Deployment | None, outc
     if not case.counted and not (opted_in and not case.foreign and sent(error)):
         outcome["outside_deployment"] = True
         return
-    set_aside(aside()._replace(permits=partial(_may_rest, failover.policy, deployment)))
+    set_aside(aside()._replace(permits=partial(_may_rest_for, failover.policy, deployment, case)))
     charge = case.charge
     if case.counted and charge is not None and charge.deployment is deployment and not outcome.get("recorded"):
         charge.on_take_back = partial(_uncount, core, f"{deployment.id}:fails")
 
 
-def _may_rest(policy: FailoverPolicy, deployment: Deployment, id_: str) -> bool:
-    return id_ != deployment.id or policy.may_rest(deployment)
+def _may_rest_for(policy: FailoverPolicy, deployment: Deployment, case: Case, id_: str, seconds: float) -> float | None:
+    return seconds if id_ != deployment.id else policy.may_rest_for(deployment, case, seconds)
 
 
 def _uncount(core: Any, key: str) -> None:

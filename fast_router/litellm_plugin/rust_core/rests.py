@@ -134,10 +134,13 @@ def _heard(store: Any, deployment_id: Any, value: Any) -> None:
         tally.failed(error, "a cooldown")
 
 
-def _unwanted(store: Any, deployment_id: Any, ttl: Any) -> bool:
-    """Tell whether a cooldown is not to be written: too little speaks for it, or a longer one holds."""
+def _permitted(deployment_id: Any, value: Any, ttl: Any) -> tuple[Any, Any] | None:
+    """A cooldown as far as the evidence goes, and its seconds; None if too little speaks for it."""
     permit = running.aside().permits
-    return (permit is not None and not permit(str(deployment_id))) or _shorter(store, deployment_id, ttl)
+    seconds = ttl if permit is None else permit(str(deployment_id), float(ttl))
+    if seconds is None:
+        return None
+    return ({**value, "cooldown_time": seconds}, seconds) if seconds < ttl else (value, ttl)
 
 
 def _stays_here(store: Any, deployment_id: Any) -> bool:
@@ -148,9 +151,8 @@ def _stays_here(store: Any, deployment_id: Any) -> bool:
 
 def _put_apart(store: Any, deployment_id: Any, value: Any, ttl: Any) -> None:
     """Note a cooldown of our arm of a rollout: LiteLLM's own arm does not hear of it."""
-    permit, kept = running.aside().permits, apart.kept(store, [deployment_id])[0]
-    left = seconds_left(kept)
-    if (permit is not None and not permit(str(deployment_id))) or (left is not None and left >= float(ttl)):
+    left = seconds_left(apart.kept(store, [deployment_id])[0])
+    if left is not None and left >= float(ttl):
         return
     apart.keep(store, str(deployment_id), value, float(ttl))
     _heard(store, deployment_id, value)
@@ -163,9 +165,13 @@ def as_answered(core: Any, ids: Sequence[str], answers: Any) -> Any:
 
 def _put(original: Any) -> Any:
     def put(self: Any, model_id: Any, value: Any, ttl: Any) -> Any:
+        permitted = _permitted(model_id, value, ttl)
+        if permitted is None:
+            return None
+        value, ttl = permitted
         if apart.kept_apart():
             return _put_apart(self, model_id, value, ttl)
-        if _unwanted(self, model_id, ttl):
+        if _shorter(self, model_id, ttl):
             return None
         result = None if _stays_here(self, model_id) else original(self, model_id, value, ttl)
         _heard(self, model_id, value)
@@ -176,9 +182,13 @@ def _put(original: Any) -> Any:
 
 def _async_put(original: Any) -> Any:
     async def async_put(self: Any, model_id: Any, value: Any, ttl: Any) -> Any:
+        permitted = _permitted(model_id, value, ttl)
+        if permitted is None:
+            return None
+        value, ttl = permitted
         if apart.kept_apart():
             return _put_apart(self, model_id, value, ttl)
-        if _unwanted(self, model_id, ttl):
+        if _shorter(self, model_id, ttl):
             return None
         if _stays_here(self, model_id):
             _heard(self, model_id, value)

@@ -278,7 +278,9 @@ def test_one_caller_takes_no_group_away_whatever_it_does(steps, pause):
         fleet.now += pause
         if fleet.policy.disputed:
             fleet.policy.appeal("m", "other")
-            assert not [m.id for m in fleet.members if m.id in fleet.resting and fleet.policy.disputes(m.id)]
+            assert not [
+                m.id for m in fleet.members if m.id in fleet.resting and fleet.policy.breaker(m).testimony.disputed
+            ]
         assert len(fleet.resting) <= 2
         assert all(m.in_flight == 0 for m in fleet.members)
 
