@@ -63,10 +63,10 @@ _SERVERS = {
 
 
 @click.command()
-@click.option("--requests", default=1500, show_default=True, type=click.IntRange(10), help="Requests a run, at most.")
-@click.option("--rate", type=click.FloatRange(1), help="Requests a second; by default what suits this machine.")
+@click.option("--requests", default=1500, show_default=True, type=click.IntRange(10), help="Requests per run, at most.")
+@click.option("--rate", type=click.FloatRange(1), help="Requests per second; by default what suits this machine.")
 @click.option(
-    "--seconds", default=18.0, show_default=True, type=click.FloatRange(1), help="Seconds of arrivals a run, at most."
+    "--seconds", default=18.0, show_default=True, type=click.FloatRange(1), help="Seconds of arrivals per run, at most."
 )
 @click.option(
     "--stream", default=0.25, show_default=True, type=click.FloatRange(0, 1), help="Share that asks for a stream."

@@ -19,7 +19,11 @@ __all__ = ["explain"]
 @click.command()
 @click.argument("model")
 @click.option(
-    "--request", "facts", multiple=True, metavar="KEY=VALUE", help="tokens=900, exclude=ID; may be given again."
+    "--request",
+    "facts",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="tokens=900, exclude=ID (the whole id, as `status --json` has it); may be given again.",
 )
 @click.option("--pid", type=int, help="This process only; else each.")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON array.")

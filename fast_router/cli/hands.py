@@ -27,7 +27,7 @@ def _common(command: Any) -> Any:
 
 
 def _lasting(command: Any) -> Any:
-    command = click.option("--for", "length", metavar="TIME", help="Until then: 90s, 30m, 2h. Else until woken.")(
+    command = click.option("--for", "length", metavar="TIME", help="For this long: 90s, 30m, 2h. Else until woken.")(
         command
     )
     return click.option("--force", is_flag=True, help="Also if that leaves a model without any deployment.")(command)
@@ -93,7 +93,7 @@ def wake(target: str, model: str | None) -> None:
 @click.command()
 @_common
 @click.argument("value", metavar="WEIGHT|default")
-@click.option("--for", "length", metavar="TIME", help="Until then: 90s, 30m, 2h. Else until `default`.")
+@click.option("--for", "length", metavar="TIME", help="For this long: 90s, 30m, 2h. Else until `default`.")
 def weight(target: str, model: str | None, value: str, length: str | None) -> None:
     """Give a deployment another share of its group, or with `default` its own again.
 

@@ -22,10 +22,10 @@ _NO_NUMBERS = frozenset({"id", "server"})
 
 
 @click.command()
-@click.option("--on", "length", metavar="TIME", help="Note picks from now on, so long: 60s, 5m; an hour at the most.")
+@click.option("--on", "length", metavar="TIME", help="Note picks for this long: 60s, 5m; an hour at the most.")
 @click.option("--off", is_flag=True, help="Note no more; what was noted stays to be read.")
 @click.option("--model", help="This model only.")
-@click.option("--last", default=30, show_default=True, help="So many.")
+@click.option("--last", default=30, show_default=True, help="How many picks to show.")
 @click.option("--json", "as_json", is_flag=True, help="All of it.")
 def trace(length: str | None, off: bool, model: str | None, last: int, as_json: bool) -> None:
     """Show the last picks, after `--on 60s` has had them noted for a while. No prompt is in it."""
@@ -37,7 +37,8 @@ def trace(length: str | None, off: bool, model: str | None, last: int, as_json: 
     answers = asking.ask_all(question)
     if length is not None or off:
         count = sum("trace" in each for each in answers)
-        what = f"note picks for {duration(seconds_of(length))}" if length is not None else "note no more picks"
+        note = "notes" if count == 1 else "note"
+        what = f"{note} picks for {duration(seconds_of(length))}" if length is not None else f"{note} no more picks"
         click.echo(f"{count} process{'' if count == 1 else 'es'} {what}; `fast-router trace` shows them")
         return
     rows = [{**row, "pid": each["pid"]} for each in answers for row in each.get("trace") or ()]

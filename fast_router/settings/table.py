@@ -121,7 +121,7 @@ class Settings:
     status: bool | None = option(
         None,
         "Answer `fast-router status`.",
-        unset="in proxies, under the launcher",
+        unset="in proxies, and under `fast-router run`",
     )
     metrics: bool = option(False, "Answer Prometheus for all processes of this user, from one of them.")
     metrics_address: str = option("127.0.0.1", "Where the metrics are answered.")
@@ -416,6 +416,8 @@ _KINDS = {
     "Rescue": "bool or threads",
     "Rollout": "share or observe",
     "Measure": "latency, first_token or failures",
+    "Literal['local', 'strict']": "local or strict",
+    "Literal['local', 'celery']": "local or celery",
     "tuple[str, ...]": "list",
     "dict[str, Any]": "mapping",
 }

@@ -72,7 +72,7 @@ def test_the_command_switches_it_on_and_shows_it(runtime, router):
     run = CliRunner().invoke
     assert run(main, ["trace"]).exit_code == 1
     done = run(main, ["trace", "--on", "60s"])
-    assert "1 process note picks for 1 min 0 s" in done.output
+    assert "1 process notes picks for 1 min 0 s" in done.output
     router.acquire("m").release()
     done = run(main, ["trace"])
     assert "3 of 3: d0, d1, d2; each: in flight 0, outside 0\n" in done.output

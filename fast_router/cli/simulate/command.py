@@ -45,7 +45,9 @@ class _Output:
 @click.command()
 @click.argument("config", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--model", help="Model group of CONFIG; by default the one with most deployments.")
-@click.option("--strategies", metavar="NAMES", help="Who takes part, separated by commas; `LiteLLM least-busy` is its.")
+@click.option(
+    "--strategies", metavar="NAMES", help="Who takes part, separated by commas; `LiteLLM least-busy` is LiteLLM's."
+)
 @click.option("--import", "module", metavar="MODULE", help="A module that registers strategies of yours.")
 @click.option("--rate", type=click.FloatRange(0.1, 2000), help="Requests per second.  [default: 40, or the workload's]")
 @click.option("--seconds", default=60.0, show_default=True, type=click.FloatRange(1, 3600), help="How long they come.")
@@ -66,7 +68,7 @@ class _Output:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Servers with prefix caches, a recorded trace: per line timestamp, input_length, output_length, hash_ids.",
 )
-@click.option("--servers", type=click.IntRange(1, 1000), help="So many equal servers, without CONFIG.  [default: 8]")
+@click.option("--servers", type=click.IntRange(1, 1000), help="How many equal servers, without CONFIG.  [default: 8]")
 @click.option("--speed", default=1.0, show_default=True, type=click.FloatRange(0.01, 1000), help="Of the arrivals.")
 @click.option("--cache-blocks", type=click.IntRange(0), help="Blocks per server's cache.  [default: the workload's]")
 @click.option("--block-tokens", type=click.IntRange(1), help="Tokens per block of a trace.  [default: 512]")
