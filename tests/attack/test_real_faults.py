@@ -13,8 +13,10 @@ import sys
 import pytest
 
 import fast_router
-from tests.attack.doors import GOOD, RouterDoor, entries
+from fast_router.engine.deployment import RESTING
+from tests.attack.doors import EVE, GOOD, RouterDoor, entries
 from tests.attack.upstreams import MEMBERS, fleet
+from tests.support.waiting import until
 
 REQUESTS = 30
 # What is ordered of the broken server, and how many of 30 requests may meet it.
@@ -112,6 +114,25 @@ async def test_a_group_without_quota_says_so_at_once(upstreams, door_to, callers
     work = measure(door, "quota", upstreams, MEMBERS, orders, CALLERS[callers], requests=4)
     _, failed = await asyncio.wait_for(work, 20)
     assert len(failed) == 4
+
+
+async def test_a_real_fault_lasts_no_longer_for_what_one_caller_was_told(upstreams, door_to):
+    """Asked to stay away for ten minutes at every server; the others' failures are no word for that."""
+    door = door_to(entries(upstreams, "told"), cooldown_time=0.2)
+    engine = fast_router.advanced_router(door.router).engine
+
+    def rests():
+        engine.settle()
+        return {id_: d.resting_until - engine.clock() for id_, d in engine.deployments.items() if d.held & RESTING}
+
+    for at in range(6):
+        await door.chat("told", "end-user-429", by=EVE)
+        with broken(upstreams[MEMBERS[at % 3]], {"error_rate": 1.0}):
+            assert not [answer.error for answer in [await door.chat("told") for _ in range(4)] if answer.error]
+        # Whoever asks next finds out whether a rest on one caller's word is true.
+        assert (await door.chat("told", by="sk-second")).error is None
+        assert all(seconds < 60 for seconds in rests().values()), rests()
+        await until(lambda: not rests())
 
 
 async def _table(faults: list[str]) -> None:

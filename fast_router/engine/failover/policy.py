@@ -253,6 +253,8 @@ class FailoverPolicy(Rests):
         if breaker.state is BreakerState.HALF_OPEN and generation == breaker.generation:
             self._evidence.probed(case, deployment, certain=certain(error))
         self._opens(deployment, breaker, kind, generation, seconds)
+        if breaker.state is BreakerState.OPEN:
+            self._may_appeal(deployment, breaker, case)
         self.charged(case, deployment)
         if untold:
             self._told_at_last(deployment, breaker)
@@ -324,9 +326,14 @@ class FailoverPolicy(Rests):
             if testimony.corroborated(case.voice):
                 return None  # that it is ill, but not for how long
             testimony.lone = max(testimony.lone, now + seconds)
-            if case.caller is not None:
-                self._evidence.believe(deployment, case.voice)
             return seconds
+
+    def _may_appeal(self, deployment: Deployment, breaker: Breaker, case: Case | None) -> None:
+        """Let others appeal against a rest that is as long as its one caller says."""
+        if case is None or case.caller is None or breaker.testimony.lone <= self.engine.clock():
+            return
+        if not breaker.testimony.corroborated(case.voice):
+            self._evidence.believe(deployment, case.voice)
 
     def may_rest_for(self, deployment: Deployment, case: Case, seconds: float) -> float | None:
         """Tell for how long LiteLLM may let a deployment rest after a request's failure; None for not at all.
@@ -338,8 +345,10 @@ class FailoverPolicy(Rests):
         """
         if not self.may_rest(deployment):
             return None
-        found = self.believed(deployment, case, seconds)
-        return min(seconds, self.breaker(deployment).options.cooldown) if found is None else found
+        with self.engine.lock:
+            found, breaker = self.believed(deployment, case, seconds), self.breaker(deployment)
+            self._may_appeal(deployment, breaker, case)
+            return min(seconds, breaker.options.cooldown) if found is None else found
 
     @property
     def disputed(self) -> bool:
