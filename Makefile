@@ -6,7 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # A worker takes whole files: what the tests of a file share is started once.
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
-WORKERS ?= logical
+# One more than there are cores: many tests wait for what they have started.
+WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
 SECONDS ?= 7200
 LITELLM_VERSIONS ?= 1.83.14 1.91.0 1.99.0 1.106.2 1.108.14 1.109.1 1.110.2
 
@@ -71,7 +72,7 @@ coverage: $(VENV)/.stamp-dev  ## Say which lines of the engine and of Albert's a
 	@$(PYTEST) -m "not proxy and not services and not slow" -p no:cacheprovider --cov=fast_router.engine \
 		--cov=fast_router_albert tests/engine tests/albert tests/test_router.py tests/test_explain.py
 
-test-slow: $(VENV)/.stamp-dev servers  ## Run the tests that kill and await many processes (Redis, RabbitMQ, Celery workers)
+test-slow: $(VENV)/.stamp-dev servers  ## Run the tests that start proxies, programs and many processes (Redis, RabbitMQ, Celery workers)
 	@$(PYTEST) -m slow
 
 examples: $(VENV)/.stamp-dev servers

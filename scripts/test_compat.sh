@@ -32,7 +32,7 @@ for version in "$@"; do
         for list in in txt; do
             grep -v '^litellm==' "scripts/proxy_1.110.$list" >".venvs/proxy.$list"
         done
-        package=litellm marks='not slow or proxy' pins=(--requirement .venvs/proxy.in --constraint .venvs/proxy.txt)
+        package=litellm marks='' pins=(--requirement .venvs/proxy.in --constraint .venvs/proxy.txt)
         [[ -n ${COMPAT_TESTS:-} ]] || tests+=$wrapped
         tests=${COMPAT_TESTS_1_110:-$tests}
     fi

@@ -11,7 +11,7 @@ from tests.attack.doors import EVE, ProxyDoor, entries
 from tests.attack.upstreams import MEMBERS
 from tests.support.plugin import until
 
-pytestmark = [pytest.mark.proxy, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.proxy, pytest.mark.slow, pytest.mark.timeout(400)]
 PLACES, LIMIT, GREEDY = 6, 2, 24
 
 

@@ -12,7 +12,7 @@ from tests.attack.attacked_proxy import attacked_proxy
 from tests.attack.doors import ProxyDoor, entries
 from tests.attack.upstreams import OWN, fleet
 
-pytestmark = [pytest.mark.proxy, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.proxy, pytest.mark.slow, pytest.mark.timeout(400)]
 
 ROWS = [row for row in table.ROWS if "proxy" in row.doors]
 

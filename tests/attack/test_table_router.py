@@ -32,6 +32,7 @@ async def test_others_are_served_as_without_the_caller(request, door_of, row):
     assert not door.resting()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", [row for row in rows("router", "proxy") if not row.values[0].named])
 async def test_others_are_served_when_nobody_is_told_from_anybody(door_of, row):
     door = door_of(row, named=False)
@@ -39,6 +40,7 @@ async def test_others_are_served_when_nobody_is_told_from_anybody(door_of, row):
     assert not door.resting()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", rows("sync", "proxy"))
 async def test_others_are_served_by_synchronous_calls(door_of, row):
     door = door_of(row, sync=True)

@@ -284,6 +284,7 @@ async def test_a_local_pick_says_which_setting_is_missing(caplog):
     )
 
 
+@pytest.mark.slow
 def test_the_status_shows_local_picks_by_reason():
     code = (
         "import fast_router, litellm\n"
@@ -316,6 +317,7 @@ def test_the_status_shows_local_picks_by_reason():
     assert "not connected, 0 picks by workers, local: 1 × redis\n" in done.stdout, done.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_without_its_packages_celery_routing_says_once_what_to_install():
     code = (
         "import sys; sys.modules['kombu'] = None\n"

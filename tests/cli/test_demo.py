@@ -24,6 +24,7 @@ def ran():
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_every_request_is_accounted_for(ran):
     assert [run["plugin"] for run in ran["runs"]] == [False, True, True]
     for run in ran["runs"]:
@@ -35,6 +36,7 @@ def test_every_request_is_accounted_for(ran):
         assert run["first_token"]["p50"] > 0
 
 
+@pytest.mark.slow
 def test_the_plugin_picked_in_its_runs(ran):
     alone, *ours = ran["runs"]
     assert "picks" not in alone
@@ -43,12 +45,14 @@ def test_the_plugin_picked_in_its_runs(ran):
     assert all(run["pick_seconds"] > 0 for run in ran["runs"])
 
 
+@pytest.mark.slow
 def test_calls_at_once_are_spread_by_ours(ran):
     alone, busy, ewma = ran["runs"]
     assert busy["burst"] == [10, 10, 10, 10]
     assert sum(alone["burst"]) == sum(ewma["burst"]) == 40
 
 
+@pytest.mark.slow
 def test_the_verdict_is_one_line_that_names_each_measure_once(ran):
     alone, ours, _ = ran["runs"]
     line = demo._verdict(alone, ours)

@@ -47,6 +47,7 @@ def fleet():
         yield running
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", RUN, ids=_name)
 def test_python_blocks_run_as_they_stand(page, fleet, tmp_path):
     urls = [each.url for each in fleet.values()]

@@ -31,12 +31,12 @@ ENDS = {
     ("asgi under uvicorn", "several"): 0,
     ("asgi under gunicorn", "several"): 3,
 }
-SLOW = {("asgi under uvicorn", "several"), ("asgi under gunicorn", "several")}
-"""In which several workers load LiteLLM's proxy each."""
+QUICK = {("launcher", "several"), ("launcher and gunicorn", "several"), ("asgi under uvicorn", "one")}
+"""In which LiteLLM's proxy is not loaded, or once."""
 
 
 @pytest.mark.parametrize(
-    ("way", "workers"), [pytest.param(*case, marks=pytest.mark.slow if case in SLOW else ()) for case in ENDS]
+    ("way", "workers"), [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in ENDS]
 )
 def test_a_mistake_ends_a_proxy_by_one_line_however_it_starts(start, way, workers):
     _, extra, environment = WAYS[way]

@@ -10,7 +10,7 @@ import pytest
 
 from tests.launch.wrapped import MASTER_KEY, ONE, UPSTREAM_KEY, WAYS, chat
 
-pytestmark = [pytest.mark.proxy, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.proxy, pytest.mark.slow, pytest.mark.timeout(500)]
 
 OURS = """
 router_settings:

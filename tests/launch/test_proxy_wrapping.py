@@ -17,8 +17,8 @@ fast_router: {max_wait: 3}
 
 
 def ways():
-    """Each way; those with gunicorn differ from two others by the server alone and are left to `make test-slow`."""
-    return [pytest.param(way, marks=pytest.mark.slow if "gunicorn" in way else ()) for way in WAYS]
+    """Each way; a minute each, so all but one are left to `make test-slow`."""
+    return [pytest.param(way, marks=pytest.mark.slow if way != "launcher" else ()) for way in WAYS]
 
 
 @pytest.mark.parametrize("way", ways())

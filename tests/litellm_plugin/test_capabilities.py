@@ -61,6 +61,7 @@ def test_each_capability_is_on_or_off_with_the_reason():
     assert found["options_without_effect"] == []
 
 
+@pytest.mark.slow
 def test_before_litellm_is_imported_everything_is_off_for_that_reason():
     out, _ = run("import fast_router, json; print(json.dumps(fast_router.status()['capabilities']))")
     found = json.loads(out)
@@ -72,6 +73,7 @@ def test_before_litellm_is_imported_everything_is_off_for_that_reason():
     assert "FAST_ROUTER_ENABLED" in json.loads(out)["failover"]["why"]
 
 
+@pytest.mark.slow
 def test_options_that_do_nothing_are_named():
     out, _ = run(
         "import fast_router, litellm, json; print(json.dumps(fast_router.status()))",
@@ -126,6 +128,7 @@ def test_a_router_made_as_the_proxy_makes_it_is_announced_and_known():
     assert "not written in Python" not in line
 
 
+@pytest.mark.slow
 def test_a_program_that_set_up_logging_gets_the_line_its_own_way():
     code = "import logging; logging.basicConfig(level='INFO', format='mine %(name)s %(message)s')\n" + START
     _, lines = run(code)
@@ -149,6 +152,7 @@ print(fast_router.status()["errors"])
 """
 
 
+@pytest.mark.slow
 def test_a_strategy_of_the_users_that_fails_is_named_as_theirs():
     out, _ = run(USERS)
     errors = eval(out)

@@ -45,6 +45,7 @@ def load(spelling, config, kind="one", **environment):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("spelling", ["fast_router.handler", "fast_router.handler.handler"])
 def test_the_installed_module_is_found(tmp_path, spelling):
@@ -54,6 +55,7 @@ def test_the_installed_module_is_found(tmp_path, spelling):
     assert all(found.values()), found
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_file_beside_the_configuration_works_with_every_version(tmp_path):
     (tmp_path / "fast_router_callback.py").write_text("from fast_router.handler import handler\n")

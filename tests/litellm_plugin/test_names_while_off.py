@@ -89,6 +89,7 @@ def test_on_again_the_name_means_our_strategy():
     assert given_now(core_of(made)).router == "peak_ewma"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("word", "starts"), [("0", True), ("never", False)])
 @pytest.mark.parametrize("first", ["litellm", "fast_router"])
 def test_the_kill_switch_leaves_a_router_that_starts(word, starts, first):
@@ -114,6 +115,7 @@ print(json.dumps({{"starts": starts, "module": untouched, "status": fast_router.
     assert found["status"]["patched"] == []
 
 
+@pytest.mark.slow
 def test_on_without_our_strategies_their_names_start_as_well():
     found = run_python(
         """
@@ -131,6 +133,7 @@ print(json.dumps({"before": before, "left": left, "own": "__fast_router_original
     assert not found["own"], "the constructor is not LiteLLM's again"
 
 
+@pytest.mark.slow
 def test_a_start_of_ours_that_fails_leaves_routers_that_start():
     found = run_python(
         """

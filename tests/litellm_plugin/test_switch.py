@@ -75,6 +75,7 @@ def test_existing_routers_follow_the_switch():
     assert picks()["fast"] == before["fast"] + 1
 
 
+@pytest.mark.slow
 def test_environment_turns_it_off_before_anything_is_touched():
     found = run_python(
         """
@@ -115,6 +116,7 @@ print(json.dumps({{"early": early, "enabled": fast_router.status()["enabled"]}})
     assert found["enabled"]
 
 
+@pytest.mark.slow
 def test_a_feature_can_be_switched_off():
     found = run_python(
         "import json, litellm, fast_router; litellm.Router; print(json.dumps(fast_router.status()))",
@@ -125,6 +127,7 @@ def test_a_feature_can_be_switched_off():
     assert "selection" in found["features"]
 
 
+@pytest.mark.slow
 def test_a_feature_can_be_switched_off_by_configure():
     found = run_python(
         """
@@ -139,6 +142,7 @@ print(json.dumps(fast_router.status()))
     assert "bookkeeping" in found["skipped"]
 
 
+@pytest.mark.slow
 def test_every_feature_that_the_status_names_can_be_switched_off():
     found = run_python(
         """
@@ -167,6 +171,7 @@ def test_the_names_of_features_are_those_that_are_installed():
     assert {"hedging", "stream_failover", "waiting"} <= on
 
 
+@pytest.mark.slow
 def test_a_variable_that_is_no_option_is_one_warning_when_litellm_is_patched():
     found = run_python(
         """
@@ -193,6 +198,7 @@ print(json.dumps({"early": early, "said": [line for line in said if "no such opt
     assert "did you mean 'FAST_ROUTER_MAX_WAIT'?" in line
 
 
+@pytest.mark.slow
 def test_the_file_of_settings_can_leave_litellm_untouched(tmp_path):
     options = tmp_path / "options.yml"
     options.write_text("enabled: false\n")

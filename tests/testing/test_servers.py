@@ -121,6 +121,7 @@ def test_the_shared_redis_is_still_empty_for_the_next(redis_url):
     test_the_shared_redis_is_empty_for_each_test(redis_url)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_rabbit_keeps_durable_messages_through_a_kill(own_rabbit):
     def connection():
@@ -145,6 +146,7 @@ def test_rabbit_keeps_durable_messages_through_a_kill(own_rabbit):
     assert queue in own_rabbit.ctl("-q", "list_queues", "name")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_two_nodes_live_side_by_side(own_rabbit):
     with RabbitServer() as second:

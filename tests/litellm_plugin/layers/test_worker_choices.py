@@ -22,7 +22,7 @@ from tests.litellm_plugin.layers.test_every_endpoint import CALLS, IDS, argument
 from tests.support.plugin import MESSAGES, asynchronous, calm, core_of, discard, entry, in_flight, picks, router
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.services
+pytestmark = [pytest.mark.services, pytest.mark.slow]
 
 IDS_OF = ("d0", "d1", "d2")
 ONE_EACH = {"max_parallel_requests": 1}
@@ -408,7 +408,6 @@ def test_it_is_on_and_says_so(ask):
     assert status["celery"]["connected"]
 
 
-@pytest.mark.slow
 async def test_no_request_is_lost_when_the_worker_and_then_the_broker_die(own_rabbit, celery, fleet, monkeypatch):
     own = settings_for(own_rabbit.url, celery.redis_url)
     settings.reset()

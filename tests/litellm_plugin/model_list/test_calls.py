@@ -394,6 +394,7 @@ IMPORT_ORDER = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["before", "after"])
 def test_names_imported_before_and_after_route(servers, order):
     first, second = ("import fast_router", "") if order == "before" else ("", "import fast_router")

@@ -61,6 +61,7 @@ async def test_nothing_differs(name, alone, upstreams, cost, monkeypatch):
     assert differences(before, after) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("feature", FITTING)
 async def test_nothing_differs_with_one_feature(feature, alone, upstreams, cost, monkeypatch):
     for name in TELLING:

@@ -180,6 +180,7 @@ def test_which_features_fit_which_version(monkeypatch):
         assert set(FITTING) - set(installed) == _MISSING[minor]
 
 
+@pytest.mark.slow
 def test_the_same_features_fit_where_litellm_has_just_been_imported():
     """LiteLLM looks many of its names up when they are asked for; in this process, others have asked."""
     code = (

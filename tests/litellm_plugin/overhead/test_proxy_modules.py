@@ -151,6 +151,7 @@ print(json.dumps(seen))
 """
 
 
+@pytest.mark.slow
 def test_the_proxys_modules_are_patched_when_they_come(core):
     # In a process of its own: in this one the proxy's modules are there already.
     done = subprocess.run(
