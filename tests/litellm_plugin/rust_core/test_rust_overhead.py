@@ -83,14 +83,15 @@ def test_a_router_is_built_the_same():
         fast_router.enable()
 
 
-def test_lists_of_a_group_follow_every_change():
+@pytest.mark.parametrize("method", ["_core_get_model_list", "_core_get_all_deployments"])
+def test_lists_of_a_group_follow_every_change(method):
     made, core = built(lane=True)
     hosted = core._hosted
 
     def ids(name: str = "m", team: str | None = None) -> list[str]:
-        theirs = vars(type(hosted)._core_get_model_list)["__fast_router_original__"](hosted, name, team)
+        theirs = vars(getattr(type(hosted), method))["__fast_router_original__"](hosted, name, team_id=team)
         for _ in range(2):
-            found = hosted._core_get_model_list(model_name=name, team_id=team)
+            found = getattr(hosted, method)(model_name=name, team_id=team)
             assert [id(entry) for entry in found] == [id(entry) for entry in theirs] or found == theirs
             found.clear()  # a list of the caller's own
         return [entry["model_info"]["id"] for entry in theirs]

@@ -8,10 +8,12 @@ from typing import Any
 
 from fast_router.litellm_plugin.bands.member_names import PREFIX
 
-__all__ = ["LISTING", "is_grouped", "module", "owns", "state"]
+__all__ = ["LISTING", "NAMED", "is_grouped", "module", "owns", "state"]
 
 LISTING = f"{PREFIX}get_model_list"
 """The method of the registry that lists a group's deployments."""
+NAMED = f"{PREFIX}get_all_deployments"
+"""The one that lists those that a name stands for, to decide about a request."""
 
 
 def module() -> ModuleType:

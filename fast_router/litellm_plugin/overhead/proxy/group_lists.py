@@ -27,30 +27,46 @@ _MOST = 256  # names that are remembered per state
 
 
 def _install(patches: PatchSet, _parts: Parts) -> bool:
-    patches.replace(registries.module().HostRegistry, registries.LISTING, _make)
+    host = registries.module().HostRegistry
+    patches.replace(host, registries.LISTING, _listing)
+    patches.replace(host, registries.NAMED, _named)
     return True
 
 
-def _make(original: Callable[..., Any]) -> Callable[..., Any]:
+def _listing(original: Callable[..., Any]) -> Callable[..., Any]:
     def get_model_list(self: Any, model_name: Any = None, team_id: Any = None) -> Any:
-        lists = None
-        try:
-            if type(model_name) is str and (team_id is None or type(team_id) is str):
-                lists = _lists(self, model_name)
-                found = None if lists is None else lists.get((model_name, team_id))
-                if found is not None:
-                    return found.copy()
-        except Exception:  # noqa: BLE001  # LiteLLM's own method answers, or raises its own error
-            lists = None
-        answer = original(self, model_name, team_id)
-        if lists is not None and answer and len(lists) < _MOST and registries.owns(self, model_name, answer):
-            lists[model_name, team_id] = answer.copy()
-        return answer
+        return _answer(self, _listing, model_name, team_id, lambda: original(self, model_name, team_id))
 
     return get_model_list
 
 
-def _lists(registry: Any, name: str) -> dict[tuple[str, str | None], list[Any]] | None:
+def _named(original: Callable[..., Any]) -> Callable[..., Any]:
+    def get_all_deployments(self: Any, model_name: Any, model_alias: Any = None, team_id: Any = None) -> Any:
+        if model_alias is not None:
+            return original(self, model_name, model_alias, team_id)
+        return _answer(self, _named, model_name, team_id, lambda: original(self, model_name, None, team_id))
+
+    return get_all_deployments
+
+
+def _answer(registry: Any, method: object, name: Any, team_id: Any, ask: Callable[[], Any]) -> Any:
+    lists = None
+    key = (method, name, team_id)
+    try:
+        if type(name) is str and (team_id is None or type(team_id) is str):
+            lists = _lists(registry, name)
+            found = None if lists is None else lists.get(key)
+            if found is not None:
+                return found.copy()
+    except Exception:  # noqa: BLE001  # LiteLLM's own method answers, or raises its own error
+        lists = None
+    answer = ask()
+    if lists is not None and answer and len(lists) < _MOST and registries.owns(registry, name, answer):
+        lists[key] = answer.copy()
+    return answer
+
+
+def _lists(registry: Any, name: str) -> dict[tuple[object, str, str | None], list[Any]] | None:
     """What is remembered for the registry as it is now; None while more than the registry decides."""
     if registries.is_grouped(registry, name):
         return None
@@ -58,7 +74,7 @@ def _lists(registry: Any, name: str) -> dict[tuple[str, str | None], list[Any]] 
     known = vars(registry).get(_KEY)
     if known is None or known[0] != now:
         known = vars(registry)[_KEY] = (now, {})
-    lists: dict[tuple[str, str | None], list[Any]] = known[1]
+    lists: dict[tuple[object, str, str | None], list[Any]] = known[1]
     return lists
 
 
