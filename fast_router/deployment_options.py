@@ -69,7 +69,7 @@ def _number(value: Any, least: float = 0.0) -> float:
     try:
         # True is 1 to Python, and a mistake in a configuration.
         number = float("nan" if isinstance(value, bool) else value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise _WrongError("a number") from None
     if not isfinite(number) or number < least:
         raise _WrongError(f"a number, {'zero' if not least else f'{least:g}'} or more")

@@ -92,6 +92,57 @@ def test_what_may_be_no_mistake_is_left_to_litellm(config, text):
     environment(["litellm", "--config", config(text)], environ={})
 
 
+NO_YAML = {
+    "!!int ten": "not valid YAML: a value is not what it is tagged as",
+    "!!float ''": "not valid YAML: a value is not what it is tagged as",
+    "!!bool so": "not valid YAML: a value is not what it is tagged as",
+    "!!timestamp soon": "not valid YAML: a value is not what it is tagged as",
+    "2026-99-99": "or no date or number that there can be",
+    "9" * 5000: "or no date or number that there can be",
+    "[" * 900 + "]" * 900: "not valid YAML: it is nested too deeply",
+    "[": "not valid YAML in line 1: ",
+    "\udcff": "is no text in UTF-8; save it as such",
+}
+
+
+@pytest.mark.parametrize("value", NO_YAML, ids=lambda value: value[:20].encode("unicode_escape").decode())
+def test_what_no_loader_can_read_is_litellms_to_say_or_one_line_about_our_own_file(tmp_path, value):
+    path = tmp_path / "config.yaml"
+    path.write_bytes(f"fast_router: {{max_wait: {value}}}\n".encode(errors="surrogateescape"))
+    environment(["litellm", "--config", str(path)], environ={})
+    done = CliRunner().invoke(main, ["run", "--settings", str(path), "--", "litellm"])
+    assert done.exit_code == 2
+    (line,) = done.output.strip().splitlines()
+    assert line.startswith(f"Error: {path}: ")
+    assert NO_YAML[value] in line
+    assert len(line) < 300
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (ENTRY % f"capacity: {'9' * 400}", "'capacity' must be a number"),
+        (ENTRY % f"breaker_growth: {'9' * 400}", "'breaker_growth' must be a number"),
+        (
+            "router_settings: {routing_strategy: peak_ewma, routing_strategy_args: {decay: %s}}" % ("9" * 400),
+            "peak_ewma: an option has a wrong value: ",
+        ),
+        (f"fast_router: {{rollout: {'9' * 400}}}", "rollout: "),
+    ],
+)
+def test_a_number_that_no_float_can_hold_is_one_line(config, text, told):
+    with pytest.raises(ConfigurationError, match=told):
+        environment(["litellm", "--config", config(text)], environ={})
+
+
+def test_aliases_that_repeat_or_contain_each_other_are_followed_once(config):
+    many = "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))
+    text = f"a0: &a0 [x]\n{many}\n{ENTRY % 'strategy: peak_ewma, options: {load: *a11}'}"
+    with pytest.raises(ConfigurationError, match="did you mean 'peak_ewma'"):
+        environment(["litellm", "--config", config(text.replace("peak_ewma", "peak_ewmaa"))], environ={})
+    environment(["litellm", "--config", config(ENTRY % "strategy: os.environ/X, options: &a {load: *a}")], environ={})
+
+
 def test_a_callback_of_the_users_own_may_be_called_nearly_as_ours(config, tmp_path):
     path = config("litellm_settings: {callbacks: [fastrouter.handler]}")
     with pytest.raises(ConfigurationError, match=r"there is no 'fastrouter\.handler'; did you mean"):
