@@ -180,7 +180,7 @@ def options_of(entry: Mapping[str, Any], where: str = "") -> DeploymentOptions:
             wrong.append(f"'{key}' must be {error}{told}")
     if wrong:
         # Alone those are no error, and they are as likely what is wrong here.
-        wrong += [f"{key!r} means nothing; {remedy}" for key, remedy in unknown_keys(entry).items()]
+        wrong += [f"{in_words(key)} means nothing; {remedy}" for key, remedy in unknown_keys(entry).items()]
         raise ConfigurationError(f"{where}: model_info.fast_router: {'; '.join(wrong)}")
     return DeploymentOptions(**found, breaker=breaker) if breaker else DeploymentOptions(**found)
 

@@ -221,7 +221,7 @@ def _features(given: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _no_feature(name: str, features: list[str]) -> str:
-    return f"there is no feature {name!r}; {did_you_mean(name, features, 'there are: ' + ', '.join(features))}"
+    return f"there is no feature {in_words(name)}; {did_you_mean(name, features, 'there are: ' + ', '.join(features))}"
 
 
 def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:

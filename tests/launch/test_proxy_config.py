@@ -135,6 +135,26 @@ def test_a_number_that_no_float_can_hold_is_one_line(config, text, told):
         environment(["litellm", "--config", config(text)], environ={})
 
 
+SECRET = "sk-never-to-be-shown-4711"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"router_settings: {{routing_strategy: peak_ewma, routing_strategy_args: {{load: {SECRET}}}}}",
+        f"router_settings: {{routing_strategy: power_of_two, routing_strategy_args: {{load: [{SECRET}]}}}}",
+        f"fast_router: {{disabled_features: [{SECRET}]}}",
+        ENTRY % f"capacity: x, {SECRET}: 1",
+        ENTRY % f"capacity: x, strategy: peak_ewma, options: {{{SECRET}: 1}}",
+    ],
+)
+def test_a_key_at_a_wrong_place_is_not_shown(config, text):
+    with pytest.raises(ConfigurationError) as caught:
+        environment(["litellm", "--config", config(text)], environ={})
+    told = str(caught.value).lower().replace("_", "-")
+    assert not [SECRET[at : at + 6] for at in range(len(SECRET) - 5) if SECRET[at : at + 6] in told]
+
+
 def test_aliases_that_repeat_or_contain_each_other_are_followed_once(config):
     many = "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))
     text = f"a0: &a0 [x]\n{many}\n{ENTRY % 'strategy: peak_ewma, options: {load: *a11}'}"
