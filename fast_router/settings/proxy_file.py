@@ -35,12 +35,22 @@ def adopt(environ: MutableMapping[str, str], command: Sequence[str] = ()) -> Non
 
 
 def named_by_command(command: Sequence[str]) -> str | None:
-    """The file after `--config` or `-c`."""
+    """The file after `--config` or `-c`; of several the last, as LiteLLM takes it."""
+    if _serves(command):
+        return None  # the server's own `-c` names a file of its own
+    found = None
     for index, word in enumerate(command):
-        flag, _, value = word.partition("=")
-        if flag in ("--config", "-c"):
-            return value or (command[index + 1] if index + 1 < len(command) else None)
-    return None
+        flag, is_, value = word.partition("=")
+        if word in ("--config", "-c"):
+            found = command[index + 1] if index + 1 < len(command) else None
+        elif flag == "--config" and is_:
+            found = value
+    return found or None
+
+
+def _serves(command: Sequence[str]) -> bool:
+    """Whether a server of ASGI applications is told to serve LiteLLM's, which has no command line."""
+    return any(_APPLICATION.match(word) for word in command)
 
 
 def missing(command: Sequence[str], environ: Mapping[str, str]) -> str:
@@ -50,7 +60,7 @@ def missing(command: Sequence[str], environ: Mapping[str, str]) -> str:
         command: The proxy's command and arguments.
         environ: Its environment.
     """
-    path = environ.get("CONFIG_FILE_PATH") if any(_APPLICATION.match(word) for word in command) else None
+    path = environ.get("CONFIG_FILE_PATH") if _serves(command) else None
     source = "CONFIG_FILE_PATH"
     if os.path.basename(command[0]) == "litellm":  # noqa: PTH119 - pathlib costs an import
         path, source = named_by_command(command), "--config"
@@ -60,7 +70,10 @@ def missing(command: Sequence[str], environ: Mapping[str, str]) -> str:
     folder, name = os.path.split(os.path.abspath(path))  # noqa: PTH100 - as above
     if not os.path.isdir(folder):  # noqa: PTH112 - as above
         return f"{source}: there is no folder {folder}"
-    files = [each for each in os.listdir(folder) if each.endswith((".yaml", ".yml"))]  # noqa: PTH208 - as above
+    try:
+        files = [each for each in os.listdir(folder) if each.endswith((".yaml", ".yml"))]  # noqa: PTH208 - as above
+    except OSError as error:
+        return f"{source}: {folder} cannot be read ({error.strerror or error})"
     return f"{source}: there is no file {name} in {folder}; {did_you_mean(name, files, 'give the path of the YAML')}"
 
 

@@ -205,6 +205,42 @@ def test_a_yaml_that_is_not_there_is_one_line(config, tmp_path, command, environ
     assert bool(found) is bool(told)
 
 
+def test_a_folder_that_may_not_be_read_is_one_line(tmp_path, monkeypatch):
+    def refused(_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.listdir", refused)
+    found = proxy_file.missing(["litellm", "--config", str(tmp_path / "config.yaml")], {})
+    assert found == f"--config: {tmp_path} cannot be read (Permission denied)"
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        (["litellm", "--config", "a.yaml"], "a.yaml"),
+        (["litellm", "--config=a.yaml"], "a.yaml"),
+        (["litellm", "-c", "a.yaml"], "a.yaml"),
+        (["litellm", "--config", "a.yaml", "--port", "1", "--config=b.yaml"], "b.yaml"),
+        (["litellm", "-c", "a.yaml", "-c", "b.yaml"], "b.yaml"),
+        (["litellm", "--config=", "--port", "1"], None),
+        (["litellm", "--config"], None),
+        (["python", "-m", "litellm.proxy.proxy_cli", "--config", "a.yaml"], "a.yaml"),
+        # gunicorn's and hypercorn's own.
+        (["gunicorn", "-c", "gunicorn.conf.py", "litellm.proxy.proxy_server:app"], None),
+        (["hypercorn", "fast_router.asgi:app", "--config", "hypercorn.toml"], None),
+    ],
+)
+def test_which_file_a_command_names(command, named):
+    assert proxy_file.named_by_command(command) == named
+
+
+def test_a_servers_own_configuration_does_not_hide_the_proxys(config):
+    path = config("router_settings: {routing_strategy: peak_ewmaa}")
+    command = ["gunicorn", "-c", "gunicorn.conf.py", "litellm.proxy.proxy_server:app"]
+    with pytest.raises(ConfigurationError, match="did you mean 'peak_ewma'"):
+        environment(command, environ={"CONFIG_FILE_PATH": path})
+
+
 def test_a_missing_yaml_ends_the_command(tmp_path):
     done = CliRunner().invoke(main, ["run", "--", "litellm", "--config", str(tmp_path / "config.yml")])
     assert done.exit_code == 2
