@@ -14,7 +14,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from fast_router import settings
 from fast_router.errors import did_you_mean
 
-__all__ = ["adopt", "missing", "named_by_command", "named_by_environment"]
+__all__ = ["adopt", "missing", "named", "named_by_command", "named_by_environment"]
 
 _APPLICATION = re.compile(r"(?:litellm\.proxy\.proxy_server|fast_router\.asgi):")
 
@@ -29,9 +29,14 @@ def adopt(environ: MutableMapping[str, str], command: Sequence[str] = ()) -> Non
     name = settings.PREFIX + "CONFIG"
     if environ.get(name, "").strip():
         return
-    path = named_by_command(command) or named_by_environment(environ)
+    path = named(command, environ)
     if path and settings.has_section(path):
         environ[name] = os.path.abspath(path)  # noqa: PTH100 - pathlib costs an import
+
+
+def named(command: Sequence[str], environ: Mapping[str, str]) -> str | None:
+    """The file that the proxy will serve; where both name one, LiteLLM heeds `CONFIG_FILE_PATH` before `--config`."""
+    return environ.get("CONFIG_FILE_PATH") or named_by_command(command) or named_by_environment(environ)
 
 
 def named_by_command(command: Sequence[str]) -> str | None:

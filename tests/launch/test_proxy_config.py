@@ -241,6 +241,16 @@ def test_a_servers_own_configuration_does_not_hide_the_proxys(config):
         environment(command, environ={"CONFIG_FILE_PATH": path})
 
 
+def test_of_two_files_the_one_that_litellm_will_serve_is_read(config, tmp_path):
+    path = config("router_settings: {routing_strategy: peak_ewmaa}")
+    (tmp_path / "other.yaml").write_text("fast_router: {max_wait: 3}")
+    command = ["litellm", "--config", str(tmp_path / "other.yaml")]
+    with pytest.raises(ConfigurationError, match="did you mean 'peak_ewma'"):
+        environment(command, environ={"CONFIG_FILE_PATH": path})
+    config("fast_router: {max_wait: 5}")
+    assert environment(command, environ={"CONFIG_FILE_PATH": path})["FAST_ROUTER_CONFIG"] == path
+
+
 def test_a_missing_yaml_ends_the_command(tmp_path):
     done = CliRunner().invoke(main, ["run", "--", "litellm", "--config", str(tmp_path / "config.yml")])
     assert done.exit_code == 2
