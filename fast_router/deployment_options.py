@@ -69,7 +69,7 @@ def _number(value: Any, least: float = 0.0) -> float:
     try:
         # True is 1 to Python, and a mistake in a configuration.
         number = float("nan" if isinstance(value, bool) else value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise _WrongError("a number") from None
     if not isfinite(number) or number < least:
         raise _WrongError(f"a number, {'zero' if not least else f'{least:g}'} or more")
@@ -180,7 +180,7 @@ def options_of(entry: Mapping[str, Any], where: str = "") -> DeploymentOptions:
             wrong.append(f"'{key}' must be {error}{told}")
     if wrong:
         # Alone those are no error, and they are as likely what is wrong here.
-        wrong += [f"{key!r} means nothing; {remedy}" for key, remedy in unknown_keys(entry).items()]
+        wrong += [f"{in_words(key)} means nothing; {remedy}" for key, remedy in unknown_keys(entry).items()]
         raise ConfigurationError(f"{where}: model_info.fast_router: {'; '.join(wrong)}")
     return DeploymentOptions(**found, breaker=breaker) if breaker else DeploymentOptions(**found)
 

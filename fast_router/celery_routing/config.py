@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from fast_router import settings as options
 from fast_router.celery_routing.settings import CelerySettings
 from fast_router.errors import ConfigurationError
+from fast_router.settings import yaml_file
 
 __all__ = ["document_of", "from_options", "load_settings", "models_of"]
 
@@ -73,16 +73,7 @@ def document_of(path: str) -> Mapping[str, Any]:
     Raises:
         ConfigurationError: It cannot be read, or holds something else.
     """
-    import yaml  # noqa: PLC0415 - only the worker's command reads files
-
-    try:
-        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark is not None else ""
-        raise ConfigurationError(f"{path}: not valid YAML{where}") from None
+    document = yaml_file.read(path)
     if document is None:
         return {}
     if not isinstance(document, Mapping):

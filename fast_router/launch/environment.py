@@ -58,7 +58,7 @@ def environment(
         proxy_file.adopt(env, command)
     if not environment_switch.off(env):  # off always starts, whatever the options say
         settings.load(environ=env)
-        path = proxy_file.named_by_command(command) or proxy_file.named_by_environment(env)
+        path = proxy_file.named(command, env)
         if path:
             proxy_config.check(path)
     return env

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fast_router.errors import ConfigurationError, UnknownStrategyError, nearest
+from fast_router.settings import yaml_file
 
 __all__ = ["check"]
 
@@ -42,8 +43,8 @@ def check(path: str) -> None:
         if not any(word in text for word in _OURS):
             return
         # The parser in C, where there is one: a file of a thousand deployments takes the other one a second.
-        document = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506, RUF100
-    except (OSError, ValueError, yaml.YAMLError):
+        document = yaml_file.parse(text, getattr(yaml, "CSafeLoader", None))
+    except (OSError, ValueError):  # a ConfigurationError is one
         return
     problems = list(_problems(document, Path(path).parent)) if isinstance(document, Mapping) else []
     if len(problems) == 1:
@@ -97,7 +98,7 @@ def _arguments(where: str, said: Mapping[str, Any]) -> None:
     from fast_router.litellm_plugin.strategy_names import LITELLM  # noqa: PLC0415 - only for such a file
 
     name, arguments = said.get("routing_strategy"), said.get("routing_strategy_args")
-    if not isinstance(name, str) or not arguments or "os.environ/" in repr(arguments):
+    if not isinstance(name, str) or not arguments or _from_environment(arguments):
         return
     try:
         own = canonical(name)
@@ -107,6 +108,25 @@ def _arguments(where: str, said: Mapping[str, Any]) -> None:
         return
     except ConfigurationError as error:
         raise ConfigurationError(f"{where}{error}") from None
+
+
+def _from_environment(said: Any) -> bool:
+    """Whether a text in it stands for a variable; each part is seen once, as aliases may repeat or contain it."""
+    left, seen = [said], {id(said)}
+    while left:
+        part = left.pop()
+        if isinstance(part, str):
+            if "os.environ/" in part:
+                return True
+            continue
+        inside = (
+            [*part, *part.values()] if isinstance(part, Mapping) else part if isinstance(part, (list, tuple)) else ()
+        )
+        for each in inside:
+            if id(each) not in seen:
+                seen.add(id(each))
+                left.append(each)
+    return False
 
 
 def _litellm_has(name: str) -> bool:
@@ -143,6 +163,6 @@ def _entry(where: str, entry: Mapping[str, Any]) -> None:
     info = entry.get("model_info")
     said = info.get("fast_router") if isinstance(info, Mapping) else None
     # What LiteLLM takes from the environment is not here yet.
-    if said is None or "os.environ/" in repr(said):
+    if said is None or _from_environment(said):
         return
     _known(f"{where}: model_info.fast_router.strategy", options_of(entry, where).strategy)

@@ -21,7 +21,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from fast_router import environment_switch
-from fast_router.errors import ConfigurationError, did_you_mean, in_words, without_quotes
+from fast_router.errors import ConfigurationError, did_you_mean, in_words
+from fast_router.settings import yaml_file
 from fast_router.settings.features import FEATURES, OVERHEAD
 from fast_router.settings.rescue import check_rescue
 from fast_router.settings.rollout import LITELLMS_ALONE, check_experiment, check_rollout, clash
@@ -94,11 +95,9 @@ def _from_text(kind: str, text: str) -> object:
     if kind == "list":
         return tuple(text.replace(",", " ").split())
     if kind == "mapping":
-        import yaml
-
         try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError:
+            return yaml_file.parse(text)
+        except ConfigurationError:
             return text  # which is no mapping: the check below says so, without showing it
     if kind == "level":
         return text.upper()
@@ -106,20 +105,7 @@ def _from_text(kind: str, text: str) -> object:
 
 
 def _from_file(path: str) -> dict[str, object]:
-    from pathlib import Path
-
-    import yaml
-
-    try:
-        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        msg = f"{path}: cannot be read ({error.strerror or error}); {PREFIX}CONFIG must name a YAML file"
-        raise ConfigurationError(msg) from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark is not None else ""
-        msg = f"{path}: not valid YAML{where}: {without_quotes(getattr(error, 'problem', None) or 'cannot be parsed')}"
-        raise ConfigurationError(msg) from None
+    document = yaml_file.read(path, f"{PREFIX}CONFIG must name a YAML file")
     if document is None:
         return {}
     if isinstance(document, dict):
@@ -137,13 +123,11 @@ def has_section(path: str) -> bool:
     """Whether a YAML file, LiteLLM's for example, has a `fast_router:` section; False if it cannot be read."""
     from pathlib import Path
 
-    import yaml
-
     try:
         text = Path(path).read_text(encoding="utf-8")
         # Parsing a file of a thousand deployments takes a second.
-        document = yaml.safe_load(text) if "fast_router" in text else None
-    except (OSError, ValueError, yaml.YAMLError):
+        document = yaml_file.parse(text) if "fast_router" in text else None
+    except (OSError, ValueError):  # a ConfigurationError is one
         return False
     return isinstance(document, dict) and "fast_router" in document
 
@@ -237,7 +221,7 @@ def _features(given: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _no_feature(name: str, features: list[str]) -> str:
-    return f"there is no feature {name!r}; {did_you_mean(name, features, 'there are: ' + ', '.join(features))}"
+    return f"there is no feature {in_words(name)}; {did_you_mean(name, features, 'there are: ' + ', '.join(features))}"
 
 
 def unknown_variables(environ: Mapping[str, str] | None = None) -> list[str]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from fast_router import settings
 from fast_router.errors import did_you_mean
 
-__all__ = ["adopt", "missing", "named_by_command", "named_by_environment"]
+__all__ = ["adopt", "missing", "named", "named_by_command", "named_by_environment"]
 
 _APPLICATION = re.compile(r"(?:litellm\.proxy\.proxy_server|fast_router\.asgi):")
 
@@ -29,18 +29,33 @@ def adopt(environ: MutableMapping[str, str], command: Sequence[str] = ()) -> Non
     name = settings.PREFIX + "CONFIG"
     if environ.get(name, "").strip():
         return
-    path = named_by_command(command) or named_by_environment(environ)
+    path = named(command, environ)
     if path and settings.has_section(path):
         environ[name] = os.path.abspath(path)  # noqa: PTH100 - pathlib costs an import
 
 
+def named(command: Sequence[str], environ: Mapping[str, str]) -> str | None:
+    """The file that the proxy will serve; where both name one, LiteLLM heeds `CONFIG_FILE_PATH` before `--config`."""
+    return environ.get("CONFIG_FILE_PATH") or named_by_command(command) or named_by_environment(environ)
+
+
 def named_by_command(command: Sequence[str]) -> str | None:
-    """The file after `--config` or `-c`."""
+    """The file after `--config` or `-c`; of several the last, as LiteLLM takes it."""
+    if _serves(command):
+        return None  # the server's own `-c` names a file of its own
+    found = None
     for index, word in enumerate(command):
-        flag, _, value = word.partition("=")
-        if flag in ("--config", "-c"):
-            return value or (command[index + 1] if index + 1 < len(command) else None)
-    return None
+        flag, is_, value = word.partition("=")
+        if word in ("--config", "-c"):
+            found = command[index + 1] if index + 1 < len(command) else None
+        elif flag == "--config" and is_:
+            found = value
+    return found or None
+
+
+def _serves(command: Sequence[str]) -> bool:
+    """Whether a server of ASGI applications is told to serve LiteLLM's, which has no command line."""
+    return any(_APPLICATION.match(word) for word in command)
 
 
 def missing(command: Sequence[str], environ: Mapping[str, str]) -> str:
@@ -50,7 +65,7 @@ def missing(command: Sequence[str], environ: Mapping[str, str]) -> str:
         command: The proxy's command and arguments.
         environ: Its environment.
     """
-    path = environ.get("CONFIG_FILE_PATH") if any(_APPLICATION.match(word) for word in command) else None
+    path = environ.get("CONFIG_FILE_PATH") if _serves(command) else None
     source = "CONFIG_FILE_PATH"
     if os.path.basename(command[0]) == "litellm":  # noqa: PTH119 - pathlib costs an import
         path, source = named_by_command(command), "--config"
@@ -60,7 +75,10 @@ def missing(command: Sequence[str], environ: Mapping[str, str]) -> str:
     folder, name = os.path.split(os.path.abspath(path))  # noqa: PTH100 - as above
     if not os.path.isdir(folder):  # noqa: PTH112 - as above
         return f"{source}: there is no folder {folder}"
-    files = [each for each in os.listdir(folder) if each.endswith((".yaml", ".yml"))]  # noqa: PTH208 - as above
+    try:
+        files = [each for each in os.listdir(folder) if each.endswith((".yaml", ".yml"))]  # noqa: PTH208 - as above
+    except OSError as error:
+        return f"{source}: {folder} cannot be read ({error.strerror or error})"
     return f"{source}: there is no file {name} in {folder}; {did_you_mean(name, files, 'give the path of the YAML')}"
 
 

@@ -87,7 +87,7 @@ def _percent(value: object) -> float | None:
     if isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
             share = float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         if 0.0 <= share <= EVERYTHING:
             return share

@@ -92,6 +92,77 @@ def test_what_may_be_no_mistake_is_left_to_litellm(config, text):
     environment(["litellm", "--config", config(text)], environ={})
 
 
+NO_YAML = {
+    "!!int ten": "not valid YAML: a value is not what it is tagged as",
+    "!!float ''": "not valid YAML: a value is not what it is tagged as",
+    "!!bool so": "not valid YAML: a value is not what it is tagged as",
+    "!!timestamp soon": "not valid YAML: a value is not what it is tagged as",
+    "2026-99-99": "or no date or number that there can be",
+    "9" * 5000: "or no date or number that there can be",
+    "[" * 900 + "]" * 900: "not valid YAML: it is nested too deeply",
+    "[": "not valid YAML in line 1: ",
+    "\udcff": "is no text in UTF-8; save it as such",
+}
+
+
+@pytest.mark.parametrize("value", NO_YAML, ids=lambda value: value[:20].encode("unicode_escape").decode())
+def test_what_no_loader_can_read_is_litellms_to_say_or_one_line_about_our_own_file(tmp_path, value):
+    path = tmp_path / "config.yaml"
+    path.write_bytes(f"fast_router: {{max_wait: {value}}}\n".encode(errors="surrogateescape"))
+    environment(["litellm", "--config", str(path)], environ={})
+    done = CliRunner().invoke(main, ["run", "--settings", str(path), "--", "litellm"])
+    assert done.exit_code == 2
+    (line,) = done.output.strip().splitlines()
+    assert line.startswith(f"Error: {path}: ")
+    assert NO_YAML[value] in line
+    assert len(line) < 300
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (ENTRY % f"capacity: {'9' * 400}", "'capacity' must be a number"),
+        (ENTRY % f"breaker_growth: {'9' * 400}", "'breaker_growth' must be a number"),
+        (
+            "router_settings: {routing_strategy: peak_ewma, routing_strategy_args: {decay: %s}}" % ("9" * 400),
+            "peak_ewma: an option has a wrong value: ",
+        ),
+        (f"fast_router: {{rollout: {'9' * 400}}}", "rollout: "),
+    ],
+)
+def test_a_number_that_no_float_can_hold_is_one_line(config, text, told):
+    with pytest.raises(ConfigurationError, match=told):
+        environment(["litellm", "--config", config(text)], environ={})
+
+
+SECRET = "sk-never-to-be-shown-4711"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"router_settings: {{routing_strategy: peak_ewma, routing_strategy_args: {{load: {SECRET}}}}}",
+        f"router_settings: {{routing_strategy: power_of_two, routing_strategy_args: {{load: [{SECRET}]}}}}",
+        f"fast_router: {{disabled_features: [{SECRET}]}}",
+        ENTRY % f"capacity: x, {SECRET}: 1",
+        ENTRY % f"capacity: x, strategy: peak_ewma, options: {{{SECRET}: 1}}",
+    ],
+)
+def test_a_key_at_a_wrong_place_is_not_shown(config, text):
+    with pytest.raises(ConfigurationError) as caught:
+        environment(["litellm", "--config", config(text)], environ={})
+    told = str(caught.value).lower().replace("_", "-")
+    assert not [SECRET[at : at + 6] for at in range(len(SECRET) - 5) if SECRET[at : at + 6] in told]
+
+
+def test_aliases_that_repeat_or_contain_each_other_are_followed_once(config):
+    many = "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))
+    text = f"a0: &a0 [x]\n{many}\n{ENTRY % 'strategy: peak_ewma, options: {load: *a11}'}"
+    with pytest.raises(ConfigurationError, match="did you mean 'peak_ewma'"):
+        environment(["litellm", "--config", config(text.replace("peak_ewma", "peak_ewmaa"))], environ={})
+    environment(["litellm", "--config", config(ENTRY % "strategy: os.environ/X, options: &a {load: *a}")], environ={})
+
+
 def test_a_callback_of_the_users_own_may_be_called_nearly_as_ours(config, tmp_path):
     path = config("litellm_settings: {callbacks: [fastrouter.handler]}")
     with pytest.raises(ConfigurationError, match=r"there is no 'fastrouter\.handler'; did you mean"):
@@ -132,6 +203,52 @@ def test_a_yaml_that_is_not_there_is_one_line(config, tmp_path, command, environ
     found = proxy_file.missing(command, environ)
     assert found.startswith(told.replace("{}", str(tmp_path)))
     assert bool(found) is bool(told)
+
+
+def test_a_folder_that_may_not_be_read_is_one_line(tmp_path, monkeypatch):
+    def refused(_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.listdir", refused)
+    found = proxy_file.missing(["litellm", "--config", str(tmp_path / "config.yaml")], {})
+    assert found == f"--config: {tmp_path} cannot be read (Permission denied)"
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        (["litellm", "--config", "a.yaml"], "a.yaml"),
+        (["litellm", "--config=a.yaml"], "a.yaml"),
+        (["litellm", "-c", "a.yaml"], "a.yaml"),
+        (["litellm", "--config", "a.yaml", "--port", "1", "--config=b.yaml"], "b.yaml"),
+        (["litellm", "-c", "a.yaml", "-c", "b.yaml"], "b.yaml"),
+        (["litellm", "--config=", "--port", "1"], None),
+        (["litellm", "--config"], None),
+        (["python", "-m", "litellm.proxy.proxy_cli", "--config", "a.yaml"], "a.yaml"),
+        # gunicorn's and hypercorn's own.
+        (["gunicorn", "-c", "gunicorn.conf.py", "litellm.proxy.proxy_server:app"], None),
+        (["hypercorn", "fast_router.asgi:app", "--config", "hypercorn.toml"], None),
+    ],
+)
+def test_which_file_a_command_names(command, named):
+    assert proxy_file.named_by_command(command) == named
+
+
+def test_a_servers_own_configuration_does_not_hide_the_proxys(config):
+    path = config("router_settings: {routing_strategy: peak_ewmaa}")
+    command = ["gunicorn", "-c", "gunicorn.conf.py", "litellm.proxy.proxy_server:app"]
+    with pytest.raises(ConfigurationError, match="did you mean 'peak_ewma'"):
+        environment(command, environ={"CONFIG_FILE_PATH": path})
+
+
+def test_of_two_files_the_one_that_litellm_will_serve_is_read(config, tmp_path):
+    path = config("router_settings: {routing_strategy: peak_ewmaa}")
+    (tmp_path / "other.yaml").write_text("fast_router: {max_wait: 3}")
+    command = ["litellm", "--config", str(tmp_path / "other.yaml")]
+    with pytest.raises(ConfigurationError, match="did you mean 'peak_ewma'"):
+        environment(command, environ={"CONFIG_FILE_PATH": path})
+    config("fast_router: {max_wait: 5}")
+    assert environment(command, environ={"CONFIG_FILE_PATH": path})["FAST_ROUTER_CONFIG"] == path
 
 
 def test_a_missing_yaml_ends_the_command(tmp_path):

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fast_router.cache_world import ServerShape
 from fast_router.cli.simulate.measure import SPREAD
-from fast_router.errors import ConfigurationError, did_you_mean, without_quotes
+from fast_router.errors import ConfigurationError, did_you_mean
 from fast_router.naming import server_of
+from fast_router.settings import yaml_file
 from fast_router.simulation import Fault, ServerSpec
 
 __all__ = ["Fleet", "read"]
@@ -108,13 +107,7 @@ def read(path: Path, model: str | None) -> Fleet:
     Raises:
         ConfigurationError: It is no such file, has no such group, or an entry is malformed; the message says which.
     """
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark is not None else ""
-        problem = without_quotes(getattr(error, "problem", None) or "cannot be read as text in UTF-8")
-        raise ConfigurationError(f"{path}: not valid YAML{where}: {problem}") from error
+    document = yaml_file.read(str(path))
     entries = document.get("model_list") if isinstance(document, dict) else None
     if not isinstance(entries, list) or not entries:
         raise ConfigurationError(f"{path}: no model_list with deployments in it; give LiteLLM's config.yaml")

@@ -7,6 +7,7 @@ engine imports nothing but the standard library.
 from __future__ import annotations
 
 import enum
+import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -291,20 +292,41 @@ def sent(error: BaseException) -> bool:
         return True
     if getattr(error, "category", None) == "litellm_rate_limit":
         return False
-    bare = True
+    bare, first = True, error
     for cause in _chain(error):
-        names = set(_names(cause))
+        names, first = set(_names(cause)), cause
         if not _own(cause) and (not names.isdisjoint(_TRANSPORT) or _named(cause) is FailureKind.TIMEOUT):
             return True
         # The answer came, and makes no sense.
-        if "JSONDecodeError" in names or "MockException" in names:
+        if "JSONDecodeError" in names or "MockException" in names or _came_of_an_answer(cause):
             return True
         bare = bare and cause is error
     # A stream that breaks is raised by the Router's own wrapper: the chain above comes first.
-    if not bare or refused_here(error):
+    status = status_of(first)
+    if refused_here(first) or "APIConnectionError" in set(_names(first)) or status is None:
         return False
-    # Nothing below it: made up in the place of an answer. LiteLLM's own refusals of that shape are not.
-    return "APIConnectionError" not in set(_names(error)) and status_of(error) is not None
+    # Nothing below it: made up in the place of an answer. LiteLLM's own refusals of that shape are not, and what it
+    # refuses to translate is no 5xx: that is its word for an answer in which it finds nothing (a page, `null`, `{}`).
+    return bare or (_own(first) and status >= 500)
+
+
+# Where LiteLLM takes an answer apart.
+_READERS: Final = ("/llm_response_utils/", "\\llm_response_utils\\")
+_READING: Final = re.compile(r"\w*transform\w*_response")
+
+
+def _came_of_an_answer(error: BaseException) -> bool:
+    """Tell whether an error was raised over what a server had answered."""
+    # openai's client gives an answer of another type than JSON as text.
+    if isinstance(error, AttributeError) and getattr(error, "name", None) == "model_dump":
+        return True
+    trace: TracebackType | None = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if any(part in code.co_filename for part in _READERS) or _READING.fullmatch(code.co_name):
+            return True
+        trace = trace.tb_next
+    return False
 
 
 # Where LiteLLM refuses an attempt before it makes the call.

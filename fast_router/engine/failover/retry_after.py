@@ -127,7 +127,8 @@ def retry_after_seconds(
 
     Returns:
         Seconds from now, never negative; None if the headers do not say. Malformed values count as
-        absent: a broken header must not break the failover that reads it.
+        absent: a broken header must not break the failover that reads it. So do times that are over: whoever
+        names one has a clock that is behind ours, and means no rest of no length.
     """
     if not headers:
         return None
@@ -137,17 +138,16 @@ def retry_after_seconds(
     milliseconds = found.get("retry-after-ms")
     if milliseconds is not None:
         value = _number(milliseconds)
-        seconds = None if value is None else value / 1000.0
+        seconds = None if value is None or value < 0 else value / 1000.0
     if seconds is None and "retry-after" in found:
         text = found["retry-after"].strip()
         seconds = parse_duration(text)
         if seconds is None:
             seconds = _http_date(text, now)
-    if seconds is None:
+    if seconds is None or seconds < 0:
         seconds = _exhausted_limit(found, now)
-    if seconds is None:
+    if seconds is None or seconds < 0:
         return None
-    seconds = max(0.0, seconds)
     return seconds if limit is None else min(seconds, limit)
 
 

@@ -165,7 +165,7 @@ def check_options(strategy: str, options: Mapping[str, Any], *others: str) -> No
         cls((), random.Random(0), options)  # the strategy itself knows which values are wrong
     except FastRouterError:
         raise
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         msg = f"{cls.name}: an option has a wrong value: {without_quotes(str(error))}"
         raise ConfigurationError(msg) from None
 

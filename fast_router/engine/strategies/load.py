@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router.engine.prefix_cache.fleet import Fleet
 from fast_router.engine.prefix_cache.work import Work
-from fast_router.errors import ConfigurationError
+from fast_router.errors import ConfigurationError, in_words
 
 if TYPE_CHECKING:
     from fast_router.engine.deployment import Deployment
@@ -32,7 +32,7 @@ def load_of(members: Sequence[Deployment], options: Mapping[str, Any]) -> Load:
     """
     wanted = options.get("load") or "calls"
     if wanted not in ("calls", "tokens"):
-        msg = f"load is {wanted!r}: give tokens to weigh servers by prompt tokens, or calls"
+        msg = f"load is {in_words(wanted)}: give tokens to weigh servers by prompt tokens, or calls"
         raise ConfigurationError(msg)
     if wanted == "calls":
         return calls

@@ -46,29 +46,30 @@ class KeptPlaces:
         places = None if caller is None else self._places(group)
         if places is None:
             return
-        reserve = self._reserves.get(group.name)
-        if reserve is None:
-            reserve = self._reserves.setdefault(group.name, Reserve(self._binding.engine.clock))
-        reserve.refused(caller, places)
-        self._mind_the_lane()
+        # At once: until it is noted the reserve is not in use, and another thread would throw it out.
+        with self._binding.lock:
+            reserve = self._reserves.get(group.name)
+            if reserve is None:
+                reserve = self._reserves[group.name] = Reserve(self._binding.engine.clock)
+            reserve.refused(caller, places)
+            self._mind_the_lane()
 
     def clear(self) -> None:
         """Keep none."""
-        self._reserves.clear()
-        self._mind_the_lane()
+        with self._binding.lock:
+            self._reserves.clear()
+            self._mind_the_lane()
 
     def _mind_the_lane(self) -> bool:
         """Close the fast lane while a place is kept; tell whether one is."""
         if not self._reserves and not self._lane_closed:
             return False  # the usual case takes no lock
-        in_use = False
-        if self._reserves:
-            unused = [name for name, reserve in list(self._reserves.items()) if not reserve.in_use()]
-            for name in unused:
-                self._reserves.pop(name, None)
+        # Looked at and acted upon at once: the lane must not open over what another thread has just kept.
+        with self._binding.lock:
+            for name in [name for name, reserve in self._reserves.items() if not reserve.in_use()]:
+                del self._reserves[name]
                 self._counted.pop(name, None)
             in_use = bool(self._reserves)
-        with self._binding.lock:
             if in_use != self._lane_closed:
                 self._lane_closed = in_use
                 self._binding.queued(1 if in_use else -1)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router.deployment_options import unknown_keys
 from fast_router.engine import Deployment, ModelGroup
+from fast_router.errors import in_words
 from fast_router.litellm_plugin.picks.plan import Plan
 from fast_router.litellm_plugin.picks.plan_compiler import compile_plan
 from fast_router.litellm_plugin.picks.prices import price_of
@@ -317,7 +318,9 @@ class Binding:
                 name = Name(
                     str(entry.get("model_name")), server_of(entry), short_id(id_, list(self.engine.deployments))
                 )
-                LOGGER.warning("%s: model_info.fast_router has %r, which means nothing; %s", name, key, remedy)
+                LOGGER.warning(
+                    "%s: model_info.fast_router has %s, which means nothing; %s", name, in_words(key), remedy
+                )
 
     def group(
         self, name: str, strategy: str, options: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]

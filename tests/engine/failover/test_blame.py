@@ -108,6 +108,30 @@ def test_the_error_of_an_earlier_attempt_says_nothing_about_this_one():
     assert not sent(later)
 
 
+CALLS = {"acompletion": {"messages": [{"role": "user", "content": "x"}]}, "aembedding": {"input": "x"}}
+NONSENSE = ["<html>Welcome to nginx!</html>", "", "null", "[]", '{"error": {"message": "x", "code": 500}}']
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/html"])
+@pytest.mark.parametrize("call", CALLS)
+async def test_a_server_that_answers_200_and_nothing_that_makes_sense_is_to_blame(monkeypatch, call, kind):
+    wrong = [*NONSENSE, "{}", '{"choices": null}', '{"choices": [{}]}'] if call == "acompletion" else NONSENSE
+
+    def server(_):
+        return httpx.Response(200, text=wrong[0], headers={"content-type": kind})
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(server)) as client:
+        monkeypatch.setattr(litellm, "aclient_session", client)
+        while wrong:
+            with pytest.raises(openai.APIError) as caught:
+                await getattr(litellm, call)(
+                    model="openai/x", api_key="k", api_base="http://nonsense/v1", max_retries=0, **CALLS[call]
+                )
+            assert classify(caught.value) is FailureKind.SERVER, wrong[0]
+            assert blame(caught.value, Case(terms=Terms(0))) is Blame.DEPLOYMENT, wrong[0]
+            wrong.pop(0)
+
+
 def test_what_a_stream_says_is_what_counts():
     assert classify(in_stream(429)) is FailureKind.RATE_LIMIT
     assert classify(in_stream("busy")) is FailureKind.SERVER
