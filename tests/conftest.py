@@ -145,6 +145,9 @@ def _as_if_alone():
 
         for router in routers():
             router.discard()
+    if (holds := sys.modules.get("fast_router.operator_holds")) is not None:
+        for source in list(holds._by_source):
+            holds.replace(source, [])
     if (direct := sys.modules.get("fast_router.router")) is not None:
         # A stream or a task that was never ended may hold on to one: nobody shall find it all the same.
         gc.collect()

@@ -140,8 +140,10 @@ class Evidence:
             self._latest.pop((former.name, voice), None)
             if not self._corroborated(former, voice, now):
                 testimony.voices.discard(voice)
+                until = testimony.asked_until(voice)
                 self._take_back(standing)
                 testimony.suspected(voice, now)
+                testimony.asked(voice, until)  # it may yet bear out what another one is told
         testimony = self._breaker(deployment).testimony
         case.suspects.append((deployment, kind))
         if not self._corroborated(deployment, voice, now):

@@ -231,13 +231,16 @@ class FailoverPolicy(Rests):
         case: Case | None = getattr(lease, "case", None)
         standing = None if case is None else case.charge
         untold = self.disputes(deployment.id)
+        asked = self._retry_after(deployment, error)
+        if asked is not None and case is not None:
+            # What does not count by itself may yet bear out what another one is told.
+            breaker.testimony.asked(case.voice, now + asked)
         if callable(self._options):
             breaker.configure(self._options(deployment))
         if not self._evidence.hear(case, deployment, kind, now, certain=certain(error)):
             self._unlearn(deployment, lease)
             self._cancelled(deployment, breaker, generation)
             return
-        asked = self._retry_after(deployment, error)
         seconds = None if asked is None else self.believed(deployment, case, asked)
         breaker.last_failure = kind
         if case is not None:

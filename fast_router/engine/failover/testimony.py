@@ -75,12 +75,18 @@ class Testimony:
             self.suspicions.setdefault(voice, now)
 
     def asked(self, voice: Hashable, until: float) -> None:
-        """Note until when the provider has told a voice to stay away."""
+        """Note until when the provider has told a voice to stay away; 0 says nothing."""
+        if not until:
+            return
         for other, longest in self._asked.items():
             if other != voice:
                 self.agreed = max(self.agreed, min(longest, until))
         if voice in self._asked or len(self._asked) < _VOICES:
             self._asked[voice] = max(until, self._asked.get(voice, 0.0))
+
+    def asked_until(self, voice: Hashable) -> float:
+        """Give until when the provider has told a voice to stay away; 0 for never."""
+        return self._asked.get(voice, 0.0)
 
     def confirm(self, voice: Hashable) -> None:
         """Note that a request of a voice was answered elsewhere: what it was told here was not about that request."""
