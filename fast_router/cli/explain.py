@@ -12,6 +12,7 @@ from fast_router.cli.asked import named, nobody
 from fast_router.cli.columns import Column, figure, show
 from fast_router.errors import ConfigurationError
 from fast_router.observe import asking
+from fast_router.observe.orders import targets
 
 __all__ = ["explain"]
 
@@ -23,13 +24,15 @@ __all__ = ["explain"]
     "facts",
     multiple=True,
     metavar="KEY=VALUE",
-    help="tokens=900, exclude=ID (the whole id, as `status --json` has it); may be given again.",
+    help="tokens=900, exclude=ID (or its beginning, or a server); may be given again.",
 )
 @click.option("--pid", type=int, help="This process only; else each.")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON array.")
 def explain(model: str, facts: Sequence[str], pid: int | None, as_json: bool) -> None:
     """Say for each deployment of MODEL whether it would be picked now, why not, and what the strategy compares."""
-    question = {"do": "explain", "model": model, **_request(facts)}
+    request = _request(facts)
+    request["exclude"] = _ids(request["exclude"], model, pid)
+    question = {"do": "explain", "model": model, **request}
     everybody = asking.ask_all(question)
     answers = [each for each in everybody if pid in (None, each.get("pid"))]
     found = [each for each in answers if each.get("explained")]
@@ -65,6 +68,23 @@ def _request(facts: Sequence[str]) -> dict[str, Any]:
             found["tokens"] = float(value)
         except ValueError:
             msg = f"--request {fact!r}: tokens is a number"
+            raise ConfigurationError(msg) from None
+    return found
+
+
+def _ids(words: Sequence[str], model: str, pid: int | None) -> list[str]:
+    """The whole ids of those that a request leaves out; where nobody has the model, the question itself tells so."""
+    if not words:
+        return []
+    documents = [each for each in asking.processes() if pid in (None, each.get("pid"))]
+    if not any(model in router["models"] for each in documents for router in each.get("routers") or ()):
+        return []
+    found: list[str] = []
+    for word in words:
+        try:
+            found += [target.id for target in targets(documents, word, model)]
+        except ConfigurationError as error:
+            msg = f"--request exclude={word}: {error}"
             raise ConfigurationError(msg) from None
     return found
 
