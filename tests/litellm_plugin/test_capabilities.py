@@ -178,3 +178,30 @@ def test_the_line_at_start_warns_of_nothing(monkeypatch):
     assert fast_router.status()["errors"] == before
     assert len(told) == 1
     assert "1 deployment by simple-shuffle" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("set_to", "says"),
+    [
+        ({}, None),
+        ({"rollout": "observe"}, "; rollout: observing only; on: "),
+        ({"rollout": 10}, "; rollout: 10 % of the requests; on: "),
+        ({"rollout": 0}, "; rollout: 0 % of the requests; on: "),
+        ({"experiment": {"strategy": "cache_aware", "share": 20}}, "; experiment: cache_aware, 20 %; on: "),
+    ],
+)
+def test_the_line_at_start_says_who_picks_for_whom(monkeypatch, set_to, says):
+    assert fast_router.enable()
+    told = []
+    monkeypatch.setattr(start_line._Said, "yet", False)
+    monkeypatch.setattr(start_line, "announce", told.append)
+    try:
+        fast_router.configure(**set_to)
+        litellm.Router(model_list=[{"model_name": "m", "litellm_params": {"model": "openai/x", "api_key": "k"}}])
+    finally:
+        fast_router.configure(**dict.fromkeys(set_to))
+    if says is None:
+        assert "rollout" not in told[0]
+        assert "experiment" not in told[0]
+    else:
+        assert says in told[0]
