@@ -76,13 +76,20 @@ def _ids(words: Sequence[str], model: str, pid: int | None) -> list[str]:
     """The whole ids of those that a request leaves out; where nobody has the model, the question itself tells so."""
     if not words:
         return []
-    documents = [each for each in asking.processes() if pid in (None, each.get("pid"))]
-    if not any(model in router["models"] for each in documents for router in each.get("routers") or ()):
-        return []
+    # Not of the status: a Router that nobody has asked yet may be missing there.
+    answers = asking.ask_all({"do": "explain", "model": model})
+    rows = [
+        {"id": row["full_id"], "server": row["server"], "short": row["id"]}
+        for answer in answers
+        if pid in (None, answer.get("pid"))
+        for each in answer.get("explained") or ()
+        for row in each["deployments"]
+    ]
+    document = {"routers": [{"models": {model: {"deployments": rows}}}]}
     found: list[str] = []
-    for word in words:
+    for word in words if rows else ():
         try:
-            found += [target.id for target in targets(documents, word, model)]
+            found += [target.id for target in targets([document], word)]
         except ConfigurationError as error:
             msg = f"--request exclude={word}: {error}"
             raise ConfigurationError(msg) from None

@@ -16,6 +16,7 @@ import pytest
 
 import fast_router
 from fast_router.litellm_plugin import start_line
+from fast_router.observe.answers import answer
 
 LIST = """
 params = [{"model": "openai/x", "api_base": f"http://127.0.0.{i}:1", "api_key": "sk-x"} for i in (1, 2)]
@@ -205,3 +206,13 @@ def test_the_line_at_start_says_who_picks_for_whom(monkeypatch, set_to, says):
         assert "experiment" not in told[0]
     else:
         assert says in told[0]
+
+
+def test_a_router_that_nobody_has_asked_yet_is_shown():
+    assert fast_router.enable()
+    made = litellm.Router(
+        model_list=[{"model_name": "not asked yet", "litellm_params": {"model": "openai/x", "api_key": "k"}}]
+    )
+    shown = [name for router in answer({"do": "status"}, 0.0)["routers"] for name in router["models"]]
+    assert "not asked yet" in shown
+    assert made is not None
