@@ -127,6 +127,49 @@ def test_the_command_says_it_for_each_process(runtime):
     assert CliRunner().invoke(main, ["explain", "m", "--request", "tokens=many"]).exit_code == 2
 
 
+def long_ids():
+    """A router whose ids are as LiteLLM makes them; two begin alike."""
+    ids = [f"{i}{'ab' * 31}{i}" for i in range(2)] + [f"{0}{'ab' * 31}{2}"]
+    models = [{**entry(i), "model_info": {"id": id_}} for i, id_ in enumerate(ids)]
+    return AdvancedRouter("least_busy", model_list=models)
+
+
+@pytest.mark.parametrize("word", ["1abababa", "1aba", "gpu1:1", f"1{'ab' * 31}1"])
+def test_the_command_leaves_out_whom_people_name_as_they_do_for_a_rest(runtime, word):
+    router = long_ids()
+    process_status.start()
+    done = CliRunner().invoke(main, ["explain", "m", "--request", f"exclude={word}", "--json"])
+    assert done.exit_code == 0, done.output
+    (found,) = json.loads(done.output)[0]["explained"]
+    assert [row["full_id"] for row in found["deployments"] if not row["eligible"]] == [f"1{'ab' * 31}1"]
+    assert router.explain("m")["eligible"] == 3
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("7777", "nothing is called '7777'"),
+        ("7777", "1abababa (gpu1:1)"),
+        ("0abab", "several ids begin with '0abab'"),
+    ],
+)
+def test_the_command_refuses_whom_it_does_not_know(runtime, word, says):
+    router = long_ids()
+    process_status.start()
+    done = CliRunner().invoke(main, ["explain", "m", "--request", f"exclude={word}"])
+    assert (done.exit_code, says in done.output) == (2, True), done.output
+    assert f"--request exclude={word}: " in done.output
+    assert router.explain("m")["eligible"] == 3
+
+
+def test_an_unknown_model_is_told_as_without_a_request(runtime):
+    router = long_ids()
+    process_status.start()
+    done = CliRunner().invoke(main, ["explain", "n", "--request", "exclude=1aba"])
+    assert (done.exit_code, "no process has a model 'n'; there are: m" in done.output) == (2, True), done.output
+    assert router.explain("m")["eligible"] == 3
+
+
 def test_what_people_ask_python_about_is_answered():
     assert str(inspect.signature(AdvancedRouter.lease)).startswith("(self, model: 'str', *, exclude:")
     assert dir(fast_router) == sorted(fast_router.__all__)

@@ -12,6 +12,7 @@ from fast_router.cli.asked import named, nobody
 from fast_router.cli.columns import Column, figure, show
 from fast_router.errors import ConfigurationError
 from fast_router.observe import asking
+from fast_router.observe.orders import targets
 
 __all__ = ["explain"]
 
@@ -23,13 +24,15 @@ __all__ = ["explain"]
     "facts",
     multiple=True,
     metavar="KEY=VALUE",
-    help="tokens=900, exclude=ID (the whole id, as `status --json` has it); may be given again.",
+    help="tokens=900, exclude=ID (or its beginning, or a server); may be given again.",
 )
 @click.option("--pid", type=int, help="This process only; else each.")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON array.")
 def explain(model: str, facts: Sequence[str], pid: int | None, as_json: bool) -> None:
     """Say for each deployment of MODEL whether it would be picked now, why not, and what the strategy compares."""
-    question = {"do": "explain", "model": model, **_request(facts)}
+    request = _request(facts)
+    request["exclude"] = _ids(request["exclude"], model, pid)
+    question = {"do": "explain", "model": model, **request}
     everybody = asking.ask_all(question)
     answers = [each for each in everybody if pid in (None, each.get("pid"))]
     found = [each for each in answers if each.get("explained")]
@@ -65,6 +68,30 @@ def _request(facts: Sequence[str]) -> dict[str, Any]:
             found["tokens"] = float(value)
         except ValueError:
             msg = f"--request {fact!r}: tokens is a number"
+            raise ConfigurationError(msg) from None
+    return found
+
+
+def _ids(words: Sequence[str], model: str, pid: int | None) -> list[str]:
+    """The whole ids of those that a request leaves out; where nobody has the model, the question itself tells so."""
+    if not words:
+        return []
+    # Not of the status: a Router that nobody has asked yet may be missing there.
+    answers = asking.ask_all({"do": "explain", "model": model})
+    rows = [
+        {"id": row["full_id"], "server": row["server"], "short": row["id"]}
+        for answer in answers
+        if pid in (None, answer.get("pid"))
+        for each in answer.get("explained") or ()
+        for row in each["deployments"]
+    ]
+    document = {"routers": [{"models": {model: {"deployments": rows}}}]}
+    found: list[str] = []
+    for word in words if rows else ():
+        try:
+            found += [target.id for target in targets([document], word)]
+        except ConfigurationError as error:
+            msg = f"--request exclude={word}: {error}"
             raise ConfigurationError(msg) from None
     return found
 

@@ -53,7 +53,7 @@ def environment(
     paths = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path and path != str(BOOTSTRAP)]
     env["PYTHONPATH"] = os.pathsep.join([str(BOOTSTRAP), *paths])
     if options is not None:
-        env[settings.PREFIX + "CONFIG"] = str(Path(options).absolute())
+        settings.name_file(env, str(Path(options).absolute()), "fast-router run --settings")
     else:
         proxy_file.adopt(env, command)
     if not environment_switch.off(env):  # off always starts, whatever the options say

@@ -1,4 +1,4 @@
-"""One line when the first Router is there: who routes, on what, how, and what is off and why."""
+"""One line when the first Router is there: who routes, on what, how, for which requests, and what is off and why."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from fast_router.litellm_plugin.report import status
 from fast_router.litellm_plugin.tally import tally
 from fast_router.settings.features import OVERHEAD
 from fast_router.settings.log_level import announce
+from fast_router.settings.rollout import OBSERVE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from fast_router.litellm_plugin.bands.methods import Band
     from fast_router.litellm_plugin.patching import PatchSet
@@ -88,6 +89,7 @@ def line(said: Mapping[str, Any], litellm: str, strategy: Any, count: int) -> st
     deployments = f"{count} deployment{'' if count == 1 else 's'}"
     parts = [
         f"fast_router {said['version']} on LiteLLM {litellm}: {deployments} by {strategy or 'simple-shuffle'}",
+        *_shares(said),
         f"on: {', '.join(on) or 'nothing'}",
     ]
     if off:
@@ -95,3 +97,13 @@ def line(said: Mapping[str, Any], litellm: str, strategy: Any, count: int) -> st
     if found["options_without_effect"]:
         parts.append("without effect: " + ", ".join(found["options_without_effect"]))
     return "; ".join(parts)
+
+
+def _shares(said: Mapping[str, Any]) -> Iterator[str]:
+    """A rollout or an experiment, if there is one."""
+    if "rollout" in said:
+        setting = said["rollout"]["rollout"]
+        yield "rollout: " + ("observing only" if setting == OBSERVE else f"{setting:g} % of the requests")
+    if "experiment" in said:
+        tried = said["experiment"]["experiment"]
+        yield f"experiment: {tried['strategy']}, {tried['share']:g} %"

@@ -47,6 +47,13 @@ def tick() -> None:
     exposure.see_to_it()
 
 
+def _completed(router: AdvancedRouter) -> AdvancedRouter:
+    """The same, with whatever it has not been asked for yet."""
+    if router.complete is not None:
+        router.complete()
+    return router
+
+
 def _detail(router: AdvancedRouter) -> dict[str, Any]:
     """The numbers of a router, with the durations of the last minute or two in buckets."""
     stats = router.stats()
@@ -66,7 +73,7 @@ def _status(_question: Mapping[str, Any]) -> dict[str, Any]:
     from fast_router.router import live_routers  # noqa: PLC0415
 
     hook.bind_all()
-    routers = [_detail(router) for router in live_routers() if router.deployments]
+    routers = [_detail(router) for router in map(_completed, live_routers()) if router.deployments]
     waits = {model: waited.counts for model, waited in list(tally.waits.items())}
     return {"status": report.status(), "routers": routers, "waits": waits}
 
@@ -96,9 +103,7 @@ def _explain(question: Mapping[str, Any]) -> dict[str, Any]:
     found: list[dict[str, Any]] = []
     models: set[str] = set()
     for router in live_routers():
-        if router.complete is not None:
-            router.complete()
-        known = groups_of(router)
+        known = groups_of(_completed(router))
         models.update(known)
         if model in known:
             lane = None if router.lane is None else router.lane(model)

@@ -22,6 +22,7 @@ __all__ = ["LONGEST_HOLD", "EmptyGroupError", "Order", "Target", "give", "in_fli
 LONGEST_HOLD = 10 * 365 * 86400.0
 """Seconds; what is to last longer needs no end."""
 _LEAST = 4
+_NAMED = 10  # deployments in a message
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 _AWAY = {"held", "draining", "drained", "closed"}
 
@@ -103,11 +104,18 @@ def targets(documents: Sequence[Mapping[str, Any]], word: str, model: str | None
             raise ConfigurationError(msg)
     if not found:
         words = {name for target in every for name in (target.server, target.short)}
-        hint = did_you_mean(word, words, "`fast-router status` shows servers and ids", cutoff=0.4)
+        hint = did_you_mean(word, words, _there_are(every), cutoff=0.4)
         forms = f"an id, its beginning ({_LEAST} characters or more), or a server as host:port"
         msg = f"nothing is called {word!r}: give {forms}; {hint}"
         raise ConfigurationError(msg)
     return found
+
+
+def _there_are(every: Sequence[Target]) -> str:
+    """The first ones by id and server, and who shows all of them."""
+    names = list(dict.fromkeys(f"{target.short} ({target.server})" for target in every))
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"there are: {', '.join(names[:_NAMED])}{more}, as `fast-router status` shows them"
 
 
 def give(

@@ -29,7 +29,7 @@ from fast_router.settings.rollout import LITELLMS_ALONE, check_experiment, check
 from fast_router.settings.table import PREFIX, Row, Settings, markdown, options, rows, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, MutableMapping
     from typing import Any
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "in_force",
     "load",
     "markdown",
+    "name_file",
     "on_change",
     "reset",
     "rows",
@@ -62,8 +63,10 @@ _SCHEMES = {
     "redis_url": ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster"),
     "celery_broker_url": ("amqp", "amqps", "redis", "rediss"),
 }
-# Variables that are no options: those of the tests, and what the launcher tells the proxy of an Albert file.
-_NO_OPTIONS = (f"{PREFIX}TEST_", f"{PREFIX}ALBERT_")
+_CONFIG = f"{PREFIX}CONFIG"
+_CONFIG_FROM = f"{PREFIX}CONFIG_FROM"
+# Variables that are no options: those of the tests, and what the launcher tells the proxy of an Albert file or of ours.
+_NO_OPTIONS = (f"{PREFIX}TEST_", f"{PREFIX}ALBERT_", _CONFIG_FROM)
 
 
 @lru_cache(maxsize=1)
@@ -119,6 +122,24 @@ def _from_file(path: str) -> dict[str, object]:
     return dict(document)
 
 
+def name_file(environ: MutableMapping[str, str], path: str, source: str) -> None:
+    """Let `FAST_ROUTER_CONFIG` name a file in the operator's stead, and `sources()` say so.
+
+    Args:
+        environ: The environment to change.
+        path: The YAML.
+        source: Where its name is from, for people.
+    """
+    environ[_CONFIG] = path
+    environ[_CONFIG_FROM] = f"{source}: {path}"
+
+
+def _file_named_by(environ: Mapping[str, str]) -> str:
+    """Where `FAST_ROUTER_CONFIG` has its value from: that variable itself, unless `name_file` has set it."""
+    source, _, path = environ.get(_CONFIG_FROM, "").partition(": ")
+    return source if path and path == environ.get(_CONFIG) else _CONFIG
+
+
 def has_section(path: str) -> bool:
     """Whether a YAML file, LiteLLM's for example, has a `fast_router:` section; False if it cannot be read."""
     from pathlib import Path
@@ -156,7 +177,7 @@ def load(
     table = {row.name: row for row in rows()}
     problems: list[str] = []
     found: dict[str, tuple[str, object]] = {}
-    path = given.get("config") or env.get(PREFIX + "CONFIG", "").strip()
+    path = given.get("config") or env.get(_CONFIG, "").strip()
     if path:
         for name, value in _from_file(str(path)).items():
             if name not in table:
@@ -166,7 +187,8 @@ def load(
     for row in table.values():
         text = env.get(row.env, "")
         if text.strip():
-            found[row.name] = (row.env, _from_text(row.type, text))
+            source = _file_named_by(env) if row.env == _CONFIG else row.env
+            found[row.name] = (source, _from_text(row.type, text))
     for name, value in given.items():
         if name in table:
             found[name] = (f"configure({name}=…)", value)

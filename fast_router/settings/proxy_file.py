@@ -16,6 +16,7 @@ from fast_router.errors import did_you_mean
 
 __all__ = ["adopt", "missing", "named", "named_by_command", "named_by_environment"]
 
+_SOURCE = "the proxy's YAML, which has a section of ours"
 _APPLICATION = re.compile(r"(?:litellm\.proxy\.proxy_server|fast_router\.asgi):")
 
 
@@ -31,7 +32,7 @@ def adopt(environ: MutableMapping[str, str], command: Sequence[str] = ()) -> Non
         return
     path = named(command, environ)
     if path and settings.has_section(path):
-        environ[name] = os.path.abspath(path)  # noqa: PTH100 - pathlib costs an import
+        settings.name_file(environ, os.path.abspath(path), _SOURCE)  # noqa: PTH100 - pathlib costs an import
 
 
 def named(command: Sequence[str], environ: Mapping[str, str]) -> str | None:

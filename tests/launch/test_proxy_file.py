@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from fast_router import settings
+from fast_router.launch import environment
 from fast_router.settings import proxy_file
 from tests.support.plugin import run_python
 
@@ -64,6 +66,30 @@ def test_a_file_named_for_us_wins(config):
     environ = {"CONFIG_FILE_PATH": config, "FAST_ROUTER_CONFIG": "mine.yml"}
     proxy_file.adopt(environ)
     assert environ["FAST_ROUTER_CONFIG"] == "mine.yml"
+
+
+SAID = "the proxy's YAML, which has a section of ours"
+
+
+def from_of(environ):
+    assert settings.unknown_variables(environ) == []
+    return settings.load(environ=environ)[1].get("config")
+
+
+def test_the_settings_say_where_the_files_name_is_from(config, tmp_path):
+    """Not that the operator had set a variable; where one did, that."""
+    told = {"CONFIG_FILE_PATH": config}
+    proxy_file.adopt(told)
+    command = environment.environment(["litellm", "--config", config], environ={})
+    assert from_of(told) == from_of(command) == SAID
+    other = tmp_path / "mine.yml"
+    other.write_text("max_wait: 2\n")
+    assert from_of(environment.environment(["python"], options=str(other), environ={})) == "fast-router run --settings"
+    # Of a proxy that is told of another file, in the environment of one that adopted its own.
+    assert from_of({**command, "FAST_ROUTER_CONFIG": str(other)}) == "FAST_ROUTER_CONFIG"
+    own = {"FAST_ROUTER_CONFIG": config}
+    assert from_of(environment.environment(["litellm", "--config", config], environ=own)) == "FAST_ROUTER_CONFIG"
+    assert from_of(own) == "FAST_ROUTER_CONFIG"
 
 
 @pytest.mark.parametrize("first", ["litellm", "fast_router.auto"])

@@ -16,6 +16,7 @@ import pytest
 
 import fast_router
 from fast_router.litellm_plugin import start_line
+from fast_router.observe.answers import answer
 
 LIST = """
 params = [{"model": "openai/x", "api_base": f"http://127.0.0.{i}:1", "api_key": "sk-x"} for i in (1, 2)]
@@ -182,3 +183,40 @@ def test_the_line_at_start_warns_of_nothing(monkeypatch):
     assert fast_router.status()["errors"] == before
     assert len(told) == 1
     assert "1 deployment by simple-shuffle" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("set_to", "says"),
+    [
+        ({}, None),
+        ({"rollout": "observe"}, "; rollout: observing only; on: "),
+        ({"rollout": 10}, "; rollout: 10 % of the requests; on: "),
+        ({"rollout": 0}, "; rollout: 0 % of the requests; on: "),
+        ({"experiment": {"strategy": "cache_aware", "share": 20}}, "; experiment: cache_aware, 20 %; on: "),
+    ],
+)
+def test_the_line_at_start_says_who_picks_for_whom(monkeypatch, set_to, says):
+    assert fast_router.enable()
+    told = []
+    monkeypatch.setattr(start_line._Said, "yet", False)
+    monkeypatch.setattr(start_line, "announce", told.append)
+    try:
+        fast_router.configure(**set_to)
+        litellm.Router(model_list=[{"model_name": "m", "litellm_params": {"model": "openai/x", "api_key": "k"}}])
+    finally:
+        fast_router.configure(**dict.fromkeys(set_to))
+    if says is None:
+        assert "rollout" not in told[0]
+        assert "experiment" not in told[0]
+    else:
+        assert says in told[0]
+
+
+def test_a_router_that_nobody_has_asked_yet_is_shown():
+    assert fast_router.enable()
+    made = litellm.Router(
+        model_list=[{"model_name": "not asked yet", "litellm_params": {"model": "openai/x", "api_key": "k"}}]
+    )
+    shown = [name for router in answer({"do": "status"}, 0.0)["routers"] for name in router["models"]]
+    assert "not asked yet" in shown
+    assert made is not None

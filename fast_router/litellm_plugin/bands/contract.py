@@ -9,7 +9,7 @@ Versions, LiteLLM's spellings and whether it has a member are an adapter's affai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -163,6 +163,18 @@ class LiteLLM(Protocol):
 
     def read(self, core: Any, *names: str, default: Any = None) -> Any:
         """The value of the first of these attributes or settings of `core`, else `default`."""
+
+    def busy(self, core: Any, model: str, ids: Sequence[str]) -> list[float]:
+        """What LiteLLM's least-busy goes by, as this process knows it.
+
+        Args:
+            core: Whose picks.
+            model: The group's name.
+            ids: Of deployments.
+
+        Returns:
+            Calls per deployment, in the order of `ids`.
+        """
 
     def call(self, core: Any, name: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method of `core` by its plain name."""

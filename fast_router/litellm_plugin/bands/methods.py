@@ -25,7 +25,7 @@ from fast_router.litellm_plugin.bands.contract import Keeper, Layer, Outer, Seam
 from fast_router.litellm_plugin.bands.member_names import PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from fast_router.litellm_plugin.patching import PatchSet
 
@@ -195,6 +195,13 @@ class Band:
         """The value of the first of these attributes that the instance `core` has, else `default`."""
         name = self.attribute(core, *names)
         return default if name is None else vars(core)[name]
+
+    def busy(self, core: Any, model: str, ids: Sequence[str]) -> list[float]:
+        """What LiteLLM's least-busy goes by, as this process knows it: calls per deployment, in the order of `ids`."""
+        cache, key = self.read(core, "cache"), f"{model}_request_count"
+        # One map for all deployments, and since 1.106 a counter of each one's own; without either LiteLLM goes by 0.
+        known = cache.get_cache(key=key, local_only=True) or {}
+        return [known.get(id_) or cache.get_cache(key=f"{key}:{id_}", local_only=True) or 0 for id_ in ids]
 
     def call(self, core: Any, name: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method of `core` by its plain name."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fast_router.litellm_plugin.picks.guard import Guard
 from fast_router.litellm_plugin.picks.request_facts import ask_of
 from fast_router.litellm_plugin.rests.policy import policy_of
+from fast_router.litellm_plugin.router_state import given_now
 from fast_router.litellm_plugin.tally import tally
 
 if TYPE_CHECKING:
@@ -92,15 +93,13 @@ class Watching:
     def _counters(self, core: Any, observer: Observer, model: str, members: Sequence[Deployment]) -> None:
         """Compare what LiteLLM's least-busy goes by with what is in flight, at the first deployments of a group."""
         strategy = self._band.read(core, "routing_strategy")
-        if getattr(strategy, "value", strategy) != _LEAST_BUSY:
+        given = given_now(core)
+        # A core that lacks a strategy of ours is told least-busy, and its arm picks by another one.
+        if getattr(strategy, "value", strategy) != _LEAST_BUSY or (given is not None and given.router is not None):
             return
-        cache, key = self._band.read(core, "cache"), f"{model}_request_count"
-        # One map for all deployments, and since 1.106 a counter of each one's own; without either LiteLLM goes by 0.
-        known = cache.get_cache(key=key, local_only=True) or {}
-        observer.counters(
-            (known.get(one.id) or cache.get_cache(key=f"{key}:{one.id}", local_only=True) or 0, one.in_flight)
-            for one in members[:_MOST]
-        )
+        some = members[:_MOST]
+        said = self._band.busy(core, model, [one.id for one in some])
+        observer.counters(zip(said, [one.in_flight for one in some], strict=True))
 
     # -- where a core walks from step to step -------------------------------------------------------
 
@@ -114,15 +113,17 @@ class Watching:
             deployment = binding.engine.deployments.get(str(step.get("deployment_id")))
             if deployment is None:
                 return
+            group = None
             if request.observer is not None:
                 policy_of(core, self._band)  # so that our breaker hears how it ends
                 group = binding.router.groups.get(str(step.get("model")))
                 binding.engine.settle()
                 ours = None if group is None else binding.engine.peek(group)
                 request.observer.picked(deployment, "core", None if ours is None else ours.id)
-                if group is not None:
-                    self._counters(core, request.observer, group.name, group.members)
             request.hold(binding.engine.acquire_deployment(deployment))
+            if group is not None and request.observer is not None:
+                # The core has reserved a place for this very call, which is in flight with us from here on.
+                self._counters(core, request.observer, group.name, group.members)
         except Exception as error:  # noqa: BLE001 - the call is made all the same
             tally.failed(error, "a pick of LiteLLM's own")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fast_router.errors import FastRouterError
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
     from fast_router.engine import Deployment, ModelGroup
     from fast_router.litellm_plugin.bands.methods import Band
 
-__all__ = ["RustBinding", "binding_of"]
+__all__ = ["RustBinding", "binding_of", "lane_tellers"]
+
+
+lane_tellers: list[Callable[[Any, RustBinding, str], str]] = []
+"""Who tells of a core, its binding and a model name in words which way requests go; empty while there is no lane."""
 
 
 class RustBinding(Binding):
@@ -27,6 +32,7 @@ class RustBinding(Binding):
 
     def __init__(self, band: Band, core: Any) -> None:
         super().__init__(band, core)
+        self.router.lane = _laning(weakref.ref(self))
         # The core's registry as it was read last, and the groups compiled before that.
         self._seen: tuple[Any, ...] = ()
         self._stale: set[tuple[str, str]] = set()
@@ -131,6 +137,17 @@ class RustBinding(Binding):
     def compile_all(self, core: Any) -> None:
         """Read the deployments as they are now, so that `router` shows them all."""
         self.refresh(core)
+
+
+def _laning(reference: weakref.ref[RustBinding]) -> Callable[[str], str | None]:
+    def lane(model: str) -> str | None:
+        binding = reference()
+        core = None if binding is None else binding.core()
+        if binding is None or core is None:
+            return None
+        return next((tell(core, binding, model) for tell in lane_tellers), None)
+
+    return lane
 
 
 def binding_of(band: Band, core: Any) -> RustBinding:

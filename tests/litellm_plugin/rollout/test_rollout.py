@@ -378,6 +378,33 @@ async def test_observing_reads_the_counter_that_litellms_least_busy_goes_by(serv
         assert (seen["counters_off"], seen["furthest_off"]) == (7, 4)
 
 
+async def test_what_is_picked_in_the_same_instant_counts_as_litellms_least_busy_counts_it(servers):
+    """Its Rust core reserves a place at each pick; before that a burst goes by counters that nobody has raised."""
+    r = over(servers, routing_strategy="least-busy")
+    fast_router.configure(rollout="observe")
+    for server in servers:
+        server.order(hold=True)
+    tasks = [asyncio.create_task(ask(r)) for _ in range(24)]
+    await until(lambda: sum(server.records.requests for server in servers) == 24)
+    seen = fast_router.status()["rollout"]["observed"]
+    calm(servers)
+    await asyncio.gather(*tasks)
+    assert seen["counters_read"] == seen["picks"] == 24
+    if switch.band.core_walks:
+        assert (seen["counters_off"], seen["furthest_off"]) == (0, 0)
+    else:
+        assert seen["counters_off"] > 0
+
+
+async def test_where_litellm_does_not_go_by_least_busy_its_counters_are_not_looked_at(servers):
+    """1.110 is told that one for a strategy that it lacks."""
+    r = over(servers, routing_strategy="peak_ewma")
+    fast_router.configure(rollout="observe")
+    await ask(r)
+    seen = fast_router.status()["rollout"]["observed"]
+    assert (seen["picks"], seen["counters_read"]) == (1, 0)
+
+
 async def test_two_routers_with_the_same_ids_are_in_one_rollout(servers):
     first, second = over(servers), over(servers)
     for setting, place in ((0, 0), (99.999999, 1)):

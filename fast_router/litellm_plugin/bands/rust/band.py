@@ -10,7 +10,7 @@ them. What can be taken past them is a whole request (`rust_core.lane`).
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from types import ModuleType
@@ -177,3 +177,13 @@ class RustBand(Band):
             if hasattr(core._resolved, name):
                 return core._resolved.read(name)
         return default
+
+    def busy(self, core: Any, model: str, ids: Sequence[str]) -> list[float]:
+        """As of any band: calls that have started, and those for which a pick has reserved a place."""
+        selector = core._selectors.default
+        live, now = getattr(selector, "_live_reservations", None), getattr(selector, "_clock", None)
+        started = super().busy(core, model, ids)
+        if live is None or now is None:
+            return started
+        at = now()
+        return [count + len(live(id_, at)) for count, id_ in zip(started, ids, strict=True)]

@@ -64,6 +64,11 @@ class SelfTest:
             self._settle(core)
         return self._walk or self._lane
 
+    @property
+    def known(self) -> str | None:
+        """What keeps requests out of the lane as far as it has been found out, None if nothing does."""
+        return self._walk or self._lane
+
     def why_not_steered(self, core: Any) -> str | None:
         """What keeps the walk from being steered, None if nothing does."""
         if not self.passed:

@@ -6,10 +6,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fast_router.litellm_plugin.bands.rust.band import OPS
+from fast_router.litellm_plugin.rust_core.binding import lane_tellers
 from fast_router.litellm_plugin.rust_core.lane import replay, select, straight, streams
 from fast_router.litellm_plugin.rust_core.lane.endpoint import Endpoint
 from fast_router.litellm_plugin.rust_core.lane.lane import Lane
 from fast_router.litellm_plugin.rust_core.lane.parts import Parts
+from fast_router.litellm_plugin.rust_core.lane.told import told
 
 if TYPE_CHECKING:
     from fast_router.litellm_plugin.bands.rust.band import RustBand
@@ -60,4 +62,7 @@ def install(patches: PatchSet, band: RustBand) -> list[str]:
         make = _synchronous if endpoint.sync else _asynchronous
         patches.replace(band.core, op, partial(make, lane=lane, endpoint=endpoint))
     select.install(patches, lane, endpoints["acompletion"], endpoints["completion"])
+    tell = partial(told, lane)
+    lane_tellers.append(tell)
+    patches.on_restore(partial(lane_tellers.remove, tell))
     return ["lane"]

@@ -37,7 +37,7 @@ from fast_router.litellm_plugin.rust_core.lane.answer import (
 from fast_router.litellm_plugin.rust_core.lane.beside import acquire_other, instead, rescuable
 from fast_router.litellm_plugin.rust_core.lane.entered import EVENTS, Entered
 from fast_router.litellm_plugin.rust_core.lane.guard import CoreLane, Open, compile_group
-from fast_router.litellm_plugin.rust_core.lane.ordinary import TAKEN_OUT
+from fast_router.litellm_plugin.rust_core.lane.ordinary import QUALITY, TAKEN_OUT
 from fast_router.litellm_plugin.rust_core.lane.replay import Replay, replayed, replaying
 from fast_router.litellm_plugin.rust_core.lane.streams import make_attempt_class
 from fast_router.litellm_plugin.rust_core.lane.trust import difference
@@ -109,7 +109,7 @@ class Lane:
                 return lane, why
         if found is None or found.seen != lane.binding.version or not found.holds(core):
             found = self._compile(lane, core, endpoint, model)
-        why = found.why or (_QUALITY if lane.binding.limited else self._why(endpoint, found, request))
+        why = found.why or (QUALITY if lane.binding.limited else self._why(endpoint, found, request))
         return (lane, found) if why is None else (lane, why)
 
     def _compile(self, lane: CoreLane, core: Any, endpoint: Endpoint, model: str) -> Open:
@@ -454,7 +454,6 @@ class Lane:
 
 
 _REPLACED = "an answer that a fallback may replace"
-_QUALITY = "quality-of-service limits"
 _NOBODY = "nobody is eligible"
 _DEAD = "nobody is well, and there may be a fallback"
 _INFO = 20  # of the logging module

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["GATED", "TAKEN_OUT", "TIMEOUTS", "keys_of", "why_entry", "why_router"]
+__all__ = ["GATED", "QUALITY", "TAKEN_OUT", "TIMEOUTS", "keys_of", "why_entry", "why_router"]
 
 # What the proxy sends along with every request, and with every stream whose usage its client did not ask for.
 _PROXY = frozenset(
@@ -216,6 +216,10 @@ _HARMLESS = frozenset(
         "updated_by",
     }
 )
+
+
+QUALITY = "quality-of-service limits"
+"""Why requests of a Router with a `qos_limit` are left to the walk."""
 
 
 def keys_of(op: str) -> frozenset[str]:

@@ -13,6 +13,7 @@ from litellm import Router
 from litellm.integrations.custom_logger import CustomLogger
 
 import fast_router
+from fast_router.litellm_plugin.rust_core import standing
 from fast_router.litellm_plugin.tally import tally
 
 pytestmark = pytest.mark.skipif(
@@ -93,6 +94,52 @@ def test_an_ordinary_router_has_a_lane():
 )
 def test_a_feature_of_the_router_closes_it(options, reason):
     assert chat(router(**options)) == reason
+
+
+def told(made: Router) -> str | None:
+    """The line `lane` of `fast-router explain m`, asked of the process as the command does."""
+    ours = fast_router.advanced_router(made)
+    assert ours.lane is not None
+    return ours.lane("m")
+
+
+@pytest.mark.parametrize(
+    ("info", "options", "reason"),
+    [
+        ({}, {"enable_tag_filtering": True}, "tags"),
+        ({}, {"routing_strategy": "usage-based-routing"}, "the strategy 'usage-based-routing' is LiteLLM's alone"),
+        ({"mode": "batch"}, {}, "batch deployments"),
+    ],
+)
+def test_explain_says_why_requests_leave_it(info, options, reason):
+    made = router(info, {}, **options)
+    if "strategy" not in reason:  # that is found out by the first request
+        assert told(made) == f"LiteLLM's filters run first: {reason}"
+    assert chat(made) == reason
+    assert told(made) == f"LiteLLM's filters run first: {reason}"
+
+
+def test_explain_says_that_requests_take_it_for_as_long_as_it_is_there():
+    made = router()
+    assert told(made).startswith("the request lane, unless")
+    assert chat(made) is None
+    assert told(made).startswith("the request lane, unless")
+    made.enable_tag_filtering = True
+    assert told(made) == "LiteLLM's filters run first: tags"
+    standing.keep("a test", "a reason")
+    try:
+        assert told(router()) == "LiteLLM's filters run first: a reason"
+    finally:
+        standing.keep("a test", None)
+    fast_router.disable()
+    try:
+        fast_router.configure(disabled_features=("lane",))
+        assert fast_router.enable()
+        assert told(router()) is None
+    finally:
+        fast_router.disable()
+        fast_router.configure(disabled_features=None)
+        fast_router.enable()
 
 
 @pytest.mark.parametrize(
