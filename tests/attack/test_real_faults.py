@@ -116,9 +116,10 @@ async def test_a_group_without_quota_says_so_at_once(upstreams, door_to, callers
     assert len(failed) == 4
 
 
-async def test_a_real_fault_lasts_no_longer_for_what_one_caller_was_told(upstreams, door_to):
+@pytest.mark.parametrize("sync", [False, True])
+async def test_a_real_fault_lasts_no_longer_for_what_one_caller_was_told(upstreams, door_to, sync):
     """Asked to stay away for ten minutes at every server; the others' failures are no word for that."""
-    door = door_to(entries(upstreams, "told"), cooldown_time=0.2)
+    door = door_to(entries(upstreams, "told"), cooldown_time=0.2, sync=sync)
     engine = fast_router.advanced_router(door.router).engine
 
     def rests():

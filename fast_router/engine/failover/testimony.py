@@ -81,8 +81,10 @@ class Testimony:
         for other, longest in self._asked.items():
             if other != voice:
                 self.agreed = max(self.agreed, min(longest, until))
-        if voice in self._asked or len(self._asked) < _VOICES:
-            self._asked[voice] = max(until, self._asked.get(voice, 0.0))
+        self._asked[voice] = max(until, self._asked.get(voice, 0.0))
+        if len(self._asked) > _VOICES:
+            # The one that ends first can bear out least, and in a long outage is over.
+            del self._asked[min(self._asked, key=self._asked.__getitem__)]
 
     def asked_until(self, voice: Hashable) -> float:
         """Give until when the provider has told a voice to stay away; 0 for never."""

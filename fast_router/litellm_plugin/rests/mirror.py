@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from fast_router.cluster import state_of
 from fast_router.litellm_plugin.picks.binding import on_compile
-from fast_router.litellm_plugin.request import aside
 from fast_router.litellm_plugin.rests.store import BOUND, memory_of
 from fast_router.litellm_plugin.tally import tally
 
@@ -88,15 +87,6 @@ def _rest(binding: Binding, core: Any, id_: str, seconds: float) -> None:
 def _add(original: Any) -> Any:
     def add_deployment_to_cooldown(self: Any, *args: Any, **kwargs: Any) -> Any:
         id_ = kwargs.get("model_id", args[0] if args else None)
-        permit = aside().permits
-        if permit is not None:
-            given = kwargs.get("cooldown_time", args[3] if len(args) > 3 else None)
-            asked = float(self.default_cooldown_time if given is None else given)
-            permitted = permit(str(id_), asked)
-            if permitted is None:
-                return None
-            if permitted < asked:
-                args, kwargs = args[:3], {**kwargs, "cooldown_time": permitted}
         reference = vars(self).get(BOUND)
         binding = reference() if reference is not None else None
         result = None

@@ -23,6 +23,7 @@ from fast_router.engine.failover.retry_after import retry_after_from_error
 from fast_router.engine.failover.silence import OpenCall, SilenceOptions
 from fast_router.litellm_plugin.picks.binding import bind
 from fast_router.litellm_plugin.picks.reasons import may_leave_one
+from fast_router.litellm_plugin.request import aside, set_aside
 from fast_router.litellm_plugin.rests.health_probes import HealthMonitor
 from fast_router.litellm_plugin.router_state import given_now, given_to
 from fast_router.litellm_plugin.tally import tally
@@ -257,7 +258,13 @@ class LiteLLMFailover:
         if change.new is BreakerState.OPEN:
             if not change.ordered and deployment.held & RESTING:
                 status = 500 if change.failure is None else _STATUS.get(change.failure, 500)
-                rests.write(deployment.id, max(0.0, deployment.resting_until - now), status, change.reason)
+                outer = aside()
+                # What LiteLLM may make of a failure is no measure of our own rests, and stays in a context for a while.
+                set_aside(outer._replace(permits=None))
+                try:
+                    rests.write(deployment.id, max(0.0, deployment.resting_until - now), status, change.reason)
+                finally:
+                    set_aside(outer)
         elif change.old is BreakerState.OPEN:
             # Back before its deadline: nobody else should hold it either.
             rests.clear(deployment.id)

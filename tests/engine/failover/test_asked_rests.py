@@ -94,6 +94,17 @@ def test_a_second_failure_of_another_kind_lets_a_probe_find_out():
     assert not f.resting
 
 
+def test_however_many_were_asked_before_the_next_two_are_believed():
+    f = fleet(consecutive_server=1)
+    for _ in range(20):
+        f.request(0, error=asking(6))
+        f.now += 7  # over, and nobody has been answered
+    for _ in range(2):
+        f.request(0, error=asking(LONG))
+    assert left(f) == pytest.approx(LONG, abs=1)
+    assert len(f.policy.breaker(f.members[0]).testimony._asked) <= 8
+
+
 def test_an_answer_makes_it_forget_what_was_asked():
     f = fleet()
     f.request(0, caller="hostile", error=asking(LONG))

@@ -16,6 +16,7 @@ from litellm.types.router import RouterRateLimitError
 import fast_router
 from fast_router import settings
 from fast_router.litellm_plugin.picks.binding import existing
+from fast_router.litellm_plugin.request import aside, set_aside
 from fast_router.litellm_plugin.rests.store import memory_of, seconds_left
 from fast_router.litellm_plugin.switch import switch as _switch
 from tests.support.plugin import MESSAGES, entry, failover_of, over, refused, router, until
@@ -185,6 +186,16 @@ async def test_retry_after_is_honoured_and_never_shortened(servers):
     assert seconds_left(store.read("d0")) > 50000
     if hasattr(cache.cooldown_store if hasattr(cache, "cooldown_store") else cache.cache, "in_memory_cache"):
         assert memory_of(cache).ttl_dict["deployment:d0:cooldown"] > time.time() + 50000
+
+
+async def test_our_own_rests_are_written_whole_whatever_litellm_may(servers):
+    r = over(servers)
+    await ask(r)
+    ours = fast_router.advanced_router(r)
+    core, band = _switch.band.core_of(r), _switch.band
+    set_aside(aside()._replace(permits=lambda _id, _seconds: 1.0))  # what a failed attempt of before has left
+    failover(r).trip(ours.deployments["d0"], "an outlier", 60.0)
+    assert seconds_left(band.keeper.rest_store(core).read("d0")) > 50
 
 
 def age(cache, store, id_, seconds):

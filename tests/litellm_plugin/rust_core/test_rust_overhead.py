@@ -84,7 +84,7 @@ def test_a_router_is_built_the_same():
 
 
 @pytest.mark.parametrize("method", ["_core_get_model_list", "_core_get_all_deployments"])
-def test_lists_of_a_group_follow_every_change(method):
+def test_lists_of_a_group_follow_every_change(method, monkeypatch):
     made, core = built(lane=True)
     hosted = core._hosted
 
@@ -97,6 +97,9 @@ def test_lists_of_a_group_follow_every_change(method):
         return [entry["model_info"]["id"] for entry in theirs]
 
     assert ids() == ["d1", "d2", "d4", "d5"]
+    monkeypatch.setattr(type(hosted), "_rows", None)  # which makes the entries
+    assert len(getattr(hosted, method)(model_name="m")) == 4
+    monkeypatch.undo()
     assert ids("alias") == ids("alias")
     assert ids("nobody") == []
     made.delete_deployment("d2")
