@@ -12,7 +12,7 @@ from litellm import RateLimitError, Router
 
 import fast_router
 from fast_router.cluster import state_of
-from fast_router.cluster.shared_state import without_redis
+from fast_router.cluster.shared_state import without_redis, write_behind
 from fast_router.litellm_plugin.fleet.shared_state import SETTLED_PICKS
 from fast_router.testing.upstream import Fleet, Spec
 from tests.support.waiting import until
@@ -38,6 +38,9 @@ def make(redis_server, redis_url, upstreams):
     upstreams.reset()
     # LiteLLM's handlers of Routers that are gone would count these Routers' calls, too.
     litellm.logging_callback_manager._reset_all_callbacks()
+    # And what something still holds on to would write behind these Routers' caches, which have the same Redis.
+    for behind in dict.fromkeys(write_behind._caches.registered.values()):
+        write_behind.unregister(behind)
     routers = []
     where = redis_url.removeprefix("redis://").split("/")[0].split(":")
 
